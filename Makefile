@@ -1,0 +1,61 @@
+# Two commands matter: `make demo` and `make test`. Both start from nothing and may be repeated.
+#   PYTHON=python3.12 make test     another interpreter (3.11 or newer)
+#   make test ARGS="-k volume -x"   arguments for pytest
+PYTHON ?= python3
+DEMO_VENV ?= .venv-demo
+TEST_VENV ?= .venv-test
+ARGS ?=
+
+PIP_FLAGS = --disable-pip-version-check --no-compile --quiet --constraint constraints.txt
+ROOMS = runtime calibration train export cli
+SOURCES = $(shell find $(ROOMS) models -type f -not -path '*/__pycache__/*' 2>/dev/null)
+
+.PHONY: help demo test lint format clean python-ok
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    harmonize one head seen by three simulated scanners; writes ./hz-demo"
+	@echo "make test    the whole test suite"
+	@echo "make lint    ruff and mypy"
+	@echo "make format  rewrite the code in the project's style"
+	@echo "make clean   remove what the above made, their environments too"
+
+demo: $(DEMO_VENV)/.installed
+	$(DEMO_VENV)/bin/python -m hz_cli.demo --out hz-demo
+
+test: $(TEST_VENV)/.installed
+	$(TEST_VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(TEST_VENV)/.installed
+	$(TEST_VENV)/bin/ruff check .
+	$(TEST_VENV)/bin/ruff format --check .
+	$(TEST_VENV)/bin/mypy
+
+format: $(TEST_VENV)/.installed
+	$(TEST_VENV)/bin/ruff check --fix .
+	$(TEST_VENV)/bin/ruff format .
+
+# The demo runs from a real install, so it also shows that the wheel is complete: any change of a
+# source or of the bundle installs again (pip keeps the dependencies).
+$(DEMO_VENV)/.installed: pyproject.toml constraints.txt README.md $(SOURCES) | $(DEMO_VENV)/bin/python
+	@echo "installing the lean runtime into $(DEMO_VENV)"
+	$(DEMO_VENV)/bin/python -m pip install $(PIP_FLAGS) ".[cpu,demo]"
+	@touch $@
+
+# Tests run on the sources in place.
+$(TEST_VENV)/.installed: pyproject.toml constraints.txt | $(TEST_VENV)/bin/python
+	@echo "installing everything the tests need into $(TEST_VENV); torch is large"
+	$(TEST_VENV)/bin/python -m pip install $(PIP_FLAGS) --editable ".[dev,train,export,cpu,openvino,demo]"
+	@touch $@
+
+$(DEMO_VENV)/bin/python $(TEST_VENV)/bin/python: | python-ok
+	$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
+
+python-ok:
+	@$(PYTHON) -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "$(PYTHON) is missing, older than 3.11, or has no venv module."; \
+	  echo "  Name another:  PYTHON=python3.12 make ..."; exit 1; }
+
+clean:
+	rm -rf $(DEMO_VENV) $(TEST_VENV) hz-demo hz-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,227 @@
+"""hz-run against the plain sequential script, and against its own slowest stage.
+
+    python benchmarks/run_throughput.py [--bundle NAME.hz] [--scans N] [--repeat N] [--checkpoint FILE]
+
+N 1 mm scans (20) are made in a temporary folder: the MNI152 head of the demo through N random scanners.
+Over the same scans, in turns, are timed
+
+    plain    benchmarks/plain_script.py: nibabel, scipy, eager torch; in this process, already imported
+    hz-run   the command in a process of its own, start-up, report and all
+    stages   hz-run's own steps, one kind at a time, each with the threads it has in hz-run
+
+Weights of the plain script come from the bundle's ONNX file (the very numbers), or from --checkpoint; where
+neither can be had they are random, which the result says: the work is the same, the output is not.
+Prints JSON: medians, ratios, peak memory of hz-run, agreement of the outputs, machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = [str(ROOT / room) for room in ("runtime", "calibration", "train", "export", "cli")]
+sys.path[:0] = ROOMS
+
+# As in hz-run: numpy's own threads would compete with the stages'.
+for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+import nibabel as nib  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from machine import describe_machine  # noqa: E402
+from plain_script import harmonize_all  # noqa: E402
+
+RATIO_WANTED, STAGE_RATIO_ALLOWED, MEMORY_ALLOWED_GB = 2.0, 1.25, 1.5
+
+
+def make_scans(folder: Path, number: int) -> list[Path]:
+    """`number` 1 mm scans of one head through as many scanners."""
+    from hz_cli.demo_scans import mni152_head, random_scanner, write_scans
+
+    return write_scans(folder, mni152_head(), tuple(random_scanner(seed) for seed in range(number)))
+
+
+def networks(bundle: Path, checkpoint: Path | None) -> tuple[torch.nn.Module, torch.nn.Module | None, str]:
+    """(generator, age network or None, where the generator's weights are from)."""
+    from hz_runtime.bundle import load_bundle
+    from hz_train.volume_cyclegan import Generator
+
+    loaded = load_bundle(bundle)
+    age = None
+    if any(entry.role == "age" for entry in loaded.models):
+        from hz_train.age_cnn import AgeCNN
+
+        # Batch norm is folded in ONNX, so its weights do not map back; the work does not depend on them.
+        age = AgeCNN().eval()
+    generator = Generator()
+    if checkpoint is not None:
+        from hz_train.checkpoint import load_checkpoint, without_prefix
+
+        generator.load_state_dict(without_prefix("generator", load_checkpoint(checkpoint)[0]))
+        return generator.eval(), age, "checkpoint"
+    found = initializers(loaded.read(loaded.model("harmonizer", precision="fp32")))
+    state = generator.state_dict()
+    for name, value in state.items():
+        if name.endswith(".bias"):  # the exporter leaves out a bias of zeros
+            found.setdefault(name, np.zeros(value.shape, np.float32))
+    if all(name in found and found[name].shape == tuple(value.shape) for name, value in state.items()):
+        generator.load_state_dict({name: torch.from_numpy(found[name].copy()).float() for name in state})
+        return generator.eval(), age, "bundle"
+    return generator.eval(), age, "random (the bundle's do not map back to the network)"
+
+
+def initializers(model: bytes) -> dict[str, np.ndarray]:
+    """Weights of an ONNX file by name; a float16 weight behind a Cast goes by the Cast's name too."""
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load_model_from_string(model).graph
+    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Cast" and node.input[0] in found:
+            found.setdefault(node.output[0], found[node.input[0]])
+    return found
+
+
+def run_hz(bundle: Path, scans: Path, out: Path, threads: int, report: bool) -> dict[str, float]:
+    """hz-run over a folder as a user would start it: wall seconds, peak memory, its own account."""
+    command = ["-m", "hz_cli.run", str(scans), "--out", str(out), "--model", str(bundle), "--quiet"]
+    command += ["--threads", str(threads)] + ([] if report else ["--no-report"])
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(ROOMS)}
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        env.pop(variable, None)  # what hz-run sets is part of what is measured
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *command], env=env, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"hz-run ended with exit code {process.returncode}")
+    inside = json.loads((out / "run.json").read_text())["timings"]["wall_s"]
+    return {"wall_s": seconds, "inside_s": inside, "peak_gb": usage.ru_maxrss * 1024 / 1e9}
+
+
+def time_stages(bundle: Path, paths: list[Path], out: Path, threads: int, report: bool) -> dict[str, float]:
+    """Wall seconds of each of hz-run's steps alone over all scans, with that step's threads."""
+    from hz_runtime.bundle import load_bundle
+    from hz_runtime.inputs import collect
+    from hz_runtime.pipeline import RunOptions, _open
+    from hz_runtime.stages import Job
+
+    out.mkdir(parents=True, exist_ok=True)
+    stages, _, batch = _open(
+        load_bundle(bundle), out, RunOptions(threads=threads, overwrite=True, report=report)
+    )
+    workers = {"read": min(4, max(1, threads // 4)), "write": min(8, max(1, threads // 2))}
+    workers["prepare"] = workers["read"]
+    jobs = [Job(n, scan) for n, scan in enumerate(collect([str(p) for p in paths], out).scans)]
+    seconds = dict.fromkeys(("read", "prepare", "infer", "write"), 0.0)
+
+    def timed(stage: str, group: list[Any], step: Any) -> None:
+        started = time.perf_counter()
+        with ThreadPoolExecutor(workers[stage]) as pool:
+            list(pool.map(step, group))
+        seconds[stage] += time.perf_counter() - started
+
+    # Groups of a few scans, so that twenty float32 volumes need not lie in memory at once.
+    for start in range(0, len(jobs), 5):
+        group = jobs[start : start + 5]
+        timed("read", group, stages.read)
+        timed("prepare", group, stages.prepare)
+        started = time.perf_counter()
+        for first in range(0, len(group), batch):
+            stages.infer(group[first : first + batch])
+        seconds["infer"] += time.perf_counter() - started
+        timed("write", group, stages.write)
+        for job in group:
+            job.drop()
+    return seconds
+
+
+def agreement(plain: Path, harmonized: Path) -> float:
+    """Mean absolute difference of the two ways' volumes inside the brain, [0, 1] units; worst scan."""
+    worst = 0.0
+    for path in sorted(plain.glob("*.nii.gz")):
+        other = harmonized / path.name.replace("_T1w", "_desc-harmonized_T1w")
+        a, b = (np.asarray(nib.load(p).dataobj, np.float32) for p in (path, other))
+        worst = max(worst, float(np.abs(a - b)[(a > 0) | (b > 0)].mean()))
+    return worst
+
+
+def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    machine = describe_machine()
+    torch.set_num_threads(args.threads)
+    generator, age, weights = networks(args.bundle, args.checkpoint)
+    paths = make_scans(work / "scans", args.scans)
+    plain, hz, stage_times = [], [], []
+    harmonize_all(paths[:1], work / "warm", generator, age)  # torch's first call plans its kernels
+    for _ in range(args.repeat):
+        started = time.perf_counter()
+        harmonize_all(paths, work / "plain", generator, age)
+        plain.append(time.perf_counter() - started)
+        shutil.rmtree(work / "hz", ignore_errors=True)
+        hz.append(run_hz(args.bundle, work / "scans", work / "hz", args.threads, not args.no_report))
+        stage_times.append(time_stages(args.bundle, paths, work / "alone", args.threads, not args.no_report))
+    run = json.loads((work / "hz" / "run.json").read_text())
+    stages = {name: statistics.median(t[name] for t in stage_times) for name in stage_times[0]}
+    slowest = max(stages, key=lambda name: stages[name])
+    wall = statistics.median(h["wall_s"] for h in hz)
+    ratio = statistics.median(p / h["wall_s"] for p, h in zip(plain, hz, strict=True))
+    over_stage = statistics.median(
+        h["wall_s"] / max(t.values()) for h, t in zip(hz, stage_times, strict=True)
+    )
+    peak = max(h["peak_gb"] for h in hz)
+    return {
+        "scans": args.scans,
+        "shape": list(nib.load(paths[0]).shape),
+        "threads": args.threads,
+        "repeat": args.repeat,
+        "engine": {key: run["backend"][key] for key in ("name", "provider", "version", "precision")},
+        "report": not args.no_report,
+        "plain_s": round(statistics.median(plain), 3),
+        "hz_run_s": round(wall, 3),
+        "hz_run_without_startup_s": round(statistics.median(h["inside_s"] for h in hz), 3),
+        "plain_over_hz_run": round(ratio, 3),
+        "stages_alone_s": {name: round(value, 3) for name, value in stages.items()},
+        "slowest_stage": slowest,
+        "hz_run_over_slowest_stage": round(over_stage, 3),
+        "hz_run_peak_gb": round(peak, 3),
+        "plain_weights": weights,
+        "outputs_differ_by": round(agreement(work / "plain", work / "hz"), 5),
+        "met": {
+            f"plain over hz-run at least {RATIO_WANTED}": ratio >= RATIO_WANTED,
+            f"hz-run within {STAGE_RATIO_ALLOWED} of its slowest stage": over_stage <= STAGE_RATIO_ALLOWED,
+            f"peak memory at most {MEMORY_ALLOWED_GB} GB": peak <= MEMORY_ALLOWED_GB,
+        },
+        "machine": machine,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "reference.hz")
+    parser.add_argument("--checkpoint", type=Path, help="CycleGAN checkpoint for the plain script")
+    parser.add_argument("--scans", type=int, default=20)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--no-report", action="store_true", help="hz-run without pictures and report")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        print(json.dumps(measure(args, Path(work)), indent=2))
+
+
+if __name__ == "__main__":
+    main()

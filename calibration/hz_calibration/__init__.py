@@ -1,0 +1,1 @@
+"""Calibration: what is fitted on held-out scans after training and before export."""

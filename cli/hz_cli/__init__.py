@@ -1,0 +1,1 @@
+"""The commands of hz: one module each, heavy imports inside the command."""

@@ -1,0 +1,144 @@
+"""What commands print: progress, results and errors. Nothing of it is needed to process anything."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+if TYPE_CHECKING:
+    from hz_runtime.flow import Event
+    from hz_runtime.results import ScanResult
+
+COLOURS = {"ok": "green", "flagged": "yellow", "failed": "red", "skipped": "blue"}
+
+
+class HzCommand(click.Command):
+    """A command that ends on an error as `ending_on_errors` says."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with ending_on_errors():
+            return super().invoke(ctx)
+
+
+def run_command(command: click.Command) -> None:
+    """Run a command or a group from its entry point, ending on errors as `ending_on_errors` says."""
+    with ending_on_errors():
+        command()
+
+
+@contextmanager
+def ending_on_errors() -> Iterator[None]:
+    """End the process on an HzError with its message, its remedy and its exit code.
+
+    Anything else that escapes is a fault of hz: one line and exit 1; the traceback is for HZ_DEBUG=1.
+    """
+    from hz_runtime.errors import HzError
+
+    try:
+        yield
+    except HzError as error:
+        print_error(error)
+        sys.exit(error.exit_code)
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("HZ_DEBUG"):
+            raise
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        click.secho(f"internal error: {text}", fg="red", err=True)
+        click.echo("  Please report it; HZ_DEBUG=1 before the command shows where.", err=True)
+        sys.exit(1)
+
+
+def print_error(error: Exception) -> None:
+    """Message and remedy of an HzError, on stderr."""
+    click.echo(click.style("error: ", fg="red") + str(error), err=True)
+
+
+class Progress:
+    """Shows a run: a bar with the time left on a terminal, else one line a scan.
+
+    Results go to stdout; the bar, notes and failures' details to stderr. A reader that goes away
+    (`hz-run ... | head`) ends the output and not the run.
+    """
+
+    def __init__(self, *, plain: bool = False, quiet: bool = False, stderr: TextIO | None = None) -> None:
+        self._stderr = stderr or sys.stderr
+        self._quiet = quiet
+        self._bar_wanted = not (plain or quiet) and self._stderr.isatty()
+        self._bar: Any = None
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "start":
+            self._start(event)
+        elif event.kind == "note":
+            if not self._quiet:
+                self._say(event.text, err=True)
+        elif event.result is not None:
+            self._scan(event, event.result)
+
+    def _start(self, event: Event) -> None:
+        if self._quiet:
+            return
+        self._say(f"{event.total} scan{'' if event.total == 1 else 's'}; {event.text}", err=True)
+        if self._bar_wanted:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=event.total, unit="scan", file=self._stderr, dynamic_ncols=True, smoothing=0.1
+            )
+
+    def _scan(self, event: Event, result: ScanResult) -> None:
+        if self._bar is not None:
+            self._bar.update(event.done - self._bar.n)
+            if result.status in ("flagged", "failed"):
+                self._say(scan_line(result))
+        elif not self._quiet:
+            width = len(str(event.total))
+            self._say(f"[{event.done:>{width}}/{event.total}] {scan_line(result)}")
+        elif result.status == "failed":
+            self._say(scan_line(result), err=True)
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _say(self, text: str, err: bool = False) -> None:
+        say(text, err=err, bar=self._bar)
+
+
+def say(text: str, *, err: bool = False, bar: Any = None) -> None:
+    """Print a line, above the bar if there is one; a closed pipe is not an error."""
+    try:
+        if bar is not None:
+            bar.clear()
+        click.echo(text, err=err)
+        if bar is not None:
+            bar.refresh()
+    except (BrokenPipeError, ValueError):
+        # The other end is gone. Point the stream at nothing, or Python complains when it exits.
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, (sys.stderr if err else sys.stdout).fileno())
+        os.close(devnull)
+
+
+def scan_line(result: ScanResult) -> str:
+    """One scan in one line: name, status, age, and why."""
+    parts = [result.input, click.style(result.status, fg=COLOURS[result.status])]
+    if result.age_raw is not None:
+        best = result.age_raw if result.age_corrected is None else result.age_corrected
+        raw = "" if result.age_corrected is None else f" (raw {result.age_raw:.1f})"
+        parts.append(f"age {best:.1f}{raw}")
+    if result.reason:
+        parts.append(result.reason)
+    return "  ".join(parts)

@@ -1,0 +1,146 @@
+"""hz-run: harmonize scans and predict age with a bundle; needs no torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hz_cli import options, render
+
+if TYPE_CHECKING:
+    import threading
+
+EPILOG = """\b
+Exit codes: 0 all done; 2 usage; 3 some scans failed, the rest are complete; 4 bundle refused;
+5 required engine unavailable; 130 interrupted (what was in flight is complete).
+"""
+
+
+@click.command(cls=render.HzCommand, context_settings=options.CONTEXT, epilog=EPILOG)
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option(
+    "--out",
+    "-o",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=Path("hz-out"),
+    help="Folder for all results.  [default: ./hz-out]",
+)
+@options.model
+@options.to_site
+@click.option(
+    "--space",
+    type=click.Choice(["native", "model", "both"]),
+    default="native",
+    show_default=True,
+    help="native: each scan's own voxels; model: the network's grid.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["int16", "float32"]),
+    default="int16",
+    show_default=True,
+    help="Type of the written voxels.",
+)
+@click.option(
+    "--participants",
+    metavar="TSV",
+    type=click.Path(path_type=Path),
+    help="Known ages, by file or participant_id.",
+)
+@click.option("--age", metavar="YEARS", type=click.FloatRange(0, 130), help="Known age, for a single scan.")
+@options.backend
+@click.option(
+    "--batch", metavar="N", type=click.IntRange(1, 64), help="Scans a network call.  [default: 1 on a CPU]"
+)
+@click.option("--overwrite", is_flag=True, help="Redo scans that an earlier run has done.")
+@click.option("--no-report", is_flag=True, help="No pictures and no report.html.")
+@options.progress
+@options.version
+@click.pass_context
+def main(
+    ctx: click.Context,
+    /,
+    inputs: tuple[str, ...],
+    out: Path,
+    model: Path | None,
+    participants: Path | None,
+    age: float | None,
+    no_report: bool,
+    plain: bool,
+    quiet: bool,
+    **choices: Any,
+) -> None:
+    """Harmonize skull-stripped T1-weighted scans and predict age from them.
+
+    INPUT: scans (.nii, .nii.gz, .mgz), folders (searched below), or quoted patterns. Every scan gets
+    a harmonized volume and a JSON sidecar in DIR; predictions.tsv, run.json and report.html cover the run.
+    The same command again goes on where it was stopped. Research use only.
+
+    \b
+      hz-run scans/*.nii.gz
+      hz-run study/ --out harmonized --space both --participants study/participants.tsv
+    """
+    # Several scans are worked on at once, so each one's linear algebra keeps to one core. Must be set
+    # before numpy is imported; a user's own setting wins.
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+    stop = _stop_on_signals(quiet)
+
+    from hz_runtime.bundle import load_bundle
+    from hz_runtime.pipeline import RunOptions, run_batch
+
+    ages = _known_ages(participants, age, inputs, out)
+    run_options = RunOptions(ages=ages, report=not no_report, **choices)
+    progress = render.Progress(plain=plain, quiet=quiet)
+    try:
+        report = run_batch(inputs, load_bundle(model), out, run_options, progress, stop)
+    finally:
+        progress.close()
+    for problem in report.problems:
+        render.say(click.style("error: ", fg="red") + problem, err=True)
+    look = "predictions.tsv and run.json" if no_report else "report.html"
+    render.say(f"{report.summary()}; see {look} in {out}")
+    ctx.exit(report.exit_code)
+
+
+def _known_ages(participants: Path | None, age: float | None, inputs: tuple[str, ...], out: Path) -> Any:
+    from hz_runtime.errors import UsageError
+    from hz_runtime.inputs import KnownAges, collect
+
+    if age is None:
+        return KnownAges() if participants is None else KnownAges.from_tsv(participants)
+    scans = collect(inputs, Path(os.path.abspath(out))).scans
+    if participants is not None or len(scans) != 1:
+        raise UsageError(
+            "--age is for a single scan.", "For several give their ages in a table:  --participants TSV"
+        )
+    return KnownAges({scans[0].label: age})
+
+
+def _stop_on_signals(quiet: bool) -> threading.Event:
+    """An event that the first SIGINT or SIGTERM sets; the second one ends the process at once."""
+    import threading
+
+    stop = threading.Event()
+
+    def handle(_number: int, _frame: object) -> None:
+        if stop.is_set():
+            os._exit(130)
+        stop.set()
+        if not quiet:
+            # os.write: print may be in the middle of a line that this handler interrupted
+            os.write(2, b"\nstopping after the scans in flight; once more ends at once\n")
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, handle)
+    return stop
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""MODEL_CARD.md: what a hospital must know before it runs a bundle, every number from the checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+INTENDED_USE = (
+    "Research on groups of adult, skull-stripped, T1-weighted brain MRI: making scans from different "
+    "scanners comparable, and estimating brain age. Somebody who can read the scans must check the outputs."
+)
+NOT_FOR = (
+    "Diagnosis, triage, treatment or any other clinical decision about one person; it is no medical device.",
+    "Reading pathology: lesions, tumours, infarcts and atrophy were not what it learned to preserve.",
+    "Children, ages outside the training range, other contrasts than T1, scans with the skull on.",
+    "Studies whose groups were scanned at different sites: it can remove, or invent, the studied difference.",
+    "Identifying a person, or deciding about employment, insurance or legal age.",
+)
+TITLES = {"harmonizer": "Harmonizer", "age": "Brain age"}
+SYSTEMS = {
+    "harmonizer": "the 3D CycleGAN generator of Komandur et al. 2023",
+    "age": "the age CNN of Komandur et al. 2023",
+}
+
+
+def model_card(name: str, manifest: Mapping[str, Any], metas: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown of the whole card.
+
+    manifest : of the bundle, models with their parity included.  metas : checkpoint JSON by role.
+    """
+    parts = [
+        f"# {name}",
+        "Research use only. " + _what(metas),
+        _section("Intended use", manifest["intended_use"]),
+        _section("Must not be used for", "\n".join(f"- {line}" for line in NOT_FOR)),
+    ]
+    parts += [_network(role, meta) for role, meta in metas.items()]
+    parts.append(
+        _section("Age-bias correction", _age_bias(manifest.get("age_bias"))) if "age" in metas else ""
+    )
+    parts.append(_section("Files and their parity with the trained networks", _files(manifest["models"])))
+    parts.append(_section("Input range", _statistics(manifest.get("statistics", {}))))
+    parts.append(_section("Preparation", _table(("parameter", "value"), _flat(manifest["recipe"]))))
+    parts.append(
+        _section("Licence of the training data", manifest["licence"] or "Not stated in the checkpoints.")
+    )
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _what(metas: Mapping[str, Mapping[str, Any]]) -> str:
+    said = []
+    if "harmonizer" in metas:
+        meta = metas["harmonizer"]
+        said.append(
+            f"Maps scans of {_join(meta.get('sources', []))} (and of scanners like theirs) "
+            f"to {meta.get('target')}."
+        )
+    if "age" in metas:
+        said.append("Predicts brain age in years from harmonized scans.")
+    return " ".join(said)
+
+
+def _network(role: str, meta: Mapping[str, Any]) -> str:
+    cohort = meta.get("cohort", {})
+    parts = [f"## {TITLES[role]}: {SYSTEMS[role]}"]
+    for part, described in cohort.items():
+        if described:
+            parts.append(f"### Data: {_words(part)}\n\n{_cohort(described)}")
+    how = {
+        "split": meta.get("split"),
+        "seed": meta.get("seed"),
+        "network": meta.get("network"),
+        "schedule": meta.get("schedule"),
+        "settings": meta.get("settings"),
+    }
+    parts.append(
+        "### Training\n\n" + _table(("what", "value"), _flat({k: v for k, v in how.items() if v is not None}))
+    )
+    scores = _scores(meta.get("metrics") or {})
+    parts.append(
+        "### Scores\n\n" + (_scores_table(scores) if scores else "None are stored in the checkpoint.")
+    )
+    return "\n\n".join(parts)
+
+
+def _cohort(described: Mapping[str, Any]) -> str:
+    ages = _range(described.get("age_range"))
+    mean, sd = described.get("age_mean"), described.get("age_sd")
+    spread = f", mean {mean:.1f}, SD {sd:.1f}" if mean is not None and sd is not None else ""
+    first = (
+        f"{described.get('n_scans')} scans of {described.get('n_subjects')} subjects; ages {ages}{spread}."
+    )
+    rows = [
+        (site, str(row.get("scans")), str(row.get("subjects")), _range(row.get("age_range")))
+        for site, row in described.get("sites", {}).items()
+    ]
+    return f"{first}\n\n{_table(('site', 'scans', 'subjects', 'ages'), rows)}"
+
+
+def _scores(metrics: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str, Mapping[str, Any]]]:
+    """(name, {"value", ...}) of every score, however deep it is nested."""
+    rows: list[tuple[str, Mapping[str, Any]]] = []
+    for key, item in metrics.items():
+        where = (*path, str(key))
+        if isinstance(item, Mapping) and "value" not in item:
+            rows += _scores(item, where)
+        else:
+            rows.append((_words(" / ".join(where)), item if isinstance(item, Mapping) else {"value": item}))
+    return rows
+
+
+def _scores_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    return _table(
+        ("score", "value", "95 % interval", "n", "how"),
+        [
+            (
+                name,
+                _text(row["value"]),
+                " to ".join(_text(end) for end in row["ci95"]) if row.get("ci95") else "not stored",
+                _text(row.get("n", "")),
+                _text(row.get("how", "")),
+            )
+            for name, row in rows
+        ],
+    )
+
+
+def _age_bias(bias: Mapping[str, Any] | None) -> str:
+    if not bias:
+        return "None is stored: predictions stay pulled towards the mean age of the training subjects."
+    return (
+        f"Held-out predictions follow {bias['slope']:.4g} * age + {bias['intercept']:.4g} years "
+        f"(n = {bias['n']}; {bias.get('how') or 'how: not stated'}). Corrected ages are "
+        "(predicted - intercept) / slope; both are always given. The correction multiplies the scatter of "
+        f"single predictions by {1 / bias['slope']:.2g}."
+    )
+
+
+def _files(models: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for entry in models:
+        measured = entry.get("parity", {}).get("measured", [])
+        for row in measured or [None]:
+            ran = _engine(row["backend"]) if row else "not measured"
+            rows.append((entry["file"], entry["precision"], f"{entry['parameters']:,}", ran, _parity(row)))
+    volumes = next((e["parity"]["volumes"] for e in models if e.get("parity", {}).get("volumes")), None)
+    source = f"Measured on {volumes['n']} volumes: {volumes['source']}.\n\n" if volumes else ""
+    return source + _table(
+        ("file", "precision", "parameters", "engine", "difference from PyTorch float32"), rows
+    )
+
+
+def _engine(ran: Mapping[str, str]) -> str:
+    return f"{ran['name']} {ran['provider']}, arithmetic: {ran['precision']}"
+
+
+def _parity(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "unproven (--no-parity)"
+    said = []
+    if "brain" in row:
+        said.append(
+            f"brain mean {row['brain']['mean']:.2g}, p99.9 {row['brain']['p999']:.2g}, "
+            f"max {row['brain']['max']:.2g} of [0, 1]"
+        )
+    if "years" in row:
+        said.append(f"ages at most {row['years']['max']:.2g} years")
+    return "; ".join(said)
+
+
+def _statistics(statistics: Mapping[str, Mapping[str, float]]) -> str:
+    if not statistics:
+        return ""
+    rows = [
+        (_words(name), *(_text(row[key]) for key in ("min", "max", "mean", "sd")))
+        for name, row in statistics.items()
+    ]
+    said = "Scans further from these ranges than one SD are flagged in the results.\n\n"
+    return said + _table(("feature of the scan", "min", "max", "mean", "SD"), rows)
+
+
+def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
+    """(dotted key, text) of every leaf."""
+    if isinstance(value, Mapping):
+        return [
+            row for key, item in value.items() for row in _flat(item, f"{path}.{key}" if path else str(key))
+        ]
+    return [(path, _text(value))]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(item) for item in value) or "none"
+    return "none" if value is None else str(value)
+
+
+def _range(ages: Sequence[float] | None) -> str:
+    return f"{ages[0]:g} to {ages[1]:g}" if ages else "unknown"
+
+
+def _words(text: str) -> str:
+    return text.replace("_", " ")
+
+
+def _join(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) or "any site"
+
+
+def _section(title: str, body: str) -> str:
+    return f"## {title}\n\n{body}" if body else ""

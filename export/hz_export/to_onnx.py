@@ -1,0 +1,190 @@
+"""Checkpoints to ONNX: the network they hold, and its float32 graph at opset 18.
+
+The exporter is torch's current one (torch.export, `dynamo=True`). Compared on both networks here, it and
+the older tracing exporter give the same operations (InstanceNormalization and ConvTranspose kept whole,
+batch norm folded into its convolution), but the tracer leaves an Identity or two Constants beside every
+norm, warns some 60 times, and is on its way out. The price is metadata: source paths and stack
+traces of the exporting machine, which `cleaned` removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx import ModelProto, numpy_helper
+from torch import nn
+
+from hz_export.graph_precision import checked
+from hz_runtime.errors import HzError, UsageError
+from hz_runtime.recipe import Recipe
+
+OPSET = 18
+INPUT = "volume"
+OUTPUTS = {"harmonizer": "harmonized", "age": "age"}
+FREE_AXIS = "N"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network as it is exported.
+
+    role : "harmonizer" or "age".  network : in evaluation mode, float32, on the CPU.
+    meta : the checkpoint's own JSON.  recipe : how its volumes are prepared.
+    """
+
+    file: str
+    role: str
+    network: nn.Module
+    meta: Mapping[str, Any]
+    recipe: Recipe
+
+    @property
+    def sha256(self) -> str:
+        return str(self.meta["sha256"])
+
+    @property
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The exported network of a checkpoint that hz-train wrote: a CycleGAN's forward generator, or the age
+    network. Raises UsageError for anything else, or where tensors and network do not match."""
+    from hz_train.age_cnn import AgeCNN
+    from hz_train.checkpoint import load_checkpoint, without_prefix
+    from hz_train.volume_cyclegan import Generator
+
+    tensors, meta = load_checkpoint(path)
+    kinds = {"volume_cyclegan": ("harmonizer", Generator, "generator"), "age_cnn": ("age", AgeCNN, "age")}
+    if meta.get("kind") not in kinds:
+        raise UsageError(
+            f"{path.name} holds a {meta.get('kind')!r}; hz-export knows {', '.join(kinds)}.",
+            "Give the checkpoint that hz-train names at its end.",
+        )
+    role, build, prefix = kinds[meta["kind"]]
+    try:
+        network = build(**meta["network"])
+        network.load_state_dict(without_prefix(prefix, tensors))
+        recipe = Recipe.from_dict(meta["recipe"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        brief = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"{path.name} does not fit its network ({type(error).__name__}: {brief}).",
+            "It was written by another version of hz; train again with this one.",
+        ) from None
+    bad = [
+        name for name, t in network.state_dict().items() if t.is_floating_point() and not t.isfinite().all()
+    ]
+    if bad:
+        raise UsageError(
+            f"{path.name}: {bad[0]} holds non-finite values.", "The training diverged; train again."
+        )
+    return Checkpoint(path.name, role, network.eval(), meta, recipe)
+
+
+def to_onnx(network: nn.Module, output: str, grid: tuple[int, int, int] = (64, 64, 64)) -> ModelProto:
+    """A network's float32 graph: input "volume" (N, 1, *grid), one output, N free, weights inside.
+
+    Raises HzError where torch cannot export it, or the graph is not what the manifest promises.
+    """
+    example = torch.zeros(2, 1, *grid)  # two volumes: an example of one would fix the batch to one
+    with _quiet():
+        program = torch.onnx.export(
+            network.eval(),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[output],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,
+            verbose=False,
+        )
+    if program is None:
+        raise HzError(
+            "torch exported nothing.",
+            "Install the tested versions:  pip install 'hz-mri[export]' -c constraints.txt",
+        )
+    model = cleaned(program.model_proto)
+    _check_interface(model, output, grid)
+    return model
+
+
+def cleaned(model: ModelProto) -> ModelProto:
+    """The graph without what only its exporting machine knows, its free axis called N; checked."""
+    new = ModelProto()
+    new.CopyFrom(model)
+    graph = new.graph
+    values = [*graph.input, *graph.output]
+    for message in (new, graph, *graph.node, *graph.initializer, *values):
+        message.doc_string = ""
+        del message.metadata_props[:]
+    for value in values:
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_param = FREE_AXIS
+    for tensor in graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise HzError(f"{tensor.name} lies outside the model.", "Report this: weights must be embedded.")
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
+    return checked(new)
+
+
+def specs(values: Any) -> list[dict[str, Any]]:
+    """Inputs or outputs of a graph as the manifest states them: name, shape, dtype."""
+    return [
+        {
+            "name": value.name,
+            "shape": [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim],
+            "dtype": onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,
+        }
+        for value in values
+    ]
+
+
+def _check_interface(model: ModelProto, output: str, grid: tuple[int, int, int]) -> None:
+    inputs, outputs = specs(model.graph.input), specs(model.graph.output)
+    wanted = [{"name": INPUT, "shape": [FREE_AXIS, 1, *grid], "dtype": "float32"}]
+    opsets = {item.domain: item.version for item in model.opset_import}
+    sound = (
+        inputs == wanted
+        and [o["name"] for o in outputs] == [output]
+        and outputs[0]["shape"][0] == FREE_AXIS
+        and outputs[0]["dtype"] == "float32"
+        and opsets == {"": OPSET}
+        and not model.functions
+    )
+    if not sound:
+        raise HzError(
+            f"The exported graph takes {inputs} and gives {outputs} at opsets {opsets}.",
+            "Report this with your torch and onnx versions:  pip list",
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what torch's exporter says about its own insides; errors still raise."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # "torchvision is not installed", four times
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            yield
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        raise HzError(
+            f"torch cannot export this network: {' '.join(str(error).split())[:300]}.",
+            "Install the tested versions:  pip install 'hz-mri[export]' -c constraints.txt",
+        ) from error
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,58 @@
+"""Run hz bundles: harmonize T1-weighted brain MRI and predict age, without torch.
+
+    from hz_runtime import load_bundle
+    bundle = load_bundle("reference.hz")
+
+Names are imported on first use, so that `import hz_runtime` stays free of numpy and of every engine.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hz_runtime.bundle import load_bundle as load_bundle
+    from hz_runtime.errors import HzError as HzError
+    from hz_runtime.recipe import Recipe as Recipe
+    from hz_runtime.volume import Volume as Volume
+    from hz_runtime.volume import read_volume as read_volume
+    from hz_runtime.volume import write_volume as write_volume
+
+    __version__: str
+
+_HOME = {
+    "HzError": "hz_runtime.errors",
+    "Recipe": "hz_runtime.recipe",
+    "Volume": "hz_runtime.volume",
+    "load_bundle": "hz_runtime.bundle",
+    "read_volume": "hz_runtime.volume",
+    "write_volume": "hz_runtime.volume",
+}
+
+__all__ = ["HzError", "Recipe", "Volume", "__version__", "load_bundle", "read_volume", "write_volume"]
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return _version()
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
+
+
+def _version() -> str:
+    """The installed distribution's version; "0+unknown" where hz runs from a bare source tree."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("hz")
+    except PackageNotFoundError:
+        return "0+unknown"

@@ -1,0 +1,7 @@
+"""The engines that run a bundle's networks, behind one protocol (base.py); each is imported on use."""
+
+from __future__ import annotations
+
+from hz_runtime.backends.base import Backend, choose, describe, installed, open_backend
+
+__all__ = ["Backend", "choose", "describe", "installed", "open_backend"]

@@ -1,0 +1,163 @@
+"""onnxruntime, on the CPU or an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from hz_runtime.backends.base import check_batch, check_outputs
+from hz_runtime.errors import BackendError
+from hz_runtime.manifest import TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_ERROR = 3  # log severity: onnxruntime's warnings are about its own optimiser, not the user's scans
+_CUDA_OPTIONS = {
+    "device_id": "0",
+    "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE picks by timing: another kernel, another rounding
+    "use_tf32": "0",  # fp32 means fp32
+}
+_RECORD = "session.record_ep_graph_assignment_info"
+
+
+def has_cuda() -> bool:
+    """Whether this onnxruntime was built with CUDA; whether a GPU is there shows when a model is opened."""
+    return _CUDA in quiet_onnxruntime().get_available_providers()
+
+
+@cache
+def quiet_onnxruntime() -> Any:
+    """The package, imported without its telemetry.
+
+    The mere import of onnxruntime 1.31 (on Linux too) writes a device id and a database of usage events
+    under ~/.cache/Microsoft, for upload by native code. A hospital's machine does not do that, so its switch
+    is set first; the call after the import is for a program that had imported onnxruntime before.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    onnxruntime: Any = import_module("onnxruntime")  # ships no types
+    onnxruntime.set_default_logger_severity(_ERROR)
+    onnxruntime.disable_telemetry_events()
+    if _CUDA in onnxruntime.get_available_providers() and hasattr(onnxruntime, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            onnxruntime.preload_dlls()
+    return onnxruntime
+
+
+def open_model(model: bytes, device: str, threads: int, where: str) -> OrtBackend:
+    """Open ONNX bytes on "cpu", "cuda" or "auto"; BackendError where not every node runs there."""
+    wanted = _CUDA if device == "cuda" or (device == "auto" and has_cuda()) else _CPU
+    if wanted == _CUDA and not has_cuda():
+        raise BackendError("No CUDAExecutionProvider in this onnxruntime.", "pip install 'hz[gpu]'")
+    try:
+        return OrtBackend(model, wanted, threads)
+    except BackendError:
+        raise
+    except Exception as error:  # onnxruntime has a class for every status code and no common base
+        what = f"onnxruntime cannot open {where} on {wanted}: {_brief(error)}"
+        raise BackendError(what, _remedy(wanted)) from None
+
+
+def _options(onnxruntime: Any, provider: str, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.use_deterministic_compute = True
+    options.log_severity_level = _ERROR
+    options.add_session_config_entry(_RECORD, "1")
+    # A thread that spins while it waits takes the core on which the next scan is being read.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if provider == _CUDA:  # otherwise unsupported nodes, or all of them, run on the CPU without a word
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return options
+
+
+class OrtBackend:
+    """A network in onnxruntime; see `Backend`. `InferenceSession.run` is itself thread-safe."""
+
+    name = "onnxruntime"
+
+    def __init__(self, model: bytes, provider: str, threads: int) -> None:
+        onnxruntime = quiet_onnxruntime()
+        choice: Any = (provider, _CUDA_OPTIONS) if provider == _CUDA else provider
+        session = onnxruntime.InferenceSession(
+            model, sess_options=_options(onnxruntime, provider, threads), providers=[choice]
+        )
+        session.disable_fallback()  # else a failing run silently rebuilds the session on the CPU
+        self._session = session
+        self.version = str(onnxruntime.__version__)
+        self.provider = _proven(session, provider)
+        self.device = _cuda_name() if provider == _CUDA else f"CPU, {threads} threads"
+        self.inputs = tuple(_spec(node) for node in session.get_inputs())
+        self.outputs = tuple(_spec(node) for node in session.get_outputs())
+        self.precision = "as in the graph" if provider == _CUDA else "fp32"
+        self.sha256 = hashlib.sha256(model).hexdigest()
+
+    def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        session = self._session  # one look: another thread may close meanwhile
+        if session is None:
+            raise BackendError("This backend was closed.", "Open it again.")
+        fed = check_batch(batch, self.inputs[0])
+        names = [spec.name for spec in self.outputs]
+        try:
+            arrays = session.run(names, {self.inputs[0].name: fed})
+        except Exception as error:
+            raise BackendError(f"onnxruntime failed: {_brief(error)}", _remedy(self.provider)) from None
+        return check_outputs(dict(zip(names, arrays, strict=True)), f"onnxruntime {self.provider}")
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _proven(session: Any, provider: str) -> str:
+    """The provider that every node was assigned to, read back from the session; BackendError where it is not.
+
+    `get_providers()` lists what was registered, not what runs: nodes that a provider does not support go to
+    the CPU. The assignment record says where each one went.
+    """
+    ran = {part.ep_name for part in session.get_provider_graph_assignment_info()}
+    if not ran <= {provider}:
+        found = ", ".join(sorted(ran))
+        raise BackendError(f"onnxruntime put nodes on {found}, asked for {provider}.", _remedy(provider))
+    if session.get_providers()[0] != provider:  # a graph folded to constants has no nodes to ask
+        raise BackendError(f"onnxruntime fell back to {session.get_providers()[0]}.", _remedy(provider))
+    return provider
+
+
+def _spec(node: Any) -> TensorSpec:
+    kinds = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
+    shape = tuple(n if isinstance(n, int) else str(n or "?") for n in node.shape)
+    return TensorSpec(node.name, shape, kinds.get(node.type, node.type))
+
+
+def _cuda_name() -> str:
+    """The GPU's own name where the driver library tells it."""
+    import ctypes
+
+    name = ctypes.create_string_buffer(256)
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        if driver.cuInit(0) == 0 and driver.cuDeviceGetName(name, 256, 0) == 0:
+            return name.value.decode(errors="replace")
+    except OSError:
+        pass
+    return "CUDA device 0"
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _remedy(provider: str) -> str:
+    if provider == _CUDA:
+        return "Check the GPU and its driver (nvidia-smi), or use --backend onnxruntime-cpu."
+    return "Re-export the bundle, or use another backend (--backend openvino)."

@@ -1,0 +1,85 @@
+"""Harmonization at native resolution, without invented anatomy.
+
+The network sees 64^3 voxels. Its effect is a smooth, local change of intensity, so that effect is
+fitted where the network works and applied where the scan is sharp: each native voxel only ever gets a
+local linear map of itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hz_runtime.errors import GridMismatch
+from hz_runtime.grid import upsampled_slabs
+from hz_runtime.intensity import foreground_threshold
+from hz_runtime.recipe import Prepared
+from hz_runtime.volume import Volume
+
+F32 = NDArray[np.float32]
+
+RADIUS = 1  # voxels of the 64^3 grid, about 3 mm
+EPS = 1e-4  # squared intensity units
+
+
+def guided_coefficients(source: F32, target: F32, radius: int = RADIUS, eps: float = EPS) -> tuple[F32, F32]:
+    """Local affine map that turns one volume into another.
+
+    Guided filter, He, Sun & Tang 2013, eqs. 5-6 and 8, in three dimensions.
+
+    source, target : (D, H, W) float32 on one grid, intensities in [0, 1].
+    radius : window half-width in voxels.  eps : regulariser, squared intensity units.
+    Returns (a, b), each (D, H, W) float32, averaged over the windows that hold a voxel, with
+    target ~ a * source + b.
+    Raises GridMismatch where the shapes differ.
+    """
+    if source.shape != target.shape:
+        raise GridMismatch(f"source is {source.shape} and target {target.shape}; they must share a grid.")
+    from scipy.ndimage import uniform_filter
+
+    def window_mean(x: F32) -> F32:
+        mean: F32 = uniform_filter(x, size=2 * radius + 1, mode="nearest")
+        return mean
+
+    mean_source, mean_target = window_mean(source), window_mean(target)
+    covariance = window_mean(source * target) - mean_source * mean_target
+    variance = window_mean(source * source) - mean_source * mean_source
+    a = covariance / (np.maximum(variance, 0) + np.float32(eps))
+    b = mean_target - a * mean_source
+    return window_mean(a), window_mean(b)
+
+
+def native_harmonized(volume: Volume, prepared: Prepared, harmonized: F32) -> F32:
+    """The harmonized scan on its own voxels.
+
+    volume : the scan, (I, J, K).  prepared : the same scan on the network's grid.
+    harmonized : (64, 64, 64) float32, what the network made of `prepared.grid`.
+    Returns (I, J, K) float32 in Fortran order on the RAS grid of `volume`, intensities in [0, 1], zero
+    outside the brain.
+    Raises GridMismatch where `harmonized` does not lie on the prepared grid.
+    """
+    a, b = guided_coefficients(prepared.grid, harmonized)
+    scale = np.float32(1 / (prepared.high - prepared.low))
+    floor = _native_floor(volume, prepared)
+    out = np.empty(volume.data.shape, np.float32, order="F")
+    slabs = upsampled_slabs([a, b], prepared.grid_affine, volume.data.shape, volume.affine)
+    for part, (slope, intercept) in slabs:
+        raw = volume.data[:, :, part]
+        scaled = (raw - np.float32(prepared.low)) * scale
+        scaled *= slope
+        scaled += intercept
+        np.clip(scaled, 0, 1, out=scaled)
+        scaled *= raw > floor
+        out[:, :, part] = scaled
+    return out
+
+
+def _native_floor(volume: Volume, prepared: Prepared) -> float:
+    """Background of a skull-stripped scan: its minimum, where that is most of the volume.
+
+    A stripped scan has exact zeros (or one constant) for air, and everything above it, dark CSF too, is
+    brain. Where no single value fills the air, the foreground threshold has to do.
+    """
+    low = float(volume.data[::2, ::2, ::2].min())
+    share = float((volume.data[::2, ::2, ::2] <= low).mean())
+    return low if share > 0.2 else foreground_threshold(volume.data[::2, ::2, ::2])

@@ -1,0 +1,244 @@
+"""What to process: files, folders and patterns become a list of scans with unique names.
+
+Names are decided here once, before anything is read, so that a result's name depends on the list of
+inputs alone and never on which scan finished first.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import hashlib
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hz_runtime.errors import UsageError
+from hz_runtime.volume import is_scan_name, stem
+
+LOCK_NAME = ".hz.lock"  # also marks a folder as one that hz-run wrote: never searched for inputs
+MAX_NAME_BYTES = 150  # leaves room for entities, suffix and a temp name within 255 bytes
+_PATTERN = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class InputScan:
+    """One scan to process.
+
+    path : absolute path.  label : how results name it, relative and unique; never absolute.
+    name : what its output names start with, unique in a run.
+    """
+
+    path: Path
+    label: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The scans of a run, in order, and what the user should hear about the list."""
+
+    scans: tuple[InputScan, ...]
+    notes: tuple[str, ...] = ()
+
+
+def collect(inputs: Sequence[str | os.PathLike[str]], out: Path) -> Inputs:
+    """Expand files, folders (recursively, scan names only) and patterns, in the order given.
+
+    Files named outright are always taken, so that one that is no scan gets a row that says why.
+    Folders and patterns give scan names only, hidden files and the outputs of hz-run left out.
+    Raises UsageError when nothing is left, or when a result would overwrite an input.
+    """
+    found: dict[Path, Path] = {}  # absolute path -> the root it was found under
+    notes: list[str] = []
+    for text in (os.fspath(i) for i in inputs):
+        hits = list(_expand(text, out))
+        if not hits:
+            notes.append(f"{_shown(text)}: no scan found there")
+        for path, root in hits:
+            found.setdefault(path, root)
+    if not found or not any(os.path.lexists(p) for p in found):
+        raise UsageError(
+            f"no scan found: {', '.join(_shown(os.fspath(i)) for i in inputs) or 'no input given'}.",
+            "Give files or folders with .nii, .nii.gz or .mgz scans, outside the --out folder:  "
+            "hz-run scans/*.nii.gz --out DIR",
+        )
+    scans = _named(found)
+    _refuse_overwriting(scans, out)
+    return Inputs(scans, tuple(notes))
+
+
+def _expand(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
+    """(scan, root) pairs of one INPUT; the root is what its label is relative to."""
+    path = Path(os.path.abspath(text))
+    if path.is_dir():
+        yield from ((p, path) for p in _walk(path, out))
+    elif not os.path.lexists(path) and _PATTERN.search(text):
+        for hit in sorted(glob.glob(text, recursive=True)):
+            match = Path(os.path.abspath(hit))
+            if match.is_dir():
+                yield from ((p, match.parent) for p in _walk(match, out))
+            elif is_scan_name(match) and not match.name.startswith(".") and not match.is_relative_to(out):
+                yield match, match.parent
+    else:
+        yield path, path.parent
+
+
+def _walk(folder: Path, out: Path) -> Iterator[Path]:
+    """Scans below `folder`, sorted, without hidden ones and without folders that hz-run wrote."""
+    for here, folders, files in os.walk(folder):
+        at = Path(here)
+        if at == out:
+            folders.clear()
+            continue
+        folders[:] = sorted(
+            f for f in folders if not f.startswith(".") and not os.path.lexists(at / f / LOCK_NAME)
+        )
+        yield from (at / f for f in sorted(files) if is_scan_name(at / f) and not f.startswith("."))
+
+
+def _shown(text: str) -> str:
+    """A path as messages show it: as given when relative, its last part when absolute."""
+    return _clean(Path(text).name if os.path.isabs(text) else text)
+
+
+def _clean(text: str) -> str:
+    """Text that fits a table and any encoding: no control characters, no stray bytes."""
+    text = os.fsencode(text).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _named(found: Mapping[Path, Path]) -> tuple[InputScan, ...]:
+    """Give every path a unique label and output name, taking in parent folders only where needed."""
+    paths = list(found)
+    bases = _bases(paths)
+    labels = _unique(paths, lambda p, depth: _tail(p, found[p], depth))
+    names = _unique(paths, lambda p, depth: _output_name(p, bases[p], depth))
+    return tuple(InputScan(p, labels[p], names[p]) for p in paths)
+
+
+def _bases(paths: Sequence[Path]) -> dict[Path, str]:
+    """Stems without _T1w; neighbours that share one (T1.nii, T1.nii.gz) get a hash of their file name."""
+    bases = {p: _clean(stem(p)).removesuffix("_T1w").lstrip(".") or "scan" for p in paths}
+    shared = Counter((p.parent, bases[p].casefold()) for p in paths)
+    return {
+        p: f"{base}-{_short_hash(os.fsencode(p.name))}" if shared[p.parent, base.casefold()] > 1 else base
+        for p, base in bases.items()
+    }
+
+
+def _short_hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:6]
+
+
+def _tail(path: Path, root: Path, depth: int) -> str:
+    """`path` relative to its root, or with `depth` more of its parents."""
+    shown = len(path.relative_to(root).parts) + depth
+    return _clean("/".join(path.parts[1:][-shown:]))
+
+
+def _output_name(path: Path, base: str, depth: int) -> str:
+    """Start of the output names: `base` after `depth` parent folders' names."""
+    parents = path.parts[1:-1]
+    near = parents[max(0, len(parents) - depth) :]
+    name = "_".join([*(re.sub(r"[^A-Za-z0-9.+-]+", "-", _clean(p)) for p in near), base])
+    if len(name.encode()) > MAX_NAME_BYTES:
+        cut = name.encode()[: MAX_NAME_BYTES - 7].decode("utf-8", "ignore")
+        name = f"{cut}-{_short_hash(name.encode())}"
+    return name
+
+
+def _unique(paths: Sequence[Path], name: Callable[[Path, int], str]) -> dict[Path, str]:
+    """Names of `paths`, each with as few parents as make it unique (upper and lower case count as one)."""
+    result = {p: name(p, 0) for p in paths}
+    for depth in range(1, max((len(p.parts) for p in paths), default=0)):
+        counts = Counter(v.casefold() for v in result.values())
+        clashing = [p for p in paths if counts[result[p].casefold()] > 1]
+        if not clashing:
+            return result
+        result.update((p, name(p, depth)) for p in clashing)
+    seen: Counter[str] = Counter()
+    for p in paths:  # only names that differ in bytes that were cleaned away come here
+        seen[result[p].casefold()] += 1
+        if seen[result[p].casefold()] > 1:
+            result[p] += f"-{seen[result[p].casefold()]}"
+    return result
+
+
+def _refuse_overwriting(scans: Iterable[InputScan], out: Path) -> None:
+    inputs = {s.path for s in scans}
+    for scan in scans:
+        for suffix in ("_desc-harmonized_T1w.nii.gz", "_space-MNI152_res-64_desc-harmonized_T1w.nii.gz"):
+            if out / (scan.name + suffix) in inputs:
+                raise UsageError(
+                    f"the result for {scan.label} would overwrite the input {scan.name + suffix}.",
+                    "Choose another folder with --out DIR.",
+                )
+
+
+@dataclass(frozen=True)
+class KnownAges:
+    """Ages by file name or participant, from a participants.tsv. Ambiguous keys hold no age."""
+
+    by_file: Mapping[str, float] = field(default_factory=dict)
+    by_participant: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, scan: InputScan) -> float | None:
+        """Age in years of the scan's person, or None. File names win over participants."""
+        for key in (scan.label, scan.path.name):
+            if key in self.by_file:
+                return self.by_file[key]
+        words = [stem(scan.path), stem(scan.path).split("_")[0]]
+        words += [p for p in reversed(scan.label.split("/")[:-1]) if p.startswith("sub-")]
+        for word in words:
+            for key in (word, word.removeprefix("sub-")):
+                if key in self.by_participant:
+                    return self.by_participant[key]
+        return None
+
+    @classmethod
+    def from_tsv(cls, path: Path) -> KnownAges:
+        """Read columns `age` and `file` (or filename) and/or `participant_id`. Raises UsageError."""
+        try:
+            with open(path, newline="", encoding="utf-8-sig") as lines:
+                rows = list(csv.DictReader(lines, delimiter="\t"))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise UsageError(f"{path.name}: cannot be read as a table: {error}.") from error
+        columns = {(c or "").strip().lower(): c for c in (rows[0] if rows else {})}
+        file_column = columns.get("file") or columns.get("filename")
+        person_column = columns.get("participant_id")
+        if "age" not in columns or not (file_column or person_column):
+            raise UsageError(
+                f"{path.name}: needs a column age and a column file or participant_id; "
+                f"found: {', '.join(columns) or 'no rows'}.",
+                "Write it tab-separated, one scan or participant a line.",
+            )
+        files: dict[str, set[float]] = {}
+        people: dict[str, set[float]] = {}
+        for row in rows:
+            age = _years(row[columns["age"]])
+            if age is None:
+                continue
+            if file_column and row[file_column]:
+                for key in {row[file_column], Path(row[file_column]).name}:
+                    files.setdefault(key, set()).add(age)
+            if person_column and row[person_column]:
+                people.setdefault(row[person_column].removeprefix("sub-"), set()).add(age)
+                people.setdefault(row[person_column], set()).add(age)
+        return cls(_certain(files), _certain(people))
+
+
+def _years(text: str | None) -> float | None:
+    try:
+        age = float(text or "")
+    except ValueError:
+        return None
+    return age if math.isfinite(age) else None
+
+
+def _certain(ages: Mapping[str, set[float]]) -> dict[str, float]:
+    return {key: next(iter(values)) for key, values in ages.items() if len(values) == 1}

@@ -1,0 +1,44 @@
+"""Intensity rules: min-max as in Komandur 2023, and what counts as foreground."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hz_runtime.errors import NoBrain
+
+F32 = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+FOREGROUND_SHARE = 0.1  # of the bright end; skull-stripped scans have nothing between air and CSF
+
+
+def min_max(data: F32) -> tuple[F32, float, float]:
+    """Scale a volume linearly so that its minimum is 0 and its maximum 1 (Komandur 2023, Methods).
+
+    data : (D, H, W) float32, any unit. Returns (scaled float32, minimum, maximum).
+    Raises NoBrain where the volume is constant.
+    """
+    low, high = float(data.min()), float(data.max())
+    if not high > low:
+        raise NoBrain(
+            f"every voxel is {low:g}: there is no brain in this scan.",
+            "Check the file in a viewer; an empty export or a failed mask looks like this.",
+        )
+    return ((data - np.float32(low)) / np.float32(high - low)).astype(np.float32), low, high
+
+
+def foreground_threshold(data: F32) -> float:
+    """Intensity above which a voxel is tissue: a tenth of the way from air to the bright end.
+
+    The bright end is the 98th percentile of voxels above the minimum, so that neither a few hot
+    voxels nor the amount of air around the brain moves it. Raises NoBrain where there are none.
+    """
+    low = float(data.min())
+    above = data[data > low]
+    if above.size == 0:
+        raise NoBrain(
+            f"every voxel is {low:g}: there is no brain in this scan.",
+            "Check the file in a viewer; an empty export or a failed mask looks like this.",
+        )
+    return low + FOREGROUND_SHARE * (float(np.percentile(above, 98)) - low)

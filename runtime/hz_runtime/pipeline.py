@@ -1,0 +1,249 @@
+"""A run: many scans in, one folder of results out.
+
+A scan that fails becomes a row; the others never notice. What a scan gives does not depend on threads,
+order or neighbours, nor on how often the run was killed and started again.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hz_runtime.backends.base import usable_threads
+from hz_runtime.errors import HzError, UsageError
+from hz_runtime.files import atomic_write_bytes
+from hz_runtime.flow import Event, Flow
+from hz_runtime.inputs import KnownAges, collect
+from hz_runtime.recipe import Recipe
+from hz_runtime.results import (
+    STAGES,
+    RunReport,
+    ScanResult,
+    count,
+    dataset_description,
+    hz_version,
+    predictions_tsv,
+    to_json,
+    versions,
+)
+from hz_runtime.resume import locked
+from hz_runtime.runlog import LOG_NAME, RunLog
+from hz_runtime.stages import Space, Stages, scrub
+from hz_runtime.volume import ReadLimits
+
+if TYPE_CHECKING:
+    from hz_runtime.bundle import Bundle
+
+GPU_BATCH = 4
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run; None means: choose well here.
+
+    space : "native" (default; the scan's own grid), "model" (the network's), or "both".
+    to : site to harmonize to.  backend, require : as `backends.choose`.
+    dtype : of the written volumes; int16 keeps 1/32767 of the range.
+    threads : CPU threads of the network (None: all); also scales the other stages.
+    batch : scans a network call; None: 1 on a CPU, 4 on a GPU.
+    max_voxels : bound on voxels in flight; None: that of four 256^3 scans, more with many threads.
+    ages : known ages.  report : draw figures and write report.html.
+    """
+
+    space: Space = "native"
+    to: str | None = None
+    backend: str = "auto"
+    require: str | None = None
+    dtype: Literal["int16", "float32"] = "int16"
+    threads: int | None = None
+    batch: int | None = None
+    overwrite: bool = False
+    report: bool = True
+    ages: KnownAges = field(default_factory=KnownAges)
+    max_voxels: int | None = None
+    limits: ReadLimits | None = None
+
+    def __post_init__(self) -> None:
+        for name, values in {"space": ("native", "model", "both"), "dtype": ("int16", "float32")}.items():
+            if getattr(self, name) not in values:
+                raise UsageError(f"{name} {getattr(self, name)!r} is not one of {', '.join(values)}.")
+        for name in ("threads", "batch", "max_voxels"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}; it must be 1 or more.")
+
+
+def run_batch(
+    inputs: Sequence[str | os.PathLike[str]],
+    bundle: Bundle,
+    out: str | os.PathLike[str],
+    options: RunOptions | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    stop: threading.Event | None = None,
+) -> RunReport:
+    """Harmonize and predict `inputs` (files, folders, patterns) into the folder `out`.
+
+    on_event : called in the calling thread.  stop : set it from anywhere to end early: scans in flight are
+    finished, the others reported as skipped, and all result files written.
+    Returns the report that run.json holds. A scan that fails does not raise. Raises UsageError (no input,
+    output folder held by another run or not writable), BundleError, BackendError: then nothing was run.
+    """
+    options = options or RunOptions()
+    folder = Path(os.path.abspath(out))
+    emit = on_event or (lambda _: None)
+    chosen = collect(inputs, folder)
+    with locked(folder):
+        log = RunLog(folder / LOG_NAME)
+        stages, ladder, batch = _open(bundle, folder, options)
+        try:
+            backend = stages.harmonizer.backend
+            log.write(f"hz {hz_version()}: {len(chosen.scans)} scans, bundle {bundle.name} {bundle.id}")
+            for step in ladder:
+                log.write(step)
+            emit(Event("start", f"{backend.name} on {backend.device}", total=len(chosen.scans)))
+            for note in chosen.notes:
+                log.write(note)
+                emit(Event("note", note))
+            stop = stop or threading.Event()
+            threads = options.threads or usable_threads()
+            flow = Flow(stages, threads, options.max_voxels, options.ages, log, emit, stop)
+            started, clock = datetime.now(UTC), time.perf_counter()
+            scans = flow.run(chosen.scans)
+            seconds = time.perf_counter() - clock
+            interrupted = stop.is_set()
+            run = {
+                "schema": "1.0",
+                "hz_version": hz_version(),
+                "versions": versions(),
+                "started": started.isoformat(timespec="seconds"),
+                "seconds": round(seconds, 3),
+                "interrupted": interrupted,
+                "bundle": {"name": bundle.name, "id": bundle.id},
+                "backend": {**_backend(backend), "ladder": list(ladder)},
+                "options": {**_shown(options), "batch": batch, "to": stages.options["to"]},
+                "timings": _timings(scans, seconds),
+                "counts": count(scans),
+                "scans": [s.to_dict() for s in scans],
+            }
+            problems = _write_tables(folder, scans, run, options.report)
+        finally:
+            _close(stages)
+        report = RunReport(folder, scans, run, interrupted, tuple(problems))
+        log.write(report.summary())
+        for problem in problems:
+            log.write(problem)
+        return report
+
+
+def _open(bundle: Bundle, out: Path, options: RunOptions) -> tuple[Stages, tuple[str, ...], int]:
+    """The stages over opened backends, the ladder's steps, and the batch size."""
+    from hz_runtime.backends import choose
+    from hz_runtime.tasks import AgePredictor, Harmonizer
+
+    recipe = Recipe.from_dict(dict(bundle.recipe))
+    backend, ladder = choose(
+        bundle, "harmonizer", options.backend, require=options.require, to=options.to, threads=options.threads
+    )
+    entry = bundle.entry(backend.sha256)
+    predictor = None
+    if any(model.role == "age" for model in bundle.models):
+        second, steps = choose(
+            bundle, "age", options.backend, require=options.require, threads=options.threads
+        )
+        predictor = AgePredictor(second, bundle.age_bias, recipe)
+        ladder = (*(f"harmonizer: {s}" for s in ladder), *(f"age: {s}" for s in steps))
+    batch = options.batch or (1 if "CUDA" not in backend.provider.upper() else GPU_BATCH)
+    stages = Stages(
+        bundle=bundle,
+        recipe=recipe,
+        harmonizer=Harmonizer(backend, recipe, entry),
+        predictor=predictor,
+        out=out,
+        space=options.space,
+        dtype=options.dtype,
+        figures=options.report,
+        overwrite=options.overwrite,
+        options={"space": options.space, "dtype": options.dtype, "to": entry.target},
+        batch=batch,
+        limits=options.limits,
+    )
+    return stages, tuple(ladder), batch
+
+
+def _close(stages: Stages) -> None:
+    stages.harmonizer.backend.close()
+    if stages.predictor is not None:
+        stages.predictor.backend.close()
+
+
+def _backend(backend: Any) -> dict[str, str]:
+    from hz_runtime.backends import describe
+
+    return describe(backend)
+
+
+def _shown(options: RunOptions) -> dict[str, Any]:
+    """Options as run.json shows them: no ages, no paths."""
+    hidden = ("ages", "limits")
+    return {k: v for k, v in asdict(options).items() if k not in hidden}
+
+
+def _timings(scans: Sequence[ScanResult], wall: float) -> dict[str, Any]:
+    """Seconds by stage: total over scans, and the median scan's."""
+    stages = {}
+    for stage in STAGES:
+        values = [s.seconds[stage] for s in scans if stage in s.seconds]
+        if values:
+            stages[stage] = {
+                "total_s": round(sum(values), 4),
+                "median_s": round(statistics.median(values), 4),
+            }
+    return {"wall_s": round(wall, 3), "stages": stages}
+
+
+def _write_tables(out: Path, scans: Sequence[ScanResult], run: Mapping[str, Any], report: bool) -> list[str]:
+    """Write the run's own files; what cannot be written is returned, one line each."""
+    problems: list[str] = []
+
+    @contextmanager
+    def attempt(name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            text = error.one_line if isinstance(error, HzError) else f"{type(error).__name__}: {error}"
+            problems.append(scrub(f"{name} could not be written: {text}", None, out))
+
+    with attempt("predictions.tsv"):
+        atomic_write_bytes(out / "predictions.tsv", predictions_tsv(scans))
+    with attempt("dataset_description.json"):
+        atomic_write_bytes(out / "dataset_description.json", to_json(dataset_description()))
+    with attempt("run.json"):
+        atomic_write_bytes(out / "run.json", to_json(run))
+    if report:
+        with attempt("report.html"):
+            from hz_runtime.report import write_report
+
+            write_report(out / "report.html", run, _figures(out, scans))
+    else:
+        with suppress(OSError):  # one of an earlier run would show other scans than run.json
+            (out / "report.html").unlink()
+    return problems
+
+
+def _figures(out: Path, scans: Sequence[ScanResult]) -> dict[str, Any]:
+    from hz_runtime.report import Figure
+
+    figures = {}
+    for scan in scans:
+        if scan.figure:
+            with suppress(OSError, HzError):  # a report without one picture is better than none
+                figures[scan.name] = Figure.from_bytes((out / scan.figure).read_bytes())
+    return figures

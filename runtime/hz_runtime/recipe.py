@@ -1,0 +1,228 @@
+"""The recipe: how a scan becomes what a network was trained on, as Komandur 2023 prepares it.
+
+One place for training, calibration, parity and running, so that they cannot drift apart. The numbers
+live in the bundle (`Recipe.to_dict`); the defaults here are those of the paper: the MNI152 template
+grid of 91 x 109 x 91 voxels of 2 mm, resized to 64 x 64 x 64, min-max to [0, 1].
+
+What this module does not do: N4, skull stripping, and the six-degree registration. It expects a
+skull-stripped scan. A brain that sits elsewhere than the template's is shifted there (translation
+only) and flagged; a rotation is not undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hz_runtime.errors import BundleError, NoBrain
+from hz_runtime.grid import resample, scaled_affine
+from hz_runtime.intensity import foreground_threshold, min_max
+from hz_runtime.volume import Volume
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+Triple = tuple[float, float, float]
+Shape = tuple[int, int, int]
+
+SMALLEST_BRAIN_CM3 = 100.0  # a newborn's brain has about 350; less is no brain at all
+LEAST_COVERAGE = 0.5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Preparation parameters, stored in a bundle and in every checkpoint.
+
+    template_origin_mm and template_spacing_mm place voxel (0, 0, 0) and the grid in MNI152 world
+    coordinates (RAS+). `centre_mm` is where the centroid of the foreground is expected, with
+    `centre_tolerance_mm` around it; foreground as in `intensity.foreground_threshold`.
+    """
+
+    orientation: str = "RAS"
+    template: str = "MNI152"
+    template_shape: Shape = (91, 109, 91)
+    template_origin_mm: Triple = (-90.0, -126.0, -72.0)
+    template_spacing_mm: float = 2.0
+    grid_shape: Shape = (64, 64, 64)
+    placement: str = "centroid"
+    centre_mm: Triple = (0.0, -21.0, 11.0)
+    centre_tolerance_mm: float = 8.0
+    intensity: str = "min-max"
+
+    def __post_init__(self) -> None:
+        known = {"orientation": ("RAS",), "placement": ("centroid", "none"), "intensity": ("min-max",)}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise BundleError(
+                    f"the recipe asks for {name} {getattr(self, name)!r}; this hz knows {', '.join(values)}.",
+                    "Install a newer hz, or export the bundle again with this one.",
+                )
+
+    @property
+    def template_affine(self) -> F64:
+        """(4, 4) voxel to world mm of the template grid."""
+        affine = np.diag([*(self.template_spacing_mm,) * 3, 1.0])
+        affine[:3, 3] = self.template_origin_mm
+        return affine
+
+    @property
+    def grid_affine(self) -> F64:
+        """(4, 4) voxel to world mm of the network's grid."""
+        return scaled_affine(self.template_shape, self.template_affine, self.grid_shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, as a bundle or checkpoint stores them."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Recipe:
+        """The recipe of a bundle or checkpoint; unknown keys are ignored. Raises BundleError."""
+        fields = cls.__dataclass_fields__
+        try:
+            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in fields})
+        except TypeError as error:
+            raise BundleError(f"the recipe cannot be read: {error}.", "Export the bundle again.") from error
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scan on the network's grid, and what is needed to go back.
+
+    grid : (64, 64, 64) float32 in [0, 1], RAS axes.
+    low, high : the scan's own intensities that became 0 and 1.
+    shift_mm : translation (x, y, z) that was applied to bring the brain to the template's place.
+    grid_affine : (4, 4) voxel of `grid` to the scan's own world mm (the shift undone).
+    features : numbers describing size, position and contrast, compared with the training cohort's.
+    flags : reasons to look at this scan before trusting its result; empty when there are none.
+    """
+
+    grid: F32
+    low: float
+    high: float
+    shift_mm: Triple
+    grid_affine: F64
+    features: dict[str, float]
+    flags: tuple[str, ...]
+
+
+def prepare(
+    volume: Volume, recipe: Recipe, statistics: Mapping[str, Mapping[str, float]] | None = None
+) -> Prepared:
+    """Bring a skull-stripped scan onto the network's grid.
+
+    statistics : per-feature min, max and sd of the training cohort, from the bundle; None skips the
+        comparison.
+    Raises NoBrain for a constant volume, one with less than 100 cm3 of foreground, or one of which less
+    than half lies within the template's field of view after placement.
+    """
+    mask, voxel_mm3 = _foreground(volume)
+    cm3 = float(mask.sum()) * voxel_mm3 / 1000
+    if cm3 < SMALLEST_BRAIN_CM3:
+        raise NoBrain(
+            f"only {cm3:.3g} cm3 of foreground: an adult brain has 900 to 1900.",
+            "Give a skull-stripped T1-weighted head, and check that the voxel sizes in its header are in mm.",
+        )
+    centroid = _centroid(mask, volume)
+    offset = centroid - np.asarray(recipe.centre_mm)
+    moved = recipe.placement == "centroid" and float(np.linalg.norm(offset)) > recipe.centre_tolerance_mm
+    shift = -offset if moved else np.zeros(3)
+
+    scan_affine = volume.affine.copy()
+    scan_affine[:3, 3] += shift
+    coverage = _coverage(mask, volume, scan_affine, recipe)
+    if coverage < LEAST_COVERAGE:
+        raise NoBrain(
+            f"only {coverage:.0%} of the brain lies within the {recipe.template} field of view.",
+            "Register the scan to the template first (6 degrees of freedom, for example flirt -dof 6).",
+        )
+    template = resample(volume.data, scan_affine, recipe.template_shape, recipe.template_affine)
+    resized = resample(template, recipe.template_affine, recipe.grid_shape, recipe.grid_affine)
+    grid, low, high = min_max(resized)
+    grid_affine = recipe.grid_affine
+    grid_affine[:3, 3] -= shift
+
+    features = {**describe(grid, recipe), "coverage": coverage}
+    flags = [*_placement_flags(offset, moved, features), *outside(features, statistics or {})]
+    return Prepared(grid, low, high, (shift[0], shift[1], shift[2]), grid_affine, features, tuple(flags))
+
+
+def describe(grid: F32, recipe: Recipe) -> dict[str, float]:
+    """Numbers that place a prepared scan among others.
+
+    grid : (D, H, W) float32 in [0, 1] on the recipe's grid.
+    Returns brain_cm3, extent_x/y/z_mm (left-right, back-front, foot-head), and the mean, sd and quartile
+    ratio of the foreground's intensities in units of the full range.
+    """
+    mask = grid > foreground_threshold(grid)
+    spacing = np.linalg.norm(recipe.grid_affine[:3, :3], axis=0)
+    inside = grid[mask]
+    lower, median, upper = np.percentile(inside, [25, 50, 75])
+    features = {
+        "brain_cm3": float(mask.sum() * spacing.prod() / 1000),
+        "mean": float(inside.mean()),
+        "sd": float(inside.std()),
+        "contrast": float((upper - lower) / max(median, 1e-6)),
+    }
+    for axis, name in enumerate("xyz"):
+        filled = np.flatnonzero(mask.any(axis=tuple(k for k in range(3) if k != axis)))
+        features[f"extent_{name}_mm"] = float((filled[-1] - filled[0] + 1) * spacing[axis])
+    return features
+
+
+def outside(features: Mapping[str, float], statistics: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Flags for features further from the training cohort's range than one of its standard deviations."""
+    flags = []
+    for name, value in features.items():
+        seen = statistics.get(name)
+        if seen is None:
+            continue
+        low, high, slack = seen["min"], seen["max"], seen["sd"]
+        if not low - slack <= value <= high + slack:
+            flags.append(f"{name} {value:.3g} is outside the training range {low:.3g} to {high:.3g}")
+    return flags
+
+
+def _foreground(volume: Volume) -> tuple[NDArray[np.bool_], float]:
+    """Foreground of every second voxel (each axis), and the volume in mm3 each one stands for."""
+    steps = tuple(2 if n >= 64 else 1 for n in volume.data.shape)
+    thin = volume.data[:: steps[0], :: steps[1], :: steps[2]]
+    voxel = abs(float(np.linalg.det(volume.affine[:3, :3]))) * float(np.prod(steps))
+    return thin > foreground_threshold(thin), voxel
+
+
+def _steps(mask: NDArray[np.bool_], volume: Volume) -> F64:
+    return np.array([2.0 if n >= 64 else 1.0 for n in volume.data.shape])
+
+
+def _centroid(mask: NDArray[np.bool_], volume: Volume) -> F64:
+    """World mm of the foreground's centre of mass, every foreground voxel weighing the same."""
+    counts = [mask.sum(axis=tuple(k for k in range(3) if k != axis)) for axis in range(3)]
+    index = np.array([float(c @ np.arange(c.size)) / float(c.sum()) for c in counts]) * _steps(mask, volume)
+    centre: F64 = volume.affine[:3, :3] @ index + volume.affine[:3, 3]
+    return centre
+
+
+def _coverage(mask: NDArray[np.bool_], volume: Volume, affine: F64, recipe: Recipe) -> float:
+    """Share of the foreground that falls within the template grid."""
+    index = np.argwhere(mask) * _steps(mask, volume)
+    world = index @ affine[:3, :3].T + affine[:3, 3]
+    voxel = (world - np.asarray(recipe.template_origin_mm)) / recipe.template_spacing_mm
+    within = (voxel > -0.5) & (voxel < np.asarray(recipe.template_shape) - 0.5)
+    return float(within.all(1).mean())
+
+
+def _placement_flags(offset: F64, moved: bool, features: Mapping[str, float]) -> list[str]:
+    flags = []
+    distance = float(np.linalg.norm(offset))
+    if moved:
+        flags.append(
+            f"the brain lay {distance:.0f} mm from the template's place and was shifted there; "
+            "a rotation, if there is one, was not undone"
+        )
+    if features["coverage"] < 0.98:
+        flags.append(f"{1 - features['coverage']:.0%} of the brain lies outside the template's field of view")
+    return flags

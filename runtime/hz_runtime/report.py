@@ -1,0 +1,396 @@
+"""The report of a run: one self-contained HTML page that reads without network and without scripts.
+
+Everything that comes from outside (names, reasons, options) is escaped, and the page forbids itself
+to load or run anything that was not written here (Content-Security-Policy with hashes).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path, PurePath
+from typing import Any
+
+from hz_runtime import markup
+from hz_runtime.figure import DIFFERENCE_LIMIT, Figure, difference_colours, figure_data
+from hz_runtime.files import atomic_write_bytes
+from hz_runtime.histogram import Counts, histogram_svg
+
+__all__ = ["Figure", "figure_data", "render_report", "write_report"]
+
+STATUSES = ("ok", "flagged", "failed", "skipped")
+OPEN_PANELS = 20
+NOTICE = (
+    "Research use only: the pictures, ages and flags on this page are not for diagnosis "
+    "or any other clinical use."
+)
+_MEANING = {
+    "ok": "processed, nothing to remark",
+    "flagged": "processed, but look at it before use",
+    "failed": "could not be processed",
+    "skipped": "left as it is: done by an earlier run, or not reached by this one",
+}
+_MOST_CURVES = 60
+
+
+def write_report(path: Path, run: Mapping[str, Any], figures: Mapping[str, Figure]) -> None:
+    """Write the page for a run, atomically.
+
+    run : the object of run.json; missing keys leave gaps, never an error.
+    figures : by the scan's `name`; a scan without one has a panel without pictures.
+    """
+    # A file name may hold bytes that are not text (surrogates): shown as "?".
+    atomic_write_bytes(Path(path), render_report(run, figures).encode("utf-8", "replace"))
+
+
+def render_report(run: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
+    """The page of `write_report` as text."""
+    scans = [markup.mapping(scan) for scan in markup.sequence(run.get("scans"))]
+    style, script = _asset("report.css"), _asset("report.js")
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    parts = [
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
+        '<meta name="referrer" content="no-referrer">\n',
+        f"<title>Harmonization report, {markup.plural(len(scans), 'scan')}</title>\n",
+        f"<style>{style}</style>\n</head>\n<body>\n",
+        *_header(run, scans),
+        "<main>\n",
+        *_summary(run, scans),
+        *_together(figures),
+        *_attention(scans),
+        *_table(scans),
+    ]
+    if scans:
+        parts.append("<h2>Scan by scan</h2>\n")
+    for number, scan in enumerate(scans, 1):
+        parts += _panel(number, scan, figures.get(str(scan.get("name"))))
+    parts.append(f"</main>\n<script>{script}</script>\n</body>\n</html>\n")
+    return "".join(parts)
+
+
+# Top of the page
+
+
+def _header(run: Mapping[str, Any], scans: Sequence[Mapping[str, Any]]) -> list[str]:
+    counts = _counts(run, scans)
+    done = counts.get("ok", 0) + counts.get("flagged", 0)
+    lead = f"{done} of {markup.plural(sum(counts.values()), 'scan')} harmonized in this run."
+    before = sum(scan.get("status") == "skipped" and bool(scan.get("outputs")) for scan in scans)
+    if before:
+        lead += f" {before} had been done before."
+    pills = "".join(
+        f'<span class="pill {status}" title="{_MEANING[status]}">{counts[status]} {status}</span>'
+        for status in STATUSES
+        if counts.get(status)
+    )
+    return [
+        "<header>\n<h1>Harmonization report</h1>\n",
+        f'<p class="lead">{lead}</p>\n<p class="notice">{NOTICE}</p>\n',
+        f'<div class="pills">{pills}</div>\n</header>\n' if pills else "</header>\n",
+    ]
+
+
+def _summary(run: Mapping[str, Any], scans: Sequence[Mapping[str, Any]]) -> list[str]:
+    bundle, backend, timings = (markup.mapping(run.get(key)) for key in ("bundle", "backend", "timings"))
+    wall = markup.number(timings.get("wall_s", run.get("seconds")))
+    facts = [
+        ("Bundle", markup.text(bundle.get("name"))),
+        ("Bundle id", f"<code>{markup.text(_short(bundle.get('id')))}</code>" if bundle.get("id") else ""),
+        ("Backend", markup.text(" ".join(str(backend[k]) for k in ("name", "version") if backend.get(k)))),
+        ("Ran on", markup.text(_ran_on(backend))),
+        ("hz version", markup.text(run.get("hz_version"))),
+        ("Time", markup.duration(wall) if wall is not None else ""),
+    ]
+    if wall and scans:
+        facts.append(("Per scan", f"{wall / len(scans):.2f} s"))
+    parts = [
+        '<h2>This run</h2>\n<div class="cards">\n<section class="card" aria-label="Model and machine">',
+        _facts(facts),
+    ]
+    ladder = [markup.text(step) for step in markup.sequence(backend.get("ladder"))]
+    if ladder:
+        steps = "".join(f"<li>{s}</li>" for s in ladder)
+        parts.append(f"<details><summary>How the backend was chosen</summary><ol>{steps}</ol></details>")
+    options = markup.mapping(run.get("options"))
+    if options:
+        rows = [(markup.text(key), markup.text(_option(value))) for key, value in sorted(options.items())]
+        parts.append(f"<details><summary>Options</summary>{_facts(rows)}</details>")
+    parts.append("</section>\n")
+    stages = markup.mapping(timings.get("stages"))
+    if stages:
+        parts += ['<section class="card" aria-label="Timings">', _stages(stages), "</section>\n"]
+    parts.append("</div>\n")
+    return parts
+
+
+def _ran_on(backend: Mapping[str, Any]) -> str:
+    provider, device = (str(backend.get(key) or "") for key in ("provider", "device"))
+    known = not device or device.casefold() in provider.casefold()
+    return provider if known else f"{provider} on {device}".removeprefix(" on ")
+
+
+def _stages(stages: Mapping[str, Any]) -> str:
+    rows = []
+    for name, value in stages.items():
+        stage = value if isinstance(value, Mapping) else {"total_s": value}
+        total, median = (markup.fixed(stage.get(key), 2) for key in ("total_s", "median_s"))
+        numbers = f'<td class="num">{total}</td><td class="num">{median}</td>'
+        rows.append(f"<tr><td>{markup.text(name)}</td>{numbers}</tr>")
+    return (
+        '<table><thead><tr><th scope="col">Stage</th><th scope="col" class="num">total, s</th>'
+        '<th scope="col" class="num">median a scan, s</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+        '<p class="soft small">Stages overlap, so their totals can add up to more than the run took.</p>'
+    )
+
+
+def _together(figures: Mapping[str, Figure]) -> list[str]:
+    """All histograms over each other: whether the scans came closer, at one glance."""
+    shown = [figures[name] for name in sorted(figures)]
+    if len(shown) < 2:
+        return []
+    if len(shown) > _MOST_CURVES:
+        shown = [shown[i * len(shown) // _MOST_CURVES] for i in range(_MOST_CURVES)]
+    before = [figure.histogram_before for figure in shown]
+    after = [figure.histogram_after for figure in shown]
+    of = "all" if len(shown) == len(figures) else f"{len(shown)} of {len(figures)}"
+    return [
+        "<h2>Intensities of all scans</h2>\n",
+        f'<p class="soft small">Brain voxels by intensity, one line a scan ({of} scans). '
+        "Harmonized scans should lie closer together than raw ones.</p>\n",
+        '<div class="cards">\n<figure class="card"><figcaption>Before</figcaption>',
+        histogram_svg(before, [], f"Intensity histograms of {len(shown)} raw scans"),
+        '</figure>\n<figure class="card"><figcaption>After</figcaption>',
+        histogram_svg([], after, f"Intensity histograms of {len(shown)} harmonized scans"),
+        "</figure>\n</div>\n",
+    ]
+
+
+def _attention(scans: Sequence[Mapping[str, Any]]) -> list[str]:
+    """In a long list, what failed or was flagged comes first."""
+    alarming = ("failed", "flagged")
+    rows = [
+        (n, scan)
+        for n, scan in enumerate(scans, 1)
+        if scan.get("status") in alarming or scan.get("recorded") in alarming
+    ]
+    if len(scans) <= OPEN_PANELS or not rows:
+        return []
+    items = "".join(f"<li>{_pill(scan)} {_anchor(n, scan)}: {_why(scan)}</li>\n" for n, scan in rows[:50])
+    more = f"<p>and {len(rows) - 50} more in the table below.</p>\n" if len(rows) > 50 else ""
+    return [f"<h2>Look at these first</h2>\n<ul>\n{items}</ul>\n{more}"]
+
+
+def _table(scans: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not scans:
+        return ["<h2>Scans</h2>\n<p>This run held no scans.</p>\n"]
+    heads = "".join(
+        f'<th scope="col"{kind}>{name}</th>'
+        for name, kind in (
+            *((name, "") for name in ("Scan", "Status", "Why")),
+            *((name, ' class="num"') for name in ("Age, raw", "corrected", "known", "difference")),
+        )
+    )
+    parts = [
+        '<h2>Scans</h2>\n<p class="soft small">Ages in years. The corrected age has the bias of the age '
+        "model towards the mean age of its training cohort taken out; the difference is predicted minus "
+        "known age.</p>\n",
+        f'<div class="scroll"><table id="scans"><thead><tr>{heads}</tr></thead>\n<tbody>\n',
+    ]
+    for number, scan in enumerate(scans, 1):
+        ages = "".join(f'<td class="num">{age}</td>' for age in _ages(scan))
+        parts.append(
+            f'<tr data-scan="{number}" data-status="{_status(scan)}">'
+            f"<td>{_anchor(number, scan)}</td>"
+            f"<td>{_pill(scan)}</td><td>{_why(scan)}</td>{ages}</tr>\n"
+        )
+    parts.append("</tbody></table></div>\n")
+    return parts
+
+
+def _ages(scan: Mapping[str, Any]) -> list[str]:
+    """Raw, corrected and known age, and what the best prediction differs from the known one by."""
+    raw, corrected, known = (markup.number(scan.get(key)) for key in ("age_raw", "age_corrected", "age"))
+    predicted = raw if corrected is None else corrected
+    gap = "" if predicted is None or known is None else f"{predicted - known:+.1f}"
+    return [*(markup.fixed(age, 1) for age in (raw, corrected, known)), gap]
+
+
+# One scan
+
+
+def _panel(number: int, scan: Mapping[str, Any], figure: Figure | None) -> list[str]:
+    opened = " open" if number <= OPEN_PANELS else ""
+    # The link target is inside <details>, so that following a link opens it.
+    parts = [
+        f'<details class="panel" data-scan="{number}"{opened}>'
+        f'<summary><span class="name">{markup.text(_title(scan))}</span>{_pill(scan)}</summary>\n'
+        f'<div class="body" id="scan-{number}">\n'
+    ]
+    failed = scan.get("status") == "failed"
+    if figure is None or failed:
+        why = _why(scan) or ("No reason was recorded." if failed else "No picture was kept for this scan.")
+        parts.append(f"<p>{why}</p>\n{_details(scan, None)}</div></details>\n")
+        return parts
+    x, y, z = (round(mm) for mm in figure.centre_mm)
+    grid = "full resolution" if figure.space == "native" else "the model's grid"
+    parts += [
+        '<div class="columns">\n<div>\n',
+        *_pictures(scan, figure),
+        f'<p class="soft small">Sagittal, coronal and axial slices through {x}, {y}, {z} mm '
+        f"(scanner coordinates), {grid}. Neurological sides: R is the subject's right; A is front.</p>\n",
+        f"</div>\n<div>\n{_details(scan, figure)}</div>\n</div>\n</div></details>\n",
+    ]
+    return parts
+
+
+def _pictures(scan: Mapping[str, Any], figure: Figure) -> list[str]:
+    width, height = figure.size
+    low, high = figure.window
+    limit = f"{DIFFERENCE_LIMIT:g}"
+    title = markup.text(_title(scan))
+    scanned = "as scanned" if figure.space == "native" else "as the model saw it, scaled 0 to 1"
+    rows = (
+        (
+            figure.before,
+            "Before",
+            f"{scanned}, shown from {low:.4g} (black) to {high:.4g} (white)",
+            "raw brain",
+        ),
+        (figure.after, "After", "harmonized, shown from 0 (black) to 1 (white)", "harmonized brain"),
+        (
+            figure.difference,
+            "Difference",
+            "after minus before, both scaled 0 to 1 "
+            f'<span class="legend">\u2212{limit}{_legend()}+{limit}</span>',
+            "difference, blue where harmonization made it darker, red where brighter",
+        ),
+    )
+    return [
+        f"<figure><figcaption><strong>{name}</strong>: {caption}</figcaption>"
+        f'<img class="strip" loading="lazy" decoding="async" width="{width}" height="{height}" '
+        f'alt="{title}: sagittal, coronal and axial slice, {alt}" '
+        f'src="data:image/png;base64,{base64.b64encode(png).decode()}"></figure>\n'
+        for png, name, caption, alt in rows
+    ]
+
+
+def _legend() -> str:
+    colours = difference_colours(41)
+    bars = "".join(f'<rect x="{3 * i}" width="3" height="10" fill="{c}"/>' for i, c in enumerate(colours))
+    return f'<svg width="123" height="10" aria-hidden="true">{bars}</svg>'
+
+
+def _details(scan: Mapping[str, Any], figure: Figure | None) -> str:
+    parts = []
+    facts = [
+        ("Age, raw", markup.years(scan.get("age_raw"))),
+        ("Age, corrected", markup.years(scan.get("age_corrected"))),
+        ("Known age", markup.years(scan.get("age"))),
+    ]
+    if figure is not None:
+        facts.append(("Mean change", f"{figure.mean_change:.3f} of the range"))
+    shown = _facts(facts)
+    if shown:
+        parts.append(f"<h3>Results</h3>{shown}\n")
+    flags = [markup.words(flag) for flag in markup.sequence(scan.get("flags"))]
+    if flags:
+        items = "".join(f"<li>{flag}</li>" for flag in flags)
+        parts.append(f"<h3>Look at this scan because</h3><ul>{items}</ul>\n")
+    if figure is not None:
+        label = f"Intensity histograms of {_title(scan)} before and after harmonization"
+        curves: tuple[list[Counts], list[Counts]] = ([figure.histogram_before], [figure.histogram_after])
+        parts.append(f"<h3>Intensity of brain voxels</h3>{histogram_svg(*curves, markup.clean(label))}\n")
+        parts.append(_KEY)
+    outputs = [str(name) for name in markup.sequence(scan.get("outputs"))]
+    if outputs:
+        items = "".join(
+            f'<li><a href="{markup.link(name)}"><code>{markup.text(name)}</code></a></li>' for name in outputs
+        )
+        parts.append(f'<h3>Files</h3><ul class="small">{items}</ul>\n')
+    return "".join(parts)
+
+
+_KEY = (
+    '<p class="key"><span><svg width="26" height="8" aria-hidden="true">'
+    '<path class="before" d="M0 4H26"/></svg>before</span><span>'
+    '<svg width="26" height="8" aria-hidden="true">'
+    '<path class="after" d="M0 4H26"/></svg>after</span></p>\n'
+)
+
+
+# Small pieces
+
+
+def _asset(name: str) -> str:
+    return resources.files("hz_runtime").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _title(scan: Mapping[str, Any]) -> str:
+    """The input's label; of an absolute path the file name alone."""
+    label = str(scan.get("input") or scan.get("name") or "unnamed scan")
+    return PurePath(label).name if PurePath(label).is_absolute() else label
+
+
+def _anchor(number: int, scan: Mapping[str, Any]) -> str:
+    return f'<a class="name" href="#scan-{number}">{markup.text(_title(scan))}</a>'
+
+
+def _why(scan: Mapping[str, Any]) -> str:
+    reason, flags = scan.get("reason"), [markup.words(flag) for flag in markup.sequence(scan.get("flags"))]
+    if reason and scan.get("recorded") == "flagged":
+        return "; ".join([markup.text(reason), *flags])
+    return markup.text(reason) if reason else "; ".join(flags)
+
+
+def _status(scan: Mapping[str, Any]) -> str:
+    return markup.text(scan.get("status") or "unknown")
+
+
+def _pill(scan: Mapping[str, Any]) -> str:
+    status = _status(scan)
+    kind = f" {status}" if status in STATUSES else ""
+    pill = f'<span class="pill{kind}">{status}</span>'
+    earlier = scan.get("recorded")
+    return (
+        f'{pill} <span class="pill {earlier}">{earlier}</span>' if earlier in ("flagged", "failed") else pill
+    )
+
+
+def _counts(run: Mapping[str, Any], scans: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    stored = {
+        k: int(markup.number(v) or 0) for k, v in markup.mapping(run.get("counts")).items() if k in STATUSES
+    }
+    if any(stored.values()):
+        return stored
+    return {status: sum(scan.get("status") == status for scan in scans) for status in STATUSES}
+
+
+def _facts(rows: Sequence[tuple[str, str]]) -> str:
+    """A description list of the rows that have something to say; names and values are HTML already."""
+    known = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows if value)
+    return f"<dl>{known}</dl>" if known else ""
+
+
+def _option(value: object) -> object:
+    # A report travels further than a command line: no folders of this machine in it.
+    if isinstance(value, str) and PurePath(value).is_absolute():
+        return PurePath(value).name
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(_option(item)) for item in value)
+    return value
+
+
+def _short(bundle_id: object) -> str:
+    return str(bundle_id).removeprefix("sha256:")[:12]

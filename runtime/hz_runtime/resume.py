@@ -1,0 +1,165 @@
+"""What lets a killed run go on: the commit record of each scan, the folder's lock, dead runs' leftovers.
+
+A scan is done when its record is there and true. The record is the JSON sidecar of its first output; it
+is written last, atomically, and holds the sha256 of the input, the bundle's id, a fingerprint of the
+options that shape the result, and the size and sha256 of every output. It holds no time, no path and no
+machine, so that a repeated run writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hz_runtime.errors import UsageError
+from hz_runtime.files import sha256_file, sweep_temporaries
+from hz_runtime.inputs import LOCK_NAME
+
+RECORD_VERSION = 1  # raised when the same scan, bundle and options would give other bytes
+_TEMP = re.compile(r"^\..+\.\d+\.tmp$", re.DOTALL)
+_MAX_RECORD_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Record:
+    """The part of a sidecar that hz reads back, stored under its key "hz".
+
+    outputs : name relative to the output folder -> {"bytes": int, "sha256": hex}.
+    """
+
+    input_sha256: str
+    bundle: str
+    fingerprint: str
+    status: str
+    flags: tuple[str, ...]
+    age_raw: float | None
+    age_corrected: float | None
+    outputs: Mapping[str, Mapping[str, Any]]
+    figure: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "record": RECORD_VERSION,
+            "input_sha256": self.input_sha256,
+            "bundle": self.bundle,
+            "options_fingerprint": self.fingerprint,
+            "status": self.status,
+            "flags": list(self.flags),
+            "predictions": {"age_raw": self.age_raw, "age_corrected": self.age_corrected},
+            "outputs": {name: dict(self.outputs[name]) for name in sorted(self.outputs)},
+            "figure": self.figure,
+        }
+
+
+def fingerprint(options: Mapping[str, Any]) -> str:
+    """sha256 hex of the options that shape a result (not threads, batch or backend)."""
+    text = json.dumps({"record": RECORD_VERSION, **options}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_record(path: Path) -> Record | None:
+    """The record in the sidecar `path`, or None when there is none that this version wrote."""
+    try:
+        if path.stat().st_size > _MAX_RECORD_BYTES:
+            return None
+        stored = json.loads(path.read_bytes())["hz"]
+        if stored["record"] != RECORD_VERSION:
+            return None
+        ages = stored["predictions"]
+        return Record(
+            str(stored["input_sha256"]),
+            str(stored["bundle"]),
+            str(stored["options_fingerprint"]),
+            str(stored["status"]),
+            tuple(str(f) for f in stored["flags"]),
+            _number(ages["age_raw"]),
+            _number(ages["age_corrected"]),
+            {
+                str(k): {"bytes": int(v["bytes"]), "sha256": str(v["sha256"])}
+                for k, v in stored["outputs"].items()
+            },
+            None if stored["figure"] is None else str(stored["figure"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def intact(out: Path, record: Record) -> bool:
+    """Whether every output of the record is in `out` with the recorded size and sha256."""
+    for name, expected in record.outputs.items():
+        path = out / name
+        if os.path.isabs(name) or ".." in Path(name).parts:
+            return False
+        try:
+            if path.stat().st_size != expected["bytes"] or sha256_file(path) != expected["sha256"]:
+                return False
+        except OSError:
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the output folder, made if absent, for one run; removes what dead runs left half-written.
+
+    Raises UsageError when another run holds it or it cannot be written. The lock is the kernel's, so a
+    killed run leaves none.
+    """
+    import fcntl
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        handle = os.open(out / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write into the output folder {out.name}: {error.strerror}.",
+            "Choose a folder that you may write to:  --out DIR",
+        ) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            sure = True
+        except BlockingIOError as error:
+            raise UsageError(
+                f"another hz-run is writing into {out.name}.",
+                "Wait until it has ended, or choose another folder with --out DIR.",
+            ) from error
+        except OSError:  # some network file systems have no locks; then nobody else's files are touched
+            sure = False
+        remove_leftovers(out, sure=sure)
+        yield
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(out: Path, *, sure: bool = True) -> list[str]:
+    """Remove temp files that runs which are gone left in `out` and `out`/figures; returns their names.
+
+    sure : the folder is locked, so every temp file is a dead run's, even where its process number is in
+        use again (in a container it always is). Otherwise only those go whose process is gone.
+    """
+    removed: list[str] = []
+    for folder in (out, out / "figures"):
+        if not folder.is_dir():
+            continue
+        if not sure:
+            sweep_temporaries(folder)
+            continue
+        for entry in sorted(os.listdir(folder)):
+            if not _TEMP.match(entry):
+                continue
+            with contextlib.suppress(OSError):
+                (folder / entry).unlink()
+                removed.append(entry)
+    return removed

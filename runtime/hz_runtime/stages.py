@@ -1,0 +1,344 @@
+"""What happens to one scan: read, prepare, infer, write. Each step knows nothing of threads or queues.
+
+A step takes a Job, adds to it, and raises when the scan cannot go on; `failure` puts any exception into
+one line that names no folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hz_runtime import resume
+from hz_runtime.errors import HzError, UnreadableScan
+from hz_runtime.files import atomic_write_bytes, sha256_bytes, sha256_file, shown
+from hz_runtime.guided import native_harmonized
+from hz_runtime.inputs import InputScan
+from hz_runtime.recipe import Prepared, Recipe, prepare
+from hz_runtime.results import DONE_BEFORE, ScanResult, hz_version
+from hz_runtime.volume import Geometry, ReadLimits, Volume, read_volume, write_volume
+
+if TYPE_CHECKING:
+    from hz_runtime.bundle import Bundle
+    from hz_runtime.tasks import AgePredictor, Harmonizer
+
+F32 = NDArray[np.float32]
+Space = Literal["native", "model", "both"]
+SUFFIX = {
+    "native": "_desc-harmonized_T1w.nii.gz",
+    "model": "_space-MNI152_res-64_desc-harmonized_T1w.nii.gz",
+}
+
+
+@dataclass(eq=False)
+class Job:
+    """One scan on its way. Big arrays are dropped as soon as no later step needs them."""
+
+    index: int
+    scan: InputScan
+    age: float | None = None
+    volume: Volume | None = None
+    prepared: Prepared | None = None
+    harmonized: F32 | None = None  # (64, 64, 64) in [0, 1]
+    age_raw: float | None = None
+    age_corrected: float | None = None
+    voxels: int = 0  # what the memory bound counts it as while it holds its volume
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def drop(self) -> None:
+        """Let go of everything large."""
+        self.volume = self.prepared = self.harmonized = None
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The four steps over one bundle and one output folder. Safe to call from several threads."""
+
+    bundle: Bundle
+    recipe: Recipe
+    harmonizer: Harmonizer
+    predictor: AgePredictor | None
+    out: Path
+    space: Space
+    dtype: Literal["int16", "float32"]
+    figures: bool
+    overwrite: bool
+    options: Mapping[str, Any]
+    batch: int
+    limits: ReadLimits | None = None
+
+    @property
+    def spaces(self) -> tuple[Literal["native", "model"], ...]:
+        return ("native", "model") if self.space == "both" else (self.space,)
+
+    def outputs(self, scan: InputScan) -> tuple[str, ...]:
+        """Names of the volumes a scan gets, the one with the commit record first."""
+        return tuple(scan.name + SUFFIX[s] for s in self.spaces)
+
+    def read(self, job: Job) -> ScanResult | None:
+        """Read the scan into `job`; or the result of an earlier run, when that is complete and fits."""
+        path = job.scan.path
+        if not path.exists():
+            what = "a link to a file that is not here" if path.is_symlink() else "no such file"
+            raise UnreadableScan(f"{path.name}: {what}.", "Check the name, or fetch the file's content.")
+        if not path.is_file():
+            raise UnreadableScan(f"{path.name}: not a file.", "Give a .nii, .nii.gz or .mgz scan.")
+        if not self.overwrite and (before := self._done_before(job)):
+            return before
+        job.volume = read_volume(path, self.limits) if self.limits else read_volume(path)
+        job.voxels = int(job.volume.data.size)
+        return None
+
+    def _done_before(self, job: Job) -> ScanResult | None:
+        scan = job.scan
+        record = resume.read_record(self.out / _sidecar(self.outputs(scan)[0]))
+        if (
+            record is None
+            or record.bundle != self.bundle.id
+            or record.fingerprint != resume.fingerprint(self.options)
+            or (self.figures and record.figure is None)
+            or record.input_sha256 != sha256_file(scan.path)
+            or not set(self.outputs(scan)) <= set(record.outputs)
+            or not resume.intact(self.out, record)
+        ):
+            return None
+        return ScanResult(
+            input=scan.label,
+            name=scan.name,
+            status="skipped",
+            reason="; ".join([DONE_BEFORE, *record.flags]),
+            outputs=tuple(n for n in self._listed(scan) if n in record.outputs or n.endswith(".json")),
+            figure=record.figure,
+            age_raw=record.age_raw,
+            age_corrected=record.age_corrected,
+            age=job.age,
+            flags=record.flags,
+            sha256=record.input_sha256,
+            recorded=record.status,
+        )
+
+    def _listed(self, scan: InputScan) -> list[str]:
+        return [name for volume in self.outputs(scan) for name in (volume, _sidecar(volume))]
+
+    def prepare(self, job: Job) -> None:
+        """Bring the scan onto the network's grid."""
+        assert job.volume is not None
+        job.prepared = prepare(job.volume, self.recipe, self.bundle.statistics)
+
+    def infer(self, jobs: Sequence[Job]) -> None:
+        """Run the networks on up to `batch` scans.
+
+        Always in batches of one size, filled up with zeros: engines pick their arithmetic by shape, so
+        that a scan's result would else depend on which others happened to be waiting.
+        """
+        batch = np.zeros((max(self.batch, len(jobs)), *self.recipe.grid_shape), np.float32)  # (N, D, H, W)
+        for row, job in zip(batch, jobs, strict=False):
+            assert job.prepared is not None
+            row[...] = job.prepared.grid
+        harmonized = np.asarray(self.harmonizer(batch), np.float32)
+        ages = self.predictor(harmonized) if self.predictor else None
+        for n, job in enumerate(jobs):
+            if not np.isfinite(harmonized[n]).all():
+                raise HzError(
+                    "the network gave non-finite values for this scan.", "Try --backend onnxruntime."
+                )
+            job.harmonized = np.clip(harmonized[n], 0.0, 1.0)
+            if ages is not None:
+                job.age_raw = _years(ages.raw, n)
+                corrected = self.predictor is not None and self.predictor.bias is not None
+                job.age_corrected = _years(ages.corrected, n) if corrected else None
+
+    def write(self, job: Job) -> ScanResult:
+        """Write the volumes, the figure and last the commit record; on failure nothing stays behind."""
+        written: list[str] = []
+        record_name = _sidecar(self.outputs(job.scan)[0])
+        with suppress(FileNotFoundError):
+            (self.out / record_name).unlink()  # from here on an earlier result is no longer claimed
+        try:
+            return self._write(job, written)
+        except BaseException:
+            for name in (*written, record_name):
+                with suppress(OSError):
+                    (self.out / name).unlink()
+            raise
+
+    def _write(self, job: Job, written: list[str]) -> ScanResult:
+        scan, volume, prepared, harmonized = job.scan, job.volume, job.prepared, job.harmonized
+        assert volume is not None
+        assert prepared is not None
+        assert harmonized is not None
+        native = native_harmonized(volume, prepared, harmonized) if "native" in self.spaces else None
+        figure = None
+        if self.figures:
+            from hz_runtime.report import figure_data
+
+            figure = f"figures/{scan.name}.json"
+            drawn = figure_data(volume, prepared, native, harmonized).to_bytes()
+        geometry, sha256 = volume.geometry, volume.sha256
+        job.volume = None  # a big scan's voxels are not needed while it is compressed
+        grids: dict[str, tuple[F32, Geometry]] = {
+            "model": (harmonized, Geometry.from_affine(harmonized.shape, prepared.grid_affine)),
+        }
+        if native is not None:
+            grids["native"] = (native, geometry)
+
+        outputs: dict[str, dict[str, Any]] = {}
+        for space in self.spaces:
+            name = scan.name + SUFFIX[space]
+            data, grid = grids[space]
+            written.append(name)
+            digest = write_volume(self.out / name, data, grid, dtype=self.dtype)
+            outputs[name] = {"bytes": (self.out / name).stat().st_size, "sha256": digest}
+        if figure:
+            written.append(figure)
+            (self.out / "figures").mkdir(exist_ok=True)
+            atomic_write_bytes(self.out / figure, drawn)
+            outputs[figure] = {"bytes": len(drawn), "sha256": sha256_bytes(drawn)}
+
+        flags = (*prepared.flags, *self._age_flags(job))
+        status: Literal["ok", "flagged"] = "flagged" if flags else "ok"
+        sidecars = {space: self._sidecar(job, prepared, space) for space in self.spaces}
+        for space in self.spaces[1:]:
+            name = _sidecar(scan.name + SUFFIX[space])
+            written.append(name)
+            data_bytes = _json(sidecars[space])
+            atomic_write_bytes(self.out / name, data_bytes)
+            outputs[name] = {"bytes": len(data_bytes), "sha256": sha256_bytes(data_bytes)}
+        record = resume.Record(
+            sha256,
+            self.bundle.id,
+            resume.fingerprint(self.options),
+            status,
+            flags,
+            job.age_raw,
+            job.age_corrected,
+            outputs,
+            figure,
+        )
+        main = {**sidecars[self.spaces[0]], "hz": record.to_dict()}
+        atomic_write_bytes(self.out / _sidecar(scan.name + SUFFIX[self.spaces[0]]), _json(main))
+        return ScanResult(
+            input=scan.label,
+            name=scan.name,
+            status=status,
+            reason="; ".join(flags),
+            outputs=tuple(self._listed(scan)),
+            figure=figure,
+            age_raw=job.age_raw,
+            age_corrected=job.age_corrected,
+            age=job.age,
+            flags=flags,
+            sha256=sha256,
+            seconds=job.seconds,
+        )
+
+    def _age_flags(self, job: Job) -> list[str]:
+        span = self.bundle.cohort.get("age_range")
+        age = job.age_raw if job.age_corrected is None else job.age_corrected
+        if self.predictor is not None and age is None:
+            return ["the age network gave no number"]
+        if age is None or not span or float(span[0]) <= age <= float(span[1]):
+            return []
+        return [f"predicted age {age:.1f} is outside the training range {span[0]:g} to {span[1]:g}"]
+
+    def _sidecar(self, job: Job, prepared: Prepared, space: str) -> dict[str, Any]:
+        """BIDS derivative metadata of one output volume."""
+        backend = self.harmonizer.backend
+        target = self.options["to"]
+        return {
+            "Description": f"T1-weighted scan harmonized to {target or 'the reference site'}",
+            "Sources": [_plain(job.scan.path.name)],
+            "SpatialReference": "orig" if space == "native" else self._grid_reference(prepared),
+            "Units": "arbitrary",
+            "SkullStripped": True,
+            "GeneratedBy": [
+                {
+                    "Name": "hz",
+                    "Version": hz_version(),
+                    "Bundle": {"Name": self.bundle.name, "Id": self.bundle.id},
+                    "Engine": {
+                        "Name": backend.name,
+                        "Provider": backend.provider,
+                        "Precision": backend.precision,
+                    },
+                    "Options": dict(self.options),
+                }
+            ],
+            "SourceIntensityRange": [_digits(prepared.low), _digits(prepared.high)],
+            "TranslationMm": [_digits(x) for x in prepared.shift_mm],
+            "Features": {k: _digits(v) for k, v in sorted(prepared.features.items())},
+        }
+
+    def _grid_reference(self, prepared: Prepared) -> str:
+        """Where the model grid lies: its affine is in the scan's own world, so that it overlays the scan."""
+        shape = " x ".join(map(str, self.recipe.grid_shape))
+        moved = ", moved to the scan" if any(prepared.shift_mm) else ""
+        return f"{self.recipe.template} template field of view on {shape} voxels{moved}"
+
+
+def _sidecar(volume_name: str) -> str:
+    return volume_name.removesuffix(".nii.gz") + ".json"
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _plain(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _digits(value: float) -> float:
+    """Six significant digits: what a reader needs, and no noise of the last bit."""
+    return float(f"{float(value):.6g}")
+
+
+def _years(ages: Any, n: int) -> float | None:
+    """Element n of an array of years, rounded to 1/10000; None where there is none or it is not finite."""
+    if ages is None:
+        return None
+    value = float(np.asarray(ages).reshape(-1)[n])
+    return round(value, 4) if np.isfinite(value) else None
+
+
+def failure(error: BaseException, scan: InputScan, out: Path) -> tuple[str, str | None]:
+    """(reason in one line, traceback for the log or None) of what stopped a scan. Names no folder."""
+    if isinstance(error, HzError):
+        reason = scrub(error.one_line, scan, out)
+        return reason.removeprefix(f"{shown(scan.path)}: "), None  # the row names the scan already
+    if isinstance(error, MemoryError):
+        return "not enough memory for this scan; run it alone, or on a machine with more.", None
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            "the disk is full: nothing was kept of this scan; make room and run the same command again.",
+            None,
+        )
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    trace = "".join(traceback.format_exception(error))
+    if isinstance(error, OSError):
+        text = f"{error.strerror or type(error).__name__} (the traceback is in hz-run.log)"
+        return scrub(text, scan, out), scrub(trace, scan, out)
+    return scrub(f"internal: {text} (the traceback is in hz-run.log)", scan, out), scrub(trace, scan, out)
+
+
+def scrub(text: str, scan: InputScan | None, out: Path) -> str:
+    """`text` without the folders of the input, the output and the code."""
+    folders = [(str(out), "OUT")]
+    if scan is not None:
+        folders.append((str(scan.path), scan.label))
+        folders.append((str(scan.path.parent), "IN"))
+    for folder, name in sorted(folders, key=lambda f: -len(f[0])):
+        if len(folder) > 1:
+            text = text.replace(folder, name)
+    return re.sub(r'File "[^"]*?([^/"]+/[^/"]+)"', r'File "\1"', text)

@@ -1,0 +1,124 @@
+"""What a bundle can do, as numpy-in, numpy-out objects: harmonize a volume, predict an age.
+
+They hold no state besides an opened backend and may be called from several threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hz_runtime.backends.base import Backend
+from hz_runtime.errors import GridMismatch, NoBrain, UnsupportedScan
+from hz_runtime.geometry import Geometry
+from hz_runtime.guided import native_harmonized
+from hz_runtime.recipe import Prepared, Recipe, prepare
+from hz_runtime.volume import Volume
+
+if TYPE_CHECKING:
+    from hz_runtime.bundle import AgeBias, ModelEntry
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Harmonized:
+    """One scan before and after.
+
+    native : (I, J, K) float32 on the scan's own grid, intensities in [0, 1], zero outside the brain.
+    grid : (64, 64, 64) float32, the network's own output.  prepared : what the network was given.
+    """
+
+    native: F32
+    grid: F32
+    prepared: Prepared
+
+
+class Harmonizer:
+    """Maps prepared volumes to the reference site.
+
+    backend : an opened harmonizer network.  recipe : how scans are prepared for it.
+    """
+
+    def __init__(self, backend: Backend, recipe: Recipe, entry: ModelEntry) -> None:
+        self.backend = backend
+        self.recipe = recipe
+        self.entry = entry
+
+    def __call__(self, grids: F32) -> F32:
+        """Harmonize prepared volumes, (64, 64, 64) or (N, 64, 64, 64) float32 in [0, 1]; same shape back.
+
+        The result is clipped to [0, 1]. Raises GridMismatch for another grid, BackendError where the
+        engine fails.
+        """
+        batch = _batch(grids, self.recipe)
+        (made,) = self.backend.run(batch[:, None]).values()
+        clipped: F32 = np.clip(made[:, 0], 0, 1)
+        return clipped.reshape(grids.shape)
+
+    def volume(self, data: F32, affine: NDArray[np.float64]) -> Harmonized:
+        """Harmonize a skull-stripped volume at its own resolution.
+
+        data : (I, J, K), any numeric dtype and unit.  affine : (4, 4), voxel to world mm (RAS+), as in
+        nibabel; any orientation. `Harmonized.native` comes back on the very same voxels.
+        Raises NoBrain for an empty volume, UnsupportedScan for another shape.
+        """
+        volume = _volume(data, affine)
+        prepared = prepare(volume, self.recipe)
+        grid = self(prepared.grid)
+        native = native_harmonized(volume, prepared, grid)
+        return Harmonized(volume.geometry.from_ras(native), grid, prepared)
+
+
+@dataclass(frozen=True)
+class Ages:
+    """Predicted ages in years, (N,) float64.
+
+    raw : what the network said.  corrected : with the bundle's age-bias correction; equal to raw where
+    the bundle holds none.
+    """
+
+    raw: NDArray[np.float64]
+    corrected: NDArray[np.float64]
+
+
+class AgePredictor:
+    """Predicts brain age from harmonized, prepared volumes."""
+
+    def __init__(self, backend: Backend, bias: AgeBias | None, recipe: Recipe | None = None) -> None:
+        self.backend = backend
+        self.bias = bias
+        self.recipe = recipe or Recipe()
+
+    def __call__(self, grids: F32) -> Ages:
+        """Ages of (64, 64, 64) or (N, 64, 64, 64) float32 volumes in [0, 1], harmonized first.
+
+        Raises GridMismatch for another grid, BackendError where the engine fails.
+        """
+        (years,) = self.backend.run(_batch(grids, self.recipe)[:, None]).values()
+        raw = years.reshape(-1).astype(np.float64)
+        return Ages(raw, raw if self.bias is None else self.bias.corrected(raw))
+
+
+def _volume(data: F32, affine: NDArray[np.float64]) -> Volume:
+    """An array as the pipeline would have read it from a file."""
+    if data.ndim != 3:
+        raise UnsupportedScan(f"an array of shape {data.shape} is not one volume.", "Give (I, J, K).")
+    if not np.isfinite(data).all():
+        raise NoBrain("the array holds non-finite values.", "Replace them, for example with numpy.nan_to_num.")
+    geometry = Geometry.from_affine(data.shape, np.asarray(affine, np.float64))
+    ras = np.asfortranarray(geometry.to_ras(data), np.float32)
+    return Volume(ras, geometry.ras_affine, geometry, "", str(data.dtype), 0)
+
+
+def _batch(grids: F32, recipe: Recipe) -> F32:
+    """(N, D, H, W) float32 of one or several volumes on the recipe's grid."""
+    if grids.shape[-3:] != recipe.grid_shape or grids.ndim not in (3, 4):
+        raise GridMismatch(
+            f"volumes of shape {grids.shape}; the network takes {recipe.grid_shape}.",
+            "Prepare scans with hz_runtime.recipe.prepare, or give native volumes to Harmonizer.volume.",
+        )
+    return np.ascontiguousarray(grids, np.float32).reshape(-1, *recipe.grid_shape)

@@ -1,0 +1,246 @@
+"""hz-run as a user meets it: exit codes, what it prints, signals, and what it imports."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import tiny
+from small_scans import write_scan, write_scans
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = [str(ROOT / room) for room in ("runtime", "cli")]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny.hz")
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*ROOMS, os.environ.get("PYTHONPATH", "")])}
+
+
+def command(source: Path, out: Path, model: Path) -> list[str]:
+    return [sys.executable, "-m", "hz_cli.run", str(source), "--out", str(out), "--model", str(model)]
+
+
+@pytest.fixture
+def hz_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Call the command in this process, in an empty folder, signals left as they were."""
+    from hz_cli import run
+
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(variable, "1")
+    monkeypatch.setattr(run.signal, "signal", lambda *_: None)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return lambda *args: CliRunner().invoke(run.main, [str(a) for a in args])
+
+
+def test_a_good_run_ends_with_where_to_look(hz_run, model: Path, tmp_path: Path) -> None:
+    write_scans(tmp_path / "in", 2)
+    done = hz_run(tmp_path / "in", "--model", model)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("[1/2] sub-0")
+    assert "  ok  age " in lines[0]
+    assert lines[-1].startswith("2 scans: 2 ok in ")
+    assert lines[-1].endswith("see report.html in hz-out")
+    assert Path("hz-out/run.json").is_file()
+    again = hz_run(tmp_path / "in", "--model", model, "--quiet")
+    assert again.exit_code == 0
+    assert again.stdout.startswith("2 scans: 2 skipped")
+    assert not again.stderr
+
+
+def test_some_failed_is_exit_3(hz_run, model: Path, tmp_path: Path) -> None:
+    write_scans(tmp_path / "in", 1)
+    (tmp_path / "in/bad.nii").write_bytes(b"no scan")
+    done = hz_run(tmp_path / "in", "--model", model, "--no-report", "--quiet")
+    assert done.exit_code == 3
+    assert "bad.nii  failed  " in done.stderr
+    assert "Traceback" not in done.output
+    assert done.stdout.count("\n") == 1
+    assert "see predictions.tsv and run.json" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nothing-here.nii.gz"], "no scan found"),
+        (["*.nii.gz"], "no scan found"),
+        ([], "Missing argument"),
+        (["a.nii.gz", "--space", "mars"], "mars"),
+        (["a.nii.gz", "--threads", "0"], "threads"),
+        (["a.nii.gz", "--to", "nowhere"], "nowhere"),
+        (["a.nii.gz", "b.nii.gz", "--age", "30"], "--age is for a single scan"),
+        (["a.nii.gz", "--participants", "none.tsv"], "none.tsv"),
+        (["a.nii.gz", "--out", "a.nii.gz"], "cannot write into"),
+    ],
+)
+def test_usage_is_exit_2_and_does_nothing(hz_run, model: Path, arguments: list[str], says: str) -> None:
+    if "nothing" not in str(arguments) and "*" not in str(arguments):
+        write_scans(Path("."), 1)
+        os.replace("sub-01_T1w.nii.gz", "a.nii.gz")
+        write_scan(Path("b.nii.gz"))
+    done = hz_run(*arguments, "--model", model)
+    assert done.exit_code == 2, done.output
+    assert says in done.stderr
+    assert "Traceback" not in done.output
+    assert not Path("hz-out/run.json").exists()
+
+
+def test_a_refused_bundle_is_exit_4(hz_run, model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    scan = write_scan(tmp_path / "a.nii.gz")
+    bad = shutil.copytree(model, tmp_path / "bad.hz")
+    with open(bad / "age.onnx", "ab") as file:
+        file.write(b"x")
+    done = hz_run(scan, "--model", bad)
+    assert done.exit_code == 4
+    assert "age.onnx" in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert hz_run(scan, "--model", tmp_path / "none.hz").exit_code == 4
+
+
+def test_a_required_engine_that_is_not_there_is_exit_5(
+    hz_run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hz_runtime.backends import base
+
+    monkeypatch.setattr(base, "_missing", lambda *_: "taken away by this test")
+    done = hz_run(write_scan(tmp_path / "a.nii.gz"), "--model", model, "--require", "openvino")
+    assert done.exit_code == 5
+    assert "openvino" in done.stderr
+
+
+def test_a_fault_of_hz_is_exit_1_without_traceback(
+    hz_run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hz_runtime import pipeline
+
+    def fault(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("by a test")
+
+    monkeypatch.setattr(pipeline, "run_batch", fault)
+    monkeypatch.delenv("HZ_DEBUG", raising=False)
+    done = hz_run(write_scan(tmp_path / "a.nii.gz"), "--model", model)
+    assert done.exit_code == 1
+    assert "internal error: ZeroDivisionError: by a test" in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_a_known_age_of_one_scan(hz_run, model: Path, tmp_path: Path) -> None:
+    done = hz_run(write_scan(tmp_path / "a.nii.gz"), "--model", model, "--age", "40")
+    assert done.exit_code == 0
+    (scan,) = json.loads(Path("hz-out/run.json").read_text())["scans"]
+    assert scan["age"] == 40.0
+    assert scan["brain_pad"] == pytest.approx(scan["age_corrected"] - 40.0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_what_is_in_flight(model: Path, tmp_path: Path, number: signal.Signals) -> None:
+    write_scans(tmp_path / "in", 30)
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        command(tmp_path / "in", out, model),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while process.poll() is None and not list(out.glob("*.json")):
+            time.sleep(0.002)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130, stderr
+    assert stdout.splitlines()[-1].startswith("interrupted; 30 scans: ")
+    assert "Traceback" not in stderr
+    run = json.loads((out / "run.json").read_text())
+    assert run["interrupted"]
+    assert run["counts"]["failed"] == 0
+    assert run["counts"]["ok"] >= 1
+    assert len((out / "predictions.tsv").read_text().splitlines()) == 31
+    assert (out / "report.html").is_file()
+    assert not list(out.rglob("*.tmp"))
+    for scan in run["scans"]:
+        assert all((out / name).is_file() for name in scan["outputs"])
+
+
+def test_a_closed_pipe_does_not_stop_the_run(model: Path, tmp_path: Path) -> None:
+    write_scans(tmp_path / "in", 3)
+    process = subprocess.Popen(
+        command(tmp_path / "in", tmp_path / "out", model),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    stderr = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=120) == 0, stderr
+    assert "Traceback" not in stderr
+    assert "Exception" not in stderr
+    assert json.loads((tmp_path / "out/run.json").read_text())["counts"]["ok"] == 3
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from hz_cli import run\n"
+        "try:\n    run.main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'numpy', 'scipy', 'nibabel', 'onnxruntime', 'openvino', 'torch', 'tqdm', 'onnx', 'rich'}\n"
+        "found = heavy & set(sys.modules)\n"
+        "assert not found, found\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for option in ("--out", "--model", "--to", "--space", "--backend", "--require", "--participants"):
+        assert option in done.stdout
+    assert "Exit codes" in done.stdout
+
+
+def test_a_terminal_gets_a_bar_with_the_time_left() -> None:
+    import io
+
+    from hz_cli.render import Progress
+    from hz_runtime.flow import Event
+    from hz_runtime.results import ScanResult
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    progress = Progress(stderr=screen)
+    progress(Event("start", "an engine", total=2))
+    for n in (1, 2):
+        progress(Event("scan", result=ScanResult(f"s{n}.nii", f"s{n}", "ok"), done=n, total=2))
+    progress.close()
+    shown = screen.getvalue()
+    assert "2/2" in shown
+    assert "scan" in shown
+    assert "<" in shown

@@ -1,0 +1,70 @@
+"""Fixtures that every room's tests share. All small, all made by code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCANS = ROOT.parent / "shared" / "scans"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that uses the real scans carries the marker for them."""
+    for item in items:
+        if "scans" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.scans)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def scans() -> Path:
+    """Folder of real scans beside the repository; skips where there is none."""
+    if not (SCANS / "README.tsv").is_file():
+        pytest.skip("needs the real scans in ../shared/scans, which are not part of the project")
+    return SCANS
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of two tiny networks with closed forms (tests/tiny.py)."""
+    from tiny import make_tiny_bundle
+
+    return make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny.hz")
+
+
+HeadMaker = Callable[..., tuple[np.ndarray, np.ndarray]]
+
+
+@pytest.fixture(scope="session")
+def head() -> HeadMaker:
+    """Maker of brain-like volumes: head(shape=(48, 56, 48), spacing=4.0, seed=0) -> (data, affine).
+
+    data : float32 RAS, an ellipsoid of about 1450 cm3 with a darker rim and centre, zero outside, brightest
+    value about 100.  affine : (4, 4), the brain where the MNI152 template has its own.
+    """
+
+    def make(
+        shape: tuple[int, int, int] = (48, 56, 48), spacing: float = 4.0, seed: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        affine = np.diag([spacing, spacing, spacing, 1.0])
+        centre = np.array([0.0, -21.0, 11.0])
+        affine[:3, 3] = centre - spacing * (np.asarray(shape) - 1) / 2
+        index = np.indices(shape).reshape(3, -1)
+        world = (affine[:3, :3] @ index).T + affine[:3, 3] - centre
+        radius = np.linalg.norm(world / np.array([68.0, 85.0, 60.0]), axis=1).reshape(shape)
+        tissue = np.where(radius < 0.75, 95.0, 65.0)  # white matter within grey
+        tissue[radius < 0.2] = 25.0  # a ventricle
+        tissue += np.random.default_rng(seed).normal(0, 2, shape)
+        tissue[radius > 1] = 0
+        return tissue.astype(np.float32), affine
+
+    return make

@@ -1,0 +1,208 @@
+"""Checkpoints to a bundle that loads, runs and says what is true of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from hz_export import assemble  # noqa: E402
+from hz_export.assemble import ExportOptions, export_bundle  # noqa: E402
+from hz_export.graph_precision import achieved  # noqa: E402
+from hz_export.to_onnx import read_checkpoint  # noqa: E402
+from hz_runtime.bundle import Bundle, load_bundle  # noqa: E402
+from hz_runtime.errors import HzError, UsageError  # noqa: E402
+from hz_runtime.recipe import Recipe  # noqa: E402
+from small_checkpoints import write_age, write_harmonizer  # noqa: E402
+from small_scans import write_scans  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One export of both networks, both precisions, half weights; parity on two synthetic heads."""
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "scans").mkdir()
+    write_scans(folder / "scans", 2)
+    options = ExportOptions(
+        half=True, half_weights=True, scans=(folder / "scans",), engines=("onnxruntime",), name="Small"
+    )
+    said: list[str] = []
+    paths = [write_harmonizer(folder), write_age(folder)]
+    export_bundle(paths, folder / "small.hz", options, said.append)
+    (folder / "said.txt").write_text("\n".join(said))
+    return folder
+
+
+@pytest.fixture
+def bundle(folder: Path) -> Bundle:
+    return load_bundle(folder / "small.hz")
+
+
+def test_bundle_holds_both_networks_in_both_precisions(bundle: Bundle) -> None:
+    found = [(e.role, e.file, e.precision, e.outputs[0].name) for e in bundle.models]
+    assert found == [
+        ("harmonizer", "harmonizer.onnx", "fp32", "harmonized"),
+        ("harmonizer", "harmonizer.fp16.onnx", "fp16", "harmonized"),
+        ("age", "age.onnx", "fp32", "age"),
+        ("age", "age.fp16.onnx", "fp16", "age"),
+    ]
+    entry = bundle.model("harmonizer")
+    assert entry.sources == ("leipzig", "basel")
+    assert entry.target == "oslo"
+    assert bundle.name == "Small"
+    assert bundle.recipe == Recipe().to_dict()
+    assert bundle.licence == "CC0-1.0"
+
+
+def test_stated_precision_is_what_the_file_computes_in(bundle: Bundle) -> None:
+    import onnx
+
+    for entry in bundle.models:
+        found = achieved(onnx.load_from_string(bundle.read(entry)))
+        assert found.precision == entry.precision
+        assert found.faults == ()
+
+
+def test_parity_is_bound_to_each_file(bundle: Bundle) -> None:
+    for entry in bundle.models:
+        assert entry.parity["sha256"] == entry.sha256
+        assert entry.parity["volumes"]["n"] == 2
+        assert len(set(entry.parity["volumes"]["sha256"])) == 2
+        assert entry.parity["measured"][0]["years"]["nonfinite"] == 0
+    kinds = [entry.parity["kind"] for entry in bundle.models]
+    assert kinds == ["fp32, half weights", "fp16"] * 2
+
+
+def test_bundle_runs_as_its_networks_do(bundle: Bundle, folder: Path) -> None:
+    network = read_checkpoint(folder / "harmonizer.safetensors").network
+    grid = np.random.default_rng(2).random((64, 64, 64), dtype=np.float32)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(grid)[None, None]).numpy()[0, 0]
+    found = bundle.harmonizer(backend="onnxruntime-cpu")(grid)
+    assert np.abs(expected - grid).mean() > 0.05
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_age_bias_is_fitted_on_the_held_out_predictions(bundle: Bundle) -> None:
+    assert bundle.age_bias is not None  # raw = 0.75 * age + 10, see small_checkpoints
+    assert (bundle.age_bias.slope, bundle.age_bias.intercept) == pytest.approx((0.75, 10.0))
+    assert bundle.age_bias.n == 20
+    assert "4-fold" in bundle.age_bias.how
+
+
+def test_no_single_subjects_values_are_in_the_bundle(folder: Path) -> None:
+    text = (folder / "small.hz" / "bundle.json").read_text()
+    assert "held_out_predictions" not in text
+    assert str(folder) not in text
+
+
+def test_card_cohort_and_scores_are_the_checkpoints(bundle: Bundle) -> None:
+    card = (bundle.path / "MODEL_CARD.md").read_text()
+    assert "31 scans of 29 subjects; ages 21.5 to 63, mean 37.2, SD 9.5." in card
+    assert "| travelling head after | 0.0375 | 0.031 to 0.044 | 17 | held out |" in card
+    assert "| mae years | 6.125 | 5 to 7.5 | 20 | 4-fold |" in card
+    assert bundle.cohort["age_range"] == [21.5, 63.0]
+    assert bundle.metrics["age"]["mae_years"]["value"] == 6.125
+    assert bundle.statistics["brain_cm3"]["max"] == 1650.0
+
+
+def test_export_says_what_it_does(folder: Path) -> None:
+    said = (folder / "said.txt").read_text().splitlines()
+    assert said[0] == "parity on 2 volumes: 2 of 2 scans given by --scans"
+    assert said[2].startswith("harmonizer.fp16.onnx: fp16, ")
+    assert "parity onnxruntime brain mean" in said[2]
+
+
+FAST = ExportOptions(check_parity=False)
+
+
+def test_no_parity_is_said_in_the_manifest(make_harmonizer, tmp_path: Path) -> None:
+    bundle = export_bundle([make_harmonizer()], tmp_path / "h.hz", FAST)
+    assert bundle.models[0].parity == {"measured": [], "note": "not measured (--no-parity)"}
+    assert bundle.age_bias is None
+
+
+def test_one_checkpoint_exports_to_the_same_bundle_twice(make_harmonizer, tmp_path: Path) -> None:
+    path = make_harmonizer()
+    first = export_bundle([path], tmp_path / "h.hz", FAST)
+    with pytest.raises(UsageError, match=r"h\.hz exists"):
+        export_bundle([path], tmp_path / "h.hz", FAST)
+    second = export_bundle([path], tmp_path / "h.hz", ExportOptions(check_parity=False, overwrite=True))
+    assert first.id == second.id
+
+
+def test_a_graph_that_strays_is_not_published(
+    make_harmonizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault between torch and the file: one weight of the exported graph is wrong."""
+    from onnx import numpy_helper
+
+    def faulty(*args):
+        model = to_onnx(*args)
+        tensor = next(t for t in model.graph.initializer if t.name == "last.bias")
+        tensor.CopyFrom(
+            numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(0.01), tensor.name)
+        )
+        return model
+
+    to_onnx = assemble.to_onnx
+    monkeypatch.setattr(assemble, "to_onnx", faulty)
+    (tmp_path / "scans").mkdir()
+    write_scans(tmp_path / "scans", 1)
+    options = ExportOptions(scans=(tmp_path / "scans",), engines=("onnxruntime",))
+    with pytest.raises(HzError, match=r"mean difference in the brain 0\.01"):
+        export_bundle([make_harmonizer()], tmp_path / "h.hz", options)
+    assert not list(tmp_path.glob("*.hz*")) + list(tmp_path.glob(".*.hz*"))
+
+
+def test_a_stated_tolerance_counts(make_harmonizer, tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    write_scans(tmp_path / "scans", 1)
+    strict = ExportOptions(scans=(tmp_path / "scans",), engines=("onnxruntime",), tolerance={"mean": 0.0})
+    with pytest.raises(HzError, match=r"mean difference in the brain .* \(at most 0\)"):
+        export_bundle([make_harmonizer()], tmp_path / "h.hz", strict)
+
+
+def test_checkpoints_must_share_their_recipe(make_harmonizer, make_age, tmp_path: Path) -> None:
+    other = {**Recipe().to_dict(), "centre_mm": [0.0, -20.0, 11.0]}
+    paths = [make_harmonizer(), make_age(recipe=other)]
+    with pytest.raises(UsageError, match=r"prepare scans differently \(centre_mm\)"):
+        export_bundle(paths, tmp_path / "x.hz", FAST)
+
+
+def test_an_age_network_trained_behind_another_harmonizer_is_refused(
+    make_harmonizer, make_age, tmp_path: Path
+) -> None:
+    paths = [make_harmonizer(), make_age(harmonizer="f" * 64)]
+    with pytest.raises(UsageError, match=r"trained behind harmonizer ffffffffffff\.\.\."):
+        export_bundle(paths, tmp_path / "x.hz", FAST)
+    raw = [paths[0], make_age(harmonizer=None)]
+    with pytest.raises(UsageError, match="trained on scans as they are"):
+        export_bundle(raw, tmp_path / "x.hz", FAST)
+    on_target = make_age(harmonizer=None, sources=["oslo"])  # what the harmonizer maps to
+    assert list(assemble.belong_together([read_checkpoint(p) for p in (on_target, paths[0])])) == [
+        "harmonizer",
+        "age",
+    ]
+
+
+def test_two_checkpoints_of_one_role_and_odd_names_are_refused(make_harmonizer, tmp_path: Path) -> None:
+    path = make_harmonizer()
+    with pytest.raises(UsageError, match="are both harmonizer checkpoints"):
+        export_bundle([path, path], tmp_path / "x.hz", FAST)
+    with pytest.raises(UsageError, match=r"ends in \.hz"):
+        export_bundle([path], tmp_path / "x.onnx", FAST)
+
+
+def test_a_flat_age_network_gets_no_correction(make_age, tmp_path: Path) -> None:
+    ages = [float(a) for a in range(20, 60, 2)]
+    path = make_age(
+        held_out_predictions={"age": ages, "raw": [40.0 + 0.01 * a for a in ages], "how": "folds"}
+    )
+    bundle = export_bundle([path], tmp_path / "a.hz", FAST)
+    assert bundle.age_bias is None
+    assert json.loads((bundle.path / "bundle.json").read_text())["age_bias"] is None

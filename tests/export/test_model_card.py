@@ -1,0 +1,83 @@
+"""The card says what the checkpoints say."""
+
+from __future__ import annotations
+
+import pytest
+
+from hz_export.model_card import NOT_FOR, model_card
+
+META = {
+    "sources": ["basel", "leipzig"],
+    "target": "oslo",
+    "cohort": {
+        "training": {
+            "n_scans": 83,
+            "n_subjects": 77,
+            "sites": {"basel": {"scans": 40, "subjects": 38, "age_range": [18.5, 71.0]}},
+            "age_range": None,
+            "age_mean": None,
+            "age_sd": None,
+        },
+        "held_out": None,
+    },
+    "split": "by subject",
+    "seed": 4711,
+    "schedule": {"epochs": 19, "milestones": [10, 15], "lr": 0.0003},
+    "metrics": {
+        "restoration": {
+            "before": {"value": 0.08125, "ci95": [0.07, 0.0925], "n": 13, "how": "one | two"},
+            "after": {"value": 0.025, "n": 13},
+        },
+        "epochs_run": 19,
+    },
+}
+MANIFEST = {
+    "intended_use": "Tests.",
+    "licence": "CC0-1.0",
+    "recipe": {"grid_shape": [64, 64, 64]},
+    "statistics": {"brain_cm3": {"min": 950.0, "max": 1650.0, "mean": 1280.0, "sd": 110.0}},
+    "age_bias": {"slope": 0.5, "intercept": 18.25, "n": 61, "how": "folds"},
+    "models": [
+        {"file": "harmonizer.onnx", "precision": "fp32", "parameters": 5256476, "parity": {"measured": []}}
+    ],
+}
+
+
+@pytest.fixture
+def card() -> str:
+    return model_card("reference", MANIFEST, {"harmonizer": META, "age": {**META, "target": None}})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "| basel | 40 | 38 | 18.5 to 71 |",
+        "83 scans of 77 subjects; ages unknown.",
+        "| restoration / before | 0.08125 | 0.07 to 0.0925 | 13 | one \\| two |",
+        "| restoration / after | 0.025 | not stored | 13 |  |",
+        "| epochs run | 19 | not stored |  |  |",
+        "| seed | 4711 |",
+        "| schedule.milestones | 10, 15 |",
+        "| brain cm3 | 950 | 1650 | 1280 | 110 |",
+        "| harmonizer.onnx | fp32 | 5,256,476 | not measured | unproven (--no-parity) |",
+    ],
+)
+def test_tables_hold_the_checkpoints_numbers(card: str, line: str) -> None:
+    assert line in card.splitlines()
+
+
+def test_card_says_what_it_is_not_for_and_the_correction(card: str) -> None:
+    for line in NOT_FOR:
+        assert f"- {line}" in card
+    assert "basel and leipzig" in card
+    assert "0.5 * age + 18.25 years (n = 61; folds)" in card
+    assert "scatter of single predictions by 2." in card
+    assert "CC0-1.0" in card
+
+
+def test_card_admits_what_is_missing() -> None:
+    bare = {**MANIFEST, "age_bias": None, "licence": "", "statistics": {}}
+    card = model_card("x", bare, {"age": {"metrics": {}}})
+    assert "None are stored in the checkpoint." in card
+    assert "stay pulled towards the mean age" in card
+    assert "Not stated in the checkpoints." in card

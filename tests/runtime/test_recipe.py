@@ -1,0 +1,94 @@
+"""Preparation: where a brain lands, what is flagged, what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hz_runtime.errors import BundleError, NoBrain
+from hz_runtime.recipe import Recipe, describe, outside, prepare
+
+
+def test_grid_covers_the_template_box():
+    recipe = Recipe()
+    corner = recipe.grid_affine @ [-0.5, -0.5, -0.5, 1]
+    np.testing.assert_allclose(corner[:3], [-91, -127, -73])
+    spacing = np.diag(recipe.grid_affine)[:3]
+    np.testing.assert_allclose(spacing, [182 / 64, 218 / 64, 182 / 64])
+
+
+def test_round_trip_through_json():
+    import json
+
+    recipe = Recipe(centre_mm=(1.0, 2.0, 3.0))
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert Recipe.from_dict({**recipe.to_dict(), "added_later": 1}) == recipe
+
+
+def test_unknown_rule_is_refused_by_name():
+    with pytest.raises(BundleError, match="intensity 'whitestripe'"):
+        Recipe.from_dict({"intensity": "whitestripe"})
+
+
+def test_values_span_zero_to_one(brain):
+    prepared = prepare(brain(), Recipe())
+    assert prepared.grid.shape == (64, 64, 64)
+    assert prepared.grid.dtype == np.float32
+    assert (prepared.grid.min(), prepared.grid.max()) == (0, 1)
+
+
+def test_in_place_means_resampled_only(brain):
+    prepared = prepare(brain(), Recipe())
+    assert prepared.shift_mm == (0, 0, 0)
+    assert prepared.flags == ()
+    np.testing.assert_array_equal(prepared.grid_affine, Recipe().grid_affine)
+
+
+def test_elsewhere_is_shifted_and_flagged(brain):
+    """A brain 60 mm off lands where the same brain in place does, and the results say so."""
+    here, there = prepare(brain(), Recipe()), prepare(brain(move=(-40.0, 30.0, 33.0)), Recipe())
+    assert "shifted" in there.flags[0]
+    assert np.linalg.norm(np.add(there.shift_mm, (-40, 30, 33))) < Recipe().centre_tolerance_mm
+    centre = [np.argwhere(p.grid > 0.2).mean(0) for p in (here, there)]
+    assert np.abs(centre[0] - centre[1]).max() < 3
+    # the way back to the scan's own world is kept
+    np.testing.assert_allclose(there.grid_affine[:3, 3] + there.shift_mm, Recipe().grid_affine[:3, 3])
+
+
+def test_without_placement_nothing_moves(brain):
+    with pytest.raises(NoBrain, match="field of view"):
+        prepare(brain(move=(300.0, 0, 0)), Recipe(placement="none"))
+
+
+@pytest.mark.parametrize("intensity_scale", [1e-3, 1.0, 4000.0])
+def test_intensity_units_do_not_matter(brain, intensity_scale):
+    reference = prepare(brain(), Recipe()).grid
+    np.testing.assert_allclose(prepare(brain(scale=intensity_scale), Recipe()).grid, reference, atol=1e-5)
+
+
+def test_constant_and_specks_are_refused(brain):
+    with pytest.raises(NoBrain, match="every voxel is 7"):
+        prepare(brain(fill=7.0), Recipe())
+    with pytest.raises(NoBrain, match="cm3 of foreground"):
+        prepare(brain(shrink=5), Recipe())
+
+
+def test_flags_against_training_statistics(brain):
+    recipe = Recipe()
+    prepared = prepare(brain(), recipe)
+    mean = prepared.features["brain_cm3"]
+    inside = {"brain_cm3": {"min": mean - 50, "max": mean + 50, "mean": mean, "sd": 30.0}}
+    assert prepare(brain(), recipe, inside).flags == ()
+    small = {"brain_cm3": {"min": mean / 3, "max": mean / 2, "mean": mean / 2.5, "sd": 30.0}}
+    (flag,) = prepare(brain(), recipe, small).flags
+    assert "brain_cm3" in flag and "training range" in flag
+    assert outside({"unknown": 1.0}, small) == []
+
+
+def test_size_is_measured_in_cm3(brain):
+    """An ellipsoid's volume is known in closed form."""
+    volume = brain(noise=0.0)
+    measured = describe(prepare(volume, Recipe()).grid, Recipe())
+    wanted = 4 / 3 * np.pi * 62 * 80 * 60 / 1000
+    assert abs(measured["brain_cm3"] / wanted - 1) < 0.08
+    assert abs(measured["extent_y_mm"] - 160) < 8

@@ -1,0 +1,220 @@
+"""Killed, stopped, repeated and crowded runs end where one undisturbed run does."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import tiny
+from hz_runtime.bundle import Bundle, load_bundle
+from hz_runtime.errors import UsageError
+from hz_runtime.pipeline import RunOptions, run_batch
+from hz_runtime.resume import fingerprint, locked, read_record, remove_leftovers
+from small_scans import results, write_scan, write_scans
+
+ROOMS = [str(Path(__file__).resolve().parents[2] / room) for room in ("runtime", "cli")]
+RUN = """
+import sys
+from hz_runtime.bundle import load_bundle
+from hz_runtime.pipeline import RunOptions, run_batch
+options = RunOptions(space="both", threads=1, backend="onnxruntime")
+run_batch([sys.argv[1]], load_bundle(sys.argv[2]), sys.argv[3], options)
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return load_bundle(tiny.make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny.hz"))
+
+
+def start(source: Path, bundle: Bundle, out: Path) -> subprocess.Popen[bytes]:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([*ROOMS, os.environ.get("PYTHONPATH", "")])}
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, str(source), str(bundle.path), str(out)],
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_killed_runs_end_as_an_undisturbed_one(tmp_path: Path, bundle: Bundle) -> None:
+    write_scans(tmp_path / "in", 20)
+    options = RunOptions(space="both", threads=1, backend="onnxruntime")  # the engine that starts fastest
+    assert run_batch([tmp_path / "in"], bundle, tmp_path / "whole", options).exit_code == 0
+    out = tmp_path / "out"
+    moments = random.Random(20231106)
+    done_before = 0
+    for _ in range(3):
+        process = start(tmp_path / "in", bundle, out)
+        try:
+            # Killed at a random moment after it has made progress; progress is seen, not timed.
+            goal = done_before + moments.randint(1, 4)
+            while process.poll() is None and len(list(out.glob("*_desc-harmonized_T1w.json"))) < 2 * goal:
+                time.sleep(0.002)
+            time.sleep(moments.random() * 0.05)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+        done_before = sum(read_record(p) is not None for p in out.glob("*.json"))
+    report = run_batch([tmp_path / "in"], bundle, out, options)
+    assert report.exit_code == 0
+    assert report.counts["failed"] == 0
+    assert report.counts["skipped"] >= 3  # finished work was kept
+    assert results(out) == results(tmp_path / "whole")
+    assert not [p for p in out.rglob("*") if p.name.endswith(".tmp")]
+
+
+def test_a_second_run_skips_and_shows_the_same_predictions(tmp_path: Path, bundle: Bundle) -> None:
+    scans = write_scans(tmp_path / "in", 3)
+    first = run_batch(scans, bundle, tmp_path / "out")
+    before = results(tmp_path / "out")
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.nii.gz")}
+    second = run_batch(scans, bundle, tmp_path / "out")
+    assert [s.status for s in second.scans] == ["skipped"] * 3
+    assert second.exit_code == 0
+    assert [s.age_corrected for s in second.scans] == [s.age_corrected for s in first.scans]
+    assert [s.outputs for s in second.scans] == [s.outputs for s in first.scans]
+    assert results(tmp_path / "out") == before  # predictions.tsv too
+    assert stamps == {p: p.stat().st_mtime_ns for p in stamps}
+    page = (tmp_path / "out/report.html").read_text()
+    assert page.count("data:image/png") >= 3  # resumed scans keep their pictures
+    third = run_batch(scans, bundle, tmp_path / "out", RunOptions(overwrite=True))
+    assert [s.status for s in third.scans] == ["ok"] * 3
+    assert results(tmp_path / "out") == before
+
+
+def test_flags_survive_a_resume(tmp_path: Path, bundle: Bundle) -> None:
+    import dataclasses
+
+    narrow = dataclasses.replace(bundle, cohort={**bundle.cohort, "age_range": [1.0, 2.0]})
+    scans = write_scans(tmp_path / "in", 1)
+    first = run_batch(scans, narrow, tmp_path / "out").scans[0]
+    second = run_batch(scans, narrow, tmp_path / "out").scans[0]
+    assert (first.status, second.status, second.recorded) == ("flagged", "skipped", "flagged")
+    assert second.flags == first.flags
+    assert first.flags[0] in second.reason
+
+
+def tamper_input(_out: Path, scan: Path) -> None:
+    write_scan(scan, 99)
+
+
+def truncate_output(out: Path, _scan: Path) -> None:
+    path = out / "sub-01_desc-harmonized_T1w.nii.gz"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip_output(out: Path, _scan: Path) -> None:
+    path = out / "sub-01_desc-harmonized_T1w.nii.gz"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def remove_figure(out: Path, _scan: Path) -> None:
+    (out / "figures/sub-01.json").unlink()
+
+
+def garble_sidecar(out: Path, _scan: Path) -> None:
+    (out / "sub-01_desc-harmonized_T1w.json").write_bytes(b'{"hz": [1')
+
+
+def escape_record(out: Path, _scan: Path) -> None:
+    path = out / "sub-01_desc-harmonized_T1w.json"
+    sidecar = json.loads(path.read_text())
+    sidecar["hz"]["outputs"]["../in/sub-01_T1w.nii.gz"] = {"bytes": 1, "sha256": "0"}
+    path.write_text(json.dumps(sidecar))
+
+
+@pytest.mark.parametrize(
+    "change", [tamper_input, truncate_output, flip_output, remove_figure, garble_sidecar, escape_record]
+)
+def test_what_is_not_as_recorded_is_redone(tmp_path: Path, bundle: Bundle, change) -> None:
+    scan = write_scan(tmp_path / "in/sub-01_T1w.nii.gz", 1)
+    run_batch([scan], bundle, tmp_path / "out")
+    change(tmp_path / "out", scan)
+    assert run_batch([scan], bundle, tmp_path / "out").scans[0].status == "ok"
+    assert run_batch([scan], bundle, tmp_path / "out").scans[0].status == "skipped"
+
+
+def test_other_options_or_another_bundle_redo(tmp_path: Path, bundle: Bundle) -> None:
+    manifest = {**tiny.tiny_manifest(), "name": "other"}
+    from hz_runtime.bundle import write_bundle
+
+    other = write_bundle(tmp_path / "other.hz", manifest, tiny.tiny_files())
+    scan = write_scan(tmp_path / "in/a.nii.gz", 1)
+
+    def status(used: Bundle, **options) -> str:
+        return run_batch([scan], used, tmp_path / "out", RunOptions(**options)).scans[0].status
+
+    assert status(bundle) == "ok"
+    assert status(bundle, threads=2, batch=2) == "skipped"  # how, not what
+    assert status(bundle, to="site-b") == "skipped"  # the only site
+    assert status(bundle, dtype="float32") == "ok"
+    assert status(bundle, dtype="float32", space="both") == "ok"
+    assert status(other, dtype="float32", space="both") == "ok"
+
+
+def test_a_failed_redo_does_not_claim_the_old_result(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hz_runtime import stages
+
+    scan = write_scan(tmp_path / "in/sub-01_T1w.nii.gz", 1)
+    run_batch([scan], bundle, tmp_path / "out")
+
+    def broken(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "write_volume", broken)
+        report = run_batch([scan], bundle, tmp_path / "out", RunOptions(overwrite=True))
+    assert report.scans[0].status == "failed"
+    assert not list((tmp_path / "out").glob("sub-01*.json"))
+    assert run_batch([scan], bundle, tmp_path / "out").scans[0].status == "ok"
+
+
+def test_one_folder_takes_one_run(tmp_path: Path, bundle: Bundle) -> None:
+    scan = write_scan(tmp_path / "in/a.nii.gz", 1)
+    (tmp_path / "out").mkdir()
+    with open(tmp_path / "out/.hz.lock", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="another hz-run") as caught:
+            run_batch([scan], bundle, tmp_path / "out")
+    assert caught.value.exit_code == 2
+    assert caught.value.remedy
+    assert run_batch([scan], bundle, tmp_path / "out").exit_code == 0
+
+
+def test_an_output_folder_that_cannot_be_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(UsageError, match="cannot write into"), locked(out):
+            pass
+
+
+def test_leftovers_of_dead_runs_go_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    stale = [f".a.nii.gz.{os.getpid()}.tmp", "figures/.a.json.7.tmp"]  # a pid may be in use again
+    kept = ["a.nii.gz", ".hidden", "b.7.tmp", ".c.tmp"]
+    for name in [*stale, *kept]:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path, sure=False)
+    assert (tmp_path / stale[0]).exists()  # without a lock, a living process may still want it
+    remove_leftovers(tmp_path)
+    assert [n for n in stale if (tmp_path / n).exists()] == []
+    assert [n for n in kept if not (tmp_path / n).exists()] == []
+
+
+def test_fingerprints_tell_options_apart() -> None:
+    a = fingerprint({"space": "native", "to": None})
+    assert a == fingerprint({"to": None, "space": "native"}) != fingerprint({"space": "native", "to": "x"})

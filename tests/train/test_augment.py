@@ -1,0 +1,52 @@
+"""Simulated scanners: ranges, reproducibility, and what they must not do to anatomy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from hz_train.augment import Augmentation, bias_field, pose, scanner, tone_curve  # noqa: E402
+
+
+@pytest.fixture
+def volume():
+    grid = np.indices((32, 32, 32)) - 15.5
+    radius = np.sqrt((grid**2).sum(0))
+    return np.where(radius < 13, 0.4 + 0.5 * (radius < 8), 0).astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_stays_in_range_and_outside_stays_empty(volume, seed):
+    out = scanner(volume, np.random.default_rng(seed), Augmentation(blur=0))
+    assert out.dtype == np.float32
+    assert (float(out.min()), float(out.max())) == (0, 1)
+    assert not out[volume == 0].any()
+
+
+def test_same_seed_same_scanner(volume):
+    a, b, c = (scanner(volume, np.random.default_rng(s), Augmentation.strong()) for s in (1, 1, 2))
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+def test_tone_curves_are_monotone_and_keep_the_ends():
+    x = np.linspace(0, 1, 500, dtype=np.float32)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        y = tone_curve(x, float(np.exp(rng.uniform(-0.6, 0.6))), rng.uniform(-0.08, 0.08, 4))
+        assert (np.diff(y) >= 0).all()
+        assert (y[0], y[-1]) == (0, 1)
+
+
+def test_bias_field_is_smooth_and_bounded():
+    field = bias_field((32, 32, 32), 0.5, np.random.default_rng(0))
+    assert np.abs(np.log(field)).max() == pytest.approx(0.5, rel=1e-3)
+    assert np.abs(np.diff(np.log(field), axis=0)).max() < 0.15
+
+
+def test_pose_moves_little(volume):
+    moved = pose(volume, np.random.default_rng(0))
+    assert moved.shape == volume.shape
+    assert abs(float(moved.sum() / volume.sum()) - 1) < 0.02

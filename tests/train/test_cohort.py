@@ -1,0 +1,86 @@
+"""Cohort tables and splits; the real cohort's rescans are the trap."""
+
+from __future__ import annotations
+
+import pytest
+
+from hz_runtime.errors import UsageError
+from hz_train.cohort import read_participants
+
+
+def table(folder, rows, header="file\tsite\tage\tsex\tgroup\tparticipant_id"):
+    for row in rows:
+        (folder / row.split("\t")[0]).write_bytes(b"x")
+    path = folder / "participants.tsv"
+    path.write_text(header + "\n" + "\n".join(rows) + "\n")
+    return path
+
+
+@pytest.fixture
+def rescans(tmp_path):
+    rows = [f"s{i}_{r}.nii\t{'AB'[i % 2]}\t{20 + i}\tF\tcontrol\tsub-{i}" for i in range(20) for r in (1, 2)]
+    return read_participants(table(tmp_path, rows))
+
+
+def subjects(cohort):
+    return {scan.subject for scan in cohort.scans}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_subject_on_both_sides(rescans, seed):
+    training, held = rescans.split(0.3, seed)
+    assert not subjects(training) & subjects(held)
+    assert len(training.scans) + len(held.scans) == 40
+    assert {len([s for s in held.scans if s.site == site]) for site in "AB"} == {6}
+    assert rescans.split(0.3, seed) == (training, held)
+
+
+def test_folds_hold_everyone_out_once(rescans):
+    held = [h for _, h in rescans.folds(4, 0)]
+    assert sorted(s for h in held for s in subjects(h)) == sorted(subjects(rescans))
+    for training, out in rescans.folds(4, 0):
+        assert not subjects(training) & subjects(out)
+
+
+def test_a_subject_scanned_at_two_sites_is_on_one_side(tmp_path):
+    rows = [f"{site}{i}.nii\t{site}\t30\tM\tcontrol\tsub-{i}" for site in "AB" for i in range(10)]
+    cohort = read_participants(table(tmp_path, rows))
+    for seed in range(10):
+        training, held = cohort.split(0.4, seed)
+        assert not subjects(training) & subjects(held)
+
+
+def test_real_cohort_keeps_its_rescans_together(scans):
+    cohort = read_participants(scans / "real_cohort_2mm" / "participants.tsv")
+    assert len(cohort.scans) == 107
+    assert len(cohort.scans) - len(cohort.subjects) == 5
+    for seed in range(20):
+        training, held = cohort.split(0.3, seed)
+        assert not subjects(training) & subjects(held)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a.nii\tA\tforty\tF\tcontrol\ts", "age 'forty' is not a number"),
+        ("a.nii\tA\t140\tF\tcontrol\ts", "age '140'"),
+        ("a.nii\t\t40\tF\tcontrol\ts", "site is empty"),
+    ],
+)
+def test_bad_rows_are_named(tmp_path, row, message):
+    with pytest.raises(UsageError, match=f"line 2: .*{message}"):
+        read_participants(table(tmp_path, [row]))
+
+
+def test_missing_file_and_column(tmp_path):
+    path = table(tmp_path, ["a.nii\tA\t40\tF\tcontrol\ts"])
+    (tmp_path / "a.nii").unlink()
+    with pytest.raises(UsageError, match=r"'a\.nii' does not exist"):
+        read_participants(path)
+    with pytest.raises(UsageError, match="lacks the column site"):
+        read_participants(table(tmp_path, ["a.nii\t40"], "file\tage\tsex"[:8]))
+
+
+def test_empty_site_is_refused_early(rescans):
+    with pytest.raises(UsageError, match="site 'C' has no scans in this cohort; it has A, B"):
+        rescans.at(["A", "C"])

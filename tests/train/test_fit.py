@@ -1,0 +1,158 @@
+"""The loop: exact resume, schedule, torn checkpoints, other settings, several processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from hz_runtime.errors import UsageError  # noqa: E402
+from hz_train.age_task import AgeSettings, AgeTask  # noqa: E402
+from hz_train.augment import Augmentation  # noqa: E402
+from hz_train.cyclegan_task import CycleGANTask, Settings  # noqa: E402
+from hz_train.fit import Run, Schedule, fit  # noqa: E402
+from hz_train.losses import Weights  # noqa: E402
+
+SCHEDULE = Schedule(epochs=4, batch=1, lr=1e-3, milestones=(2,), picture_every=0, seed=7)
+SETTINGS = Settings(Weights(restore=10.0), Augmentation.strong(), coarse=1, warmup=1, warmup_lr=1e-3, width=2)
+
+
+def volumes(n, seed):
+    return np.random.default_rng(seed).random((n, 32, 32, 32)).astype(np.float32)
+
+
+def cyclegan(schedule=SCHEDULE, settings=SETTINGS):
+    run = Run.start(schedule, "cpu")
+    return CycleGANTask(volumes(2, 0), volumes(3, 1), volumes(1, 2), volumes(1, 3), settings, run), run
+
+
+def weights(task):
+    return {f"{n}.{k}": v.clone() for n, m in task.networks.items() for k, v in m.state_dict().items()}
+
+
+def test_the_papers_schedule():
+    paper = Schedule()
+    assert (paper.epochs, paper.batch) == (100, 4)
+    assert [paper.rate(e) for e in (0, 34, 35, 74, 75, 99)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6])
+
+
+class Killed(Exception):
+    """Stands for a kill in the middle of an epoch."""
+
+
+@pytest.mark.parametrize("done", [1, 3])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, done):
+    whole, run = cyclegan()
+    fit(whole, run, tmp_path / "whole")
+
+    killed, run = cyclegan()
+    step = killed.step
+
+    def dies(epoch, index, run):
+        if (epoch, index) == (done, 1):
+            raise Killed
+        return step(epoch, index, run)
+
+    killed.step = dies
+    with pytest.raises(Killed):
+        fit(killed, run, tmp_path / "resumed")
+    again, run = cyclegan()
+    fit(again, run, tmp_path / "resumed")
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(again)[name]), name
+    logs = [(tmp_path / f / "log.csv").read_text() for f in ("whole", "resumed")]
+    assert logs[0] == logs[1]
+
+
+def test_torn_checkpoint_falls_back_to_the_one_before(tmp_path):
+    task, run = cyclegan()
+    fit(task, run, tmp_path)
+    (tmp_path / "0-last.safetensors").write_bytes(b"torn")
+    again, run = cyclegan()
+    fit(again, run, tmp_path)
+    assert all(torch.equal(t, weights(again)[n]) for n, t in weights(task).items())
+
+
+def test_other_settings_are_not_mixed(tmp_path):
+    task, run = cyclegan()
+    fit(task, run, tmp_path, {"target": "A"})
+    with pytest.raises(UsageError, match=r"other settings \(target\)"):
+        fit(task, run, tmp_path, {"target": "B"})
+
+
+def test_restoration_learns(tmp_path):
+    """A few epochs of warm-up must beat doing nothing on held-out volumes through fixed scanners."""
+    schedule = replace(SCHEDULE, epochs=10, milestones=(), lr=1e-2)
+    rng = np.random.default_rng(0)
+    radius = np.sqrt(((np.indices((32, 32, 32)) - 15.5) ** 2).sum(0))
+    heads = [np.where(radius < 13, 0.5 + 0.3 * np.sin(radius / (2 + rng.random())), 0) for _ in range(8)]
+    heads = np.stack(heads).astype(np.float32)
+    run = Run.start(schedule, "cpu")
+    task = CycleGANTask(heads[:4], heads[:6], heads[6:], heads[6:], replace(SETTINGS, coarse=0, warmup=10, warmup_lr=1e-2, width=4), run)
+    fit(task, run, tmp_path)
+    scores = task.evaluate(0)
+    assert scores["held_out_after"] < 0.8 * scores["held_out_before"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "float32"])
+def test_precision_and_layout_run(tmp_path, precision):
+    schedule = replace(SCHEDULE, epochs=1, precision=precision, channels_last=True)
+    task, run = cyclegan(schedule, replace(SETTINGS, coarse=0, warmup=0, augmentation=None, weights=Weights()))
+    fit(task, run, tmp_path)
+    assert all(torch.isfinite(t).all() for t in weights(task).values())
+
+
+def test_pictures_are_drawn(tmp_path):
+    task, _ = cyclegan()
+    task.picture(tmp_path / "p.png")
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_age_network_learns_a_readable_age(tmp_path):
+    """Brightness is age here: the loop must find it, and the log must say so."""
+    ages = np.linspace(20, 80, 12).astype(np.float32)
+    grids = (np.random.default_rng(0).random((12, 64, 64, 64)) * (ages / 80)[:, None, None, None]).astype(np.float32)
+    schedule = Schedule(epochs=12, batch=4, lr=3e-3, milestones=(), betas=(0.9, 0.999), picture_every=0)
+    run = Run.start(schedule, "cpu")
+    task = AgeTask(grids, ages, grids, ages, AgeSettings(width=2), run)
+    fit(task, run, tmp_path)
+    assert np.abs(task.predict(grids) - ages).mean() < np.abs(ages - ages.mean()).mean() / 2
+
+
+SCRIPT = """
+import sys, numpy as np, torch
+from hz_train.fit import Run, fit
+sys.path.insert(0, {tests!r})
+import test_fit as t
+from dataclasses import replace
+schedule = replace(t.SCHEDULE, epochs=1, batch={batch})
+task, run = t.cyclegan(schedule, replace(t.SETTINGS, coarse=0, warmup=0))
+fit(task, run, t.os.path.join({out!r}, str(run.rank)))
+if run.rank == 0:
+    torch.save(t.weights(task), {out!r} + "/weights.pt")
+"""
+
+
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
+    """torchrun's gradients are those of the whole batch: every network here treats each volume by itself."""
+    here = os.path.dirname(__file__)
+    for processes, batch in ((1, 2), (2, 1)):
+        out = tmp_path / str(processes)
+        out.mkdir()
+        script = out / "train.py"
+        script.write_text(SCRIPT.format(tests=here, out=str(out), batch=batch))
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", str(script)]
+        paths = os.pathsep.join(sys.path)
+        subprocess.run(
+            [sys.executable, *launch], check=True, capture_output=True, timeout=300,
+            env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+    one, two = (torch.load(tmp_path / p / "weights.pt") for p in ("1", "2"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, two[name], atol=2e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")

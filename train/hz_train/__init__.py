@@ -1,0 +1,1 @@
+"""Training of the published networks in PyTorch: cohorts, losses, schedules, checkpoints."""

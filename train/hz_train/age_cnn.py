@@ -1,0 +1,53 @@
+"""The age network of Komandur et al. 2023: five 3D convs, two linear layers, years out.
+
+What the paper leaves open is decided here: 3x3x3 kernels without padding (the framework's default;
+64^3 then reaches the flattening as 256 channels of 2x2x2), batch norm before LeakyReLU(0.01), 64 units
+between the linear layers. The output is standardised with the training ages (`mean`, `sd`, kept as
+buffers and so in every checkpoint and ONNX file): the loss stays of order one, and a network that has
+learned nothing answers the mean age instead of zero.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+HIDDEN = 64
+
+
+class AgeCNN(nn.Module):
+    """(N, 1, 64, 64, 64) float32 in [0, 1] to (N, 1) years.
+
+    width : channels of the first conv, 32 in the paper.
+    """
+
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.width = width
+        channels = [1, width, 2 * width, 4 * width, 8 * width, 8 * width]
+        layers: list[nn.Module] = []
+        for k in range(5):
+            layers += [
+                nn.Conv3d(channels[k], channels[k + 1], 3),
+                nn.BatchNorm3d(channels[k + 1]),
+                nn.LeakyReLU(0.01, inplace=True),
+            ]
+            if k < 3:
+                layers.append(nn.MaxPool3d(2))
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Sequential(
+            nn.Flatten(), nn.Linear(8 * channels[-1], HIDDEN), nn.LeakyReLU(0.01), nn.Linear(HIDDEN, 1)
+        )
+        self.register_buffer("mean", torch.zeros(1))
+        self.register_buffer("sd", torch.ones(1))
+
+    def set_ages(self, ages: Tensor) -> None:
+        """Standardise the output with the training subjects' ages, (n,) years."""
+        self.mean.copy_(ages.mean().reshape(1))
+        self.sd.copy_(ages.std().clamp_min(1e-3).reshape(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x)).float() * self.sd + self.mean  # type: ignore[no-any-return]

@@ -1,0 +1,92 @@
+"""One step of the age network: mean squared error in standardised years."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hz_train.age_cnn import AgeCNN
+from hz_train.ahead import Ahead
+from hz_train.augment import Augmentation, pose, scanner
+from hz_train.fit import Run, adam
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class AgeSettings:
+    """What is trained besides the schedule; augmentation None trains on the volumes as they are."""
+
+    augmentation: Augmentation | None = None
+    width: int = 32
+
+
+class AgeTask:
+    """volumes : (n, D, H, W) float32 prepared (and harmonized) scans.  ages : (n,) years, all known."""
+
+    def __init__(self, volumes: F32, ages: F32, held: F32, held_ages: F32, settings: AgeSettings, run: Run) -> None:
+        self.volumes, self.ages = volumes, ages
+        self.held, self.held_ages = held, held_ages
+        self.settings, self.run = settings, run
+        torch.manual_seed(run.schedule.seed)
+        network = AgeCNN(settings.width)
+        network.set_ages(torch.from_numpy(ages))
+        layout = torch.channels_last_3d if run.schedule.channels_last else torch.preserve_format
+        self.networks: dict[str, nn.Module] = {"age": network.to(run.device, memory_format=layout)}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {"age": adam([network], run.schedule)}
+        self.call = torch.compile(network) if run.schedule.compile else network
+        self._ahead = Ahead(self._arrays, self.steps, run)
+
+    def steps(self, epoch: int) -> int:
+        """Full batches only: batch norm has no statistics of a single volume."""
+        return max(1, len(self.volumes) // (self.run.schedule.batch * self.run.world))
+
+    def rate(self, epoch: int) -> float:
+        """Learning rate: the schedule's."""
+        return self.run.schedule.rate(epoch)
+
+    def step(self, epoch: int, index: int, run: Run) -> dict[str, Tensor]:
+        volumes, targets = self._ahead.take(epoch, index)
+        network = self.networks["age"]
+        with run.autocast():
+            years = self.call(volumes)
+        wanted = targets.reshape(-1, 1)
+        loss = ((years - wanted) / network.sd).square().mean()
+        run.descend(loss, self.optimizers["age"])
+        return {"loss": loss, "mae_years": (years - wanted).abs().mean()}
+
+    def _arrays(self, epoch: int, index: int) -> tuple[F32, F32]:
+        schedule, run = self.run.schedule, self.run
+        order = np.random.default_rng([schedule.seed, 3, epoch]).permutation(len(self.volumes))
+        first = (index * run.world + run.rank) * schedule.batch
+        slots = [int(s) % len(order) for s in range(first, first + schedule.batch)]
+        picked = []
+        for slot in slots:
+            volume = self.volumes[order[slot]]
+            if self.settings.augmentation is not None:
+                rng = np.random.default_rng([schedule.seed, 5, epoch, slot])
+                volume = scanner(pose(volume, rng), rng, self.settings.augmentation)
+            picked.append(volume)
+        return np.stack(picked), self.ages[order[slots]]
+
+    @torch.no_grad()
+    def predict(self, volumes: F32) -> NDArray[np.float64]:
+        """(n, D, H, W) to (n,) years, in float32."""
+        network = self.networks["age"].eval()
+        years = [float(network(self.run.put(v[None]))) for v in volumes]
+        network.train()
+        return np.asarray(years)
+
+    def evaluate(self, epoch: int) -> dict[str, float]:
+        """MAE of the held-out subjects, for the log; it selects nothing."""
+        if len(self.held) == 0:
+            return {}
+        return {"held_out_mae": float(np.abs(self.predict(self.held) - self.held_ages).mean())}
+
+    def picture(self, path: Path) -> None:
+        """Nothing to draw: an age is a number, and the log has it."""

@@ -1,0 +1,137 @@
+"""A cohort: who was scanned where, from a participants.tsv, and splits that keep subjects whole."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hz_runtime.errors import UsageError
+
+COLUMNS = ("file", "site", "age", "sex", "group")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One row: a file and what is known of it. subject is the participant, not the file: rescans share it."""
+
+    path: Path
+    subject: str
+    site: str
+    age: float | None
+    sex: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Scans in the order of the table."""
+
+    scans: tuple[Scan, ...]
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(sorted({scan.site for scan in self.scans}))
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        return tuple(sorted({scan.subject for scan in self.scans}))
+
+    def at(self, sites: Sequence[str]) -> Cohort:
+        """Only the scans of these sites. Raises UsageError for a site that has none."""
+        for site in sites:
+            if site not in self.sites:
+                raise UsageError(
+                    f"site {site!r} has no scans in this cohort; it has {', '.join(self.sites)}.",
+                    "Check --source and --target against the site column of participants.tsv.",
+                )
+        return Cohort(tuple(scan for scan in self.scans if scan.site in sites))
+
+    def with_age(self) -> Cohort:
+        return Cohort(tuple(scan for scan in self.scans if scan.age is not None))
+
+    def of(self, subjects: Iterable[str]) -> Cohort:
+        wanted = set(subjects)
+        return Cohort(tuple(scan for scan in self.scans if scan.subject in wanted))
+
+    def split(self, held_out: float, seed: int) -> tuple[Cohort, Cohort]:
+        """(training, held-out) with every subject on one side only, a share of each site's subjects held out.
+
+        held_out : share in [0, 1); the paper's age split is 0.3. At least one subject of each site with
+        more than two is held out when the share is above 0.
+        """
+        kept: list[str] = []
+        out: list[str] = []
+        for site in self.sites:
+            subjects = list(self.at([site]).subjects)
+            order = np.random.default_rng([seed, 1]).permutation(len(subjects))
+            n = round(held_out * len(subjects))
+            if held_out > 0 and len(subjects) > 2:
+                n = max(n, 1)
+            out += [subjects[i] for i in order[:n]]
+            kept += [subjects[i] for i in order[n:]]
+        out = [s for s in out if s not in set(kept)]  # a subject scanned at two sites stays in training
+        return self.of(kept), self.of(out)
+
+    def folds(self, k: int, seed: int) -> list[tuple[Cohort, Cohort]]:
+        """k (training, held-out) pairs; every subject is held out exactly once."""
+        subjects = list(self.subjects)
+        order = np.random.default_rng([seed, 2]).permutation(len(subjects))
+        parts = [{subjects[i] for i in order[f::k]} for f in range(k)]
+        return [(self.of(set(subjects) - part), self.of(part)) for part in parts]
+
+
+def read_participants(path: Path) -> Cohort:
+    """Read a tab-separated table with the columns file, site, age, sex and group.
+
+    `participant_id` names the subject where present, so that rescans are recognised; otherwise every
+    file is its own subject. Files are relative to the table. Ages may be n/a.
+    Raises UsageError naming the row and column that is wrong.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream, delimiter="\t"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path.name} cannot be read: {error}.", "Give a participants.tsv.") from error
+    if not rows:
+        raise UsageError(f"{path.name} has no rows.", "A cohort needs one line per scan.")
+    missing = [c for c in COLUMNS if c not in rows[0]]
+    if missing:
+        raise UsageError(
+            f"{path.name} lacks the column {', '.join(missing)}; it has {', '.join(map(str, rows[0]))}.",
+            f"Columns are tab-separated: {', '.join(COLUMNS)}, and participant_id where subjects were rescanned.",
+        )
+    return Cohort(tuple(_scan(path, number, row) for number, row in enumerate(rows, start=2)))
+
+
+def _scan(table: Path, number: int, row: dict[str, str]) -> Scan:
+    file = (row["file"] or "").strip()
+    path = (table.parent / file).resolve()
+    if not file or not path.is_file():
+        raise UsageError(f"{table.name}, line {number}: file {file!r} does not exist.", "Paths are relative to the table.")
+    if not (row["site"] or "").strip():
+        raise UsageError(f"{table.name}, line {number}: the site is empty.", "Every scan needs the site it was taken at.")
+    return Scan(
+        path=path,
+        subject=(row.get("participant_id") or file).strip(),
+        site=row["site"].strip(),
+        age=_age(table, number, row["age"]),
+        sex=(row["sex"] or "n/a").strip(),
+        group=(row["group"] or "n/a").strip(),
+    )
+
+
+def _age(table: Path, number: int, text: str | None) -> float | None:
+    text = (text or "").strip()
+    if text.lower() in ("", "n/a", "nan"):
+        return None
+    try:
+        age = float(text)
+    except ValueError:
+        age = -1.0
+    if not 0 <= age <= 120:
+        raise UsageError(f"{table.name}, line {number}: age {text!r} is not a number of years.", "Write n/a where it is unknown.")
+    return age

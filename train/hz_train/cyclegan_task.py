@@ -1,0 +1,257 @@
+"""One step of unpaired harmonization: Komandur 2023's losses over two generators and two discriminators.
+
+The paper runs each generator three times a step (translate, cycle, identity). Here the translation and
+the identity of one generator, and the restoration where asked for, share one batched pass: instance norm
+treats every volume by itself, so that the numbers are the same and the device is used better.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool3d
+
+from hz_train.ahead import Ahead
+from hz_train.augment import Augmentation, pose, scanner
+from hz_train.fit import Run, adam
+from hz_train.losses import Weights, discriminator_loss, l1, real_loss, total
+from hz_train.volume_cyclegan import Discriminator, Generator
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is trained besides the schedule.
+
+    augmentation : simulated scanners in front of the source scans; None trains on them as they are, as
+        in the paper. The cycle then leads back to the scan as it was, not to the simulated one: asking
+        for the simulated scanner back would teach the generator to hide it in its output.
+    coarse, warmup : epochs of restoration alone before the adversarial ones, first on volumes of half the
+        size (a sixteenth of the cost a step at four times the batch), then on whole ones; 0 in the paper.
+        The schedule's epochs are counted from where these end.
+    warmup_lr : learning rate at the start of them; it falls in a straight line to the schedule's.
+    width : channels of the first conv.
+    """
+
+    weights: Weights = Weights()
+    augmentation: Augmentation | None = None
+    coarse: int = 0
+    warmup: int = 0
+    warmup_lr: float = 1e-3
+    width: int = 32
+
+    @property
+    def before(self) -> int:
+        """Epochs before the adversarial ones."""
+        return self.coarse + self.warmup
+
+
+class CycleGANTask:
+    """Source-to-target and target-to-source generators, one discriminator for each side.
+
+    source, target : (n, D, H, W) float32 prepared training volumes.
+    held_source, held_target : the same, of held-out subjects; for pictures and the log only.
+    """
+
+    def __init__(
+        self, source: F32, target: F32, held_source: F32, held_target: F32, settings: Settings, run: Run
+    ) -> None:
+        self.source, self.target = source, target
+        self.held_source, self.held_target = held_source, held_target
+        self.settings = settings
+        self.run = run
+        schedule = run.schedule
+        torch.manual_seed(schedule.seed)
+        self.networks: dict[str, nn.Module] = {
+            "generator": Generator(settings.width),
+            "reverse": Generator(settings.width),
+            "discriminator_target": Discriminator(settings.width),
+            "discriminator_source": Discriminator(settings.width),
+        }
+        layout = torch.channels_last_3d if schedule.channels_last else torch.preserve_format
+        for network in self.networks.values():
+            network.to(run.device, memory_format=layout)
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "generators": adam([self.networks["generator"], self.networks["reverse"]], schedule),
+            "discriminators": adam(
+                [self.networks["discriminator_target"], self.networks["discriminator_source"]], schedule
+            ),
+        }
+        self.level = float(np.mean([_level(volume) for volume in target]))
+        self._ahead = Ahead(self._arrays, self.steps, run)
+        self.call = {n: torch.compile(m) if schedule.compile else m for n, m in self.networks.items()}
+
+    def rate(self, epoch: int) -> float:
+        """Learning rate: the warm-up's straight line, then the schedule."""
+        before, schedule = self.settings.before, self.run.schedule
+        if epoch >= before:
+            return schedule.rate(epoch - before)
+        first = self.settings.warmup_lr
+        return first + (schedule.lr - first) * epoch / before
+
+    def _batch(self, epoch: int) -> int:
+        """Volumes a step and process; half-size ones are an eighth of the work."""
+        return self.run.schedule.batch * (4 if epoch < self.settings.coarse else 1)
+
+    def steps(self, epoch: int) -> int:
+        """An epoch is one pass over the larger side, four of half-size volumes."""
+        larger = max(len(self.source), len(self.target))
+        return -(-larger // (self.run.schedule.batch * self.run.world))
+
+    def step(self, epoch: int, index: int, run: Run) -> dict[str, Tensor]:
+        """One update of the generators, then one of the discriminators; of one generator in the warm-up."""
+        batch = self._ahead.take(epoch, index)
+        if epoch < self.settings.before:
+            y_seen, y_even = batch
+            if epoch < self.settings.coarse:
+                y_seen, y_even = (avg_pool3d(y, 2) for y in batch)
+            with run.autocast():
+                loss = l1(self.call["generator"](y_seen), y_even)
+            run.descend(loss, self.optimizers["generators"])
+            return {"restore": loss}
+        return cyclegan_step(self.call, self.optimizers, self.settings.weights, run, *batch)
+
+    def _arrays(self, epoch: int, index: int) -> tuple[F32, ...]:
+        """What `cyclegan_step` takes; in the warm-up only the last two. Each (N, D, H, W)."""
+        first = (index * self.run.world + self.run.rank) * self._batch(epoch)
+        slots = range(first, first + self._batch(epoch))
+        y, y_seen = self._side(1, self.target, epoch, slots)
+        y_even = even(y, self.level)
+        if epoch < self.settings.before:
+            return y_seen, y_even
+        x_clean, x = self._side(0, self.source, epoch, slots)
+        return x, x_clean, y, y_seen, y_even
+
+    def _side(self, side: int, volumes: F32, epoch: int, slots: range) -> tuple[F32, F32]:
+        """(as they are, as the generators meet them) of one side's volumes for a step."""
+        seed, strength = self.run.schedule.seed, self.settings.augmentation
+        wanted = self.steps(epoch) * self._batch(epoch) * self.run.world
+        order = _order(len(volumes), wanted, [seed, 3 + side, epoch])
+        clean = [volumes[order[slot]] for slot in slots]
+        if strength is None:
+            return np.stack(clean), np.stack(clean)
+        draws = [np.random.default_rng([seed, 5 + side, epoch, slot]) for slot in slots]
+        clean = [pose(volume, rng) for volume, rng in zip(clean, draws, strict=True)]
+        return np.stack(clean), np.stack(
+            [scanner(volume, rng, strength) for volume, rng in zip(clean, draws, strict=True)]
+        )
+
+    @torch.no_grad()
+    def harmonize(self, volumes: F32) -> F32:
+        """(n, D, H, W) through the forward generator, in float32."""
+        generator = self.networks["generator"].eval()
+        parts = [generator(self.run.put(v[None])).float().cpu().numpy()[:, 0] for v in volumes]
+        generator.train()
+        return np.concatenate(parts)
+
+    def evaluate(self, epoch: int) -> dict[str, float]:
+        """Restoration error on held-out target subjects seen through fixed simulated scanners.
+
+        Mean |difference| inside the brain, all volumes scaled to one brain mean.
+        """
+        if self.settings.augmentation is None or len(self.held_target) == 0:
+            return {}
+        clean = even(self.held_target[:8], self.level)
+        seen = simulated(clean, self.settings.augmentation, seed=1)
+        brain = clean > 0.02
+        made = even(self.harmonize(seen), self.level)
+        return {
+            "held_out_before": float(np.abs(even(seen, self.level) - clean)[brain].mean()),
+            "held_out_after": float(np.abs(made - clean)[brain].mean()),
+        }
+
+    def picture(self, path: Path) -> None:
+        """Middle axial slices of fixed held-out source scans: before above, after below."""
+        from hz_runtime.files import atomic_write_bytes
+        from hz_runtime.png import encode_png
+
+        volumes = (self.held_source if len(self.held_source) else self.source)[:4]
+        if self.settings.augmentation is not None:
+            volumes = np.concatenate([volumes, simulated(volumes, self.settings.augmentation, seed=2)])
+        middle = volumes.shape[-1] // 2
+        rows = [np.concatenate([np.rot90(v[:, :, middle]) for v in side], 1) for side in (volumes, self.harmonize(volumes))]
+        grey = (np.clip(np.concatenate(rows), 0, 1) * 255).astype(np.uint8).repeat(3, 0).repeat(3, 1)
+        atomic_write_bytes(path, encode_png(grey))
+
+
+def _level(volume: F32) -> float:
+    """Mean intensity inside the brain of a prepared volume."""
+    return float(volume[volume > 0.05].mean())
+
+
+def even(volumes: F32, level: float) -> F32:
+    """Volumes scaled to one brain mean and clipped to [0, 1].
+
+    Min-max leaves a scan's overall brightness to its single brightest voxel, often a vessel. No network
+    can foresee it, so restoration is asked for the target site's average brightness instead.
+    """
+    return np.stack([np.clip(v * (level / max(_level(v), 1e-3)), 0, 1) for v in volumes]).astype(np.float32)
+
+
+def simulated(volumes: F32, strength: Augmentation, seed: int) -> F32:
+    """Each volume through one fixed random scanner."""
+    return np.stack([scanner(v, np.random.default_rng([seed, i]), strength) for i, v in enumerate(volumes)])
+
+
+def cyclegan_step(
+    networks: dict[str, nn.Module],
+    optimizers: dict[str, torch.optim.Optimizer],
+    weights: Weights,
+    run: Run,
+    x: Tensor,
+    x_clean: Tensor,
+    y: Tensor,
+    y_seen: Tensor,
+    y_even: Tensor,
+) -> dict[str, Tensor]:
+    """LSGAN, cycle and identity losses of Komandur 2023, both directions; returns the parts, unweighted.
+
+    x, y_seen : source and target as the generators meet them.  x_clean, y : as they are; equal to the
+    former in the paper's form.  y_even : what restoration is asked for. All (N, 1, D, H, W) on the
+    run's device.
+    """
+    judges = [networks["discriminator_target"], networks["discriminator_source"]]
+    for judge in judges:
+        judge.requires_grad_(False)
+    n = len(x)
+    restoring = weights.restore > 0
+    with run.autocast():
+        forward = networks["generator"](torch.cat([x, y, y_seen] if restoring else [x, y]))
+        backward = networks["reverse"](torch.cat([y, x_clean]))
+        fake_y, same_y = forward[:n], forward[n : 2 * n]
+        fake_x, same_x = backward[:n], backward[n:]
+        parts = {
+            "adversarial_target": real_loss(judges[0](fake_y)),
+            "adversarial_source": real_loss(judges[1](fake_x)),
+            "cycle_source": l1(networks["reverse"](fake_y), x_clean),
+            "cycle_target": l1(networks["generator"](fake_x), y),
+            "identity_target": l1(same_y, y),
+            "identity_source": l1(same_x, x_clean),
+        }
+        if restoring:
+            parts["restore"] = l1(forward[2 * n :], y_even)
+        loss = total(parts, weights)
+    run.descend(loss, optimizers["generators"])
+
+    for judge in judges:
+        judge.requires_grad_(True)
+    with run.autocast():
+        scores_target = judges[0](torch.cat([y, fake_y.detach().to(y.dtype)]))
+        scores_source = judges[1](torch.cat([x_clean, fake_x.detach().to(x.dtype)]))
+        judged = discriminator_loss(scores_target[:n], scores_target[n:]) + discriminator_loss(
+            scores_source[:n], scores_source[n:]
+        )
+    run.descend(judged, optimizers["discriminators"])
+    return {"generators": loss, "discriminators": judged, **parts}
+
+
+def _order(count: int, wanted: int, seed: list[int]) -> NDArray[np.int64]:
+    """`wanted` indices below `count`: whole seeded permutations one after the other."""
+    rng = np.random.default_rng(seed)
+    return np.concatenate([rng.permutation(count) for _ in range(-(-wanted // count))])[:wanted]

@@ -1,0 +1,291 @@
+"""The training loop, the same for every network: epochs, schedule, precision, logs, exact resume.
+
+A task says what one step is; this module runs it. A run depends on its seed alone: data order and
+augmentation are drawn from (seed, epoch, step), never from a generator whose state would have to survive
+a kill, so that a run that was killed and resumed ends with the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from hz_runtime.errors import UsageError
+from hz_train.checkpoint import (
+    load_checkpoint,
+    load_optimizer,
+    optimizer_tensors,
+    save_checkpoint,
+    with_prefix,
+    without_prefix,
+)
+
+STATE = "last.safetensors"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast. The defaults are Komandur 2023: Adam 1e-4, batch 4, 100 epochs, x0.1 at 35 and 75.
+
+    betas are (0.5, 0.999) as in Zhu 2017: the paper does not give them.
+    precision : float32, bf16 or fp16 (autocast; fp16 with loss scaling).
+    picture_every : epochs between pictures of fixed scans; 0 for none.
+    """
+
+    epochs: int = 100
+    batch: int = 4
+    lr: float = 1e-4
+    milestones: tuple[int, ...] = (35, 75)
+    gamma: float = 0.1
+    betas: tuple[float, float] = (0.5, 0.999)
+    weight_decay: float = 0.0
+    precision: str = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    seed: int = 0
+    picture_every: int = 5
+
+    def rate(self, epoch: int) -> float:
+        """Learning rate of an epoch, counted from 0 (MultiStepLR)."""
+        return self.lr * self.gamma ** sum(epoch >= m for m in self.milestones)
+
+
+class Task(Protocol):
+    """What is trained: networks, their optimizers, and one step."""
+
+    networks: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+
+    def steps(self, epoch: int) -> int: ...
+    def rate(self, epoch: int) -> float: ...
+    def step(self, epoch: int, index: int, run: Run) -> dict[str, Tensor]: ...
+    def picture(self, path: Path) -> None: ...
+    def evaluate(self, epoch: int) -> dict[str, float]: ...
+
+
+@dataclass
+class Run:
+    """Device, precision and gradient exchange, as a step needs them."""
+
+    schedule: Schedule
+    device: torch.device
+    world: int = 1
+    rank: int = 0
+    scaler: torch.amp.GradScaler | None = None
+
+    @classmethod
+    def start(cls, schedule: Schedule, device: str = "auto") -> Run:
+        """Pick the device and join the process group when torchrun started several processes."""
+        if schedule.precision not in ("float32", "bf16", "fp16"):
+            raise UsageError(f"precision {schedule.precision!r} is unknown.", "Choose float32, bf16 or fp16.")
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        world, rank = 1, 0
+        if torch.distributed.is_torchelastic_launched():
+            if not torch.distributed.is_initialized():
+                torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+            world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+            if device == "cuda":
+                device = f"cuda:{rank % torch.cuda.device_count()}"
+        where = torch.device(device)
+        scaler = torch.amp.GradScaler(where.type) if schedule.precision == "fp16" else None
+        return cls(schedule, where, world, rank, scaler)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Mixed precision for the forward pass."""
+        if self.schedule.precision == "float32":
+            return nullcontext()
+        return torch.autocast(
+            self.device.type, torch.bfloat16 if self.schedule.precision == "bf16" else torch.float16
+        )
+
+    def put(self, array: np.ndarray) -> Tensor:
+        """(N, D, H, W) numpy to an (N, 1, D, H, W) float32 tensor on the device, in the layout chosen.
+
+        Other shapes, such as (N,) ages, keep theirs.
+        """
+        tensor = torch.from_numpy(np.ascontiguousarray(array, np.float32))
+        if array.ndim == 4:
+            tensor = tensor.unsqueeze(1)
+        if array.ndim == 4 and self.schedule.channels_last:
+            tensor = tensor.contiguous(memory_format=torch.channels_last_3d)
+        return tensor.to(self.device, non_blocking=True)
+
+    def descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Backward, average gradients over processes, one optimizer step."""
+        optimizer.zero_grad(set_to_none=True)
+        (self.scaler.scale(loss) if self.scaler else loss).backward()
+        if self.world > 1:
+            self._average(optimizer)
+        if self.scaler:
+            self.scaler.step(optimizer)
+            self.scaler.update()
+        else:
+            optimizer.step()
+
+    def _average(self, optimizer: torch.optim.Optimizer) -> None:
+        # One exchange of one flat vector: GAN steps run each network several times with others frozen,
+        # which DistributedDataParallel's hooks do not follow.
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        flat = torch.cat([g.reshape(-1) for g in grads])
+        torch.distributed.all_reduce(flat)
+        flat /= self.world
+        offset = 0
+        for grad in grads:
+            grad.copy_(flat[offset : offset + grad.numel()].view_as(grad))
+            offset += grad.numel()
+
+
+def adam(networks: Sequence[nn.Module], schedule: Schedule) -> torch.optim.Adam:
+    """One Adam over several networks."""
+    parameters = [p for network in networks for p in network.parameters()]
+    return torch.optim.Adam(
+        parameters, lr=schedule.lr, betas=schedule.betas, weight_decay=schedule.weight_decay
+    )
+
+
+def fit(
+    task: Task,
+    run: Run,
+    out: Path,
+    settings: dict[str, Any] | None = None,
+    after_epoch: Callable[[int], None] | None = None,
+) -> None:
+    """Train until the schedule ends, resuming what `out` already holds.
+
+    settings : everything besides the schedule that decides the result (cohort, weights, ...); a folder
+        whose checkpoint was made with other settings is refused with UsageError, never mixed.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    schedule = run.schedule
+    identity = json.loads(json.dumps({"schedule": _identity(schedule), **(settings or {})}, default=str))
+    first = _resume(task, run, out, identity)
+    total = sum(task.steps(epoch) for epoch in range(first, schedule.epochs))
+    logs = _Logs(out, first) if run.rank == 0 else None
+    with tqdm(total=total, unit="step", disable=None if run.rank == 0 else True, smoothing=0.05) as bar:
+        for epoch in range(first, schedule.epochs):
+            _one_epoch(task, run, epoch, bar, logs)
+            if run.rank == 0:
+                _save(task, run, out, epoch + 1, identity)
+                every = schedule.picture_every
+                if every and ((epoch + 1) % every == 0 or epoch + 1 == schedule.epochs):
+                    task.picture(out / f"epoch-{epoch + 1:03d}.png")
+            if after_epoch:
+                after_epoch(epoch)
+
+
+def _one_epoch(task: Task, run: Run, epoch: int, bar: Any, logs: _Logs | None) -> None:
+    rate = task.rate(epoch)
+    for optimizer in task.optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+    for network in task.networks.values():
+        network.train()
+    torch.manual_seed(run.schedule.seed * 100_003 + epoch)
+    sums: dict[str, Tensor] = {}
+    count = task.steps(epoch)
+    for index in range(count):
+        for name, value in task.step(epoch, index, run).items():
+            # Sums stay on the device: reading a number back every step would stall a GPU.
+            sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+        bar.update()
+    means = {name: float(value) / count for name, value in sums.items()}
+    for name, value in means.items():
+        if not np.isfinite(value):
+            raise UsageError(
+                f"{name} became {value} in epoch {epoch + 1}.",
+                "Lower --lr, or use --precision float32; the last complete epoch is kept.",
+            )
+    bar.set_postfix({"epoch": epoch + 1, **{k: f"{v:.3f}" for k, v in list(means.items())[:3]}})
+    if logs:
+        if bar.disable:  # no terminal: one plain line an epoch
+            text = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
+            print(f"epoch {epoch + 1} of {run.schedule.epochs}  {text}", flush=True)
+        logs.add(epoch + 1, {"lr": rate, **means, **task.evaluate(epoch)})
+
+
+def _identity(schedule: Schedule) -> dict[str, Any]:
+    """The part of a schedule that decides the result; pictures and the final epoch do not."""
+    return {k: v for k, v in asdict(schedule).items() if k not in ("picture_every", "epochs", "compile")}
+
+
+def _save(task: Task, run: Run, out: Path, epochs_done: int, identity: dict[str, Any]) -> None:
+    tensors: dict[str, Tensor] = {}
+    for name, network in task.networks.items():
+        tensors.update(with_prefix(f"network.{name}", network.state_dict()))
+    for name, optimizer in task.optimizers.items():
+        tensors.update(with_prefix(f"optimizer.{name}", optimizer_tensors(optimizer)))
+    scale = run.scaler.state_dict() if run.scaler else None
+    meta = {"kind": "training-state", "epochs_done": epochs_done, "settings": identity, "scaler": scale}
+    # Two slots in turn: a kill between the two files of one pair leaves the other pair whole.
+    save_checkpoint(out / f"{epochs_done % 2}-{STATE}", tensors, meta)
+
+
+def _resume(task: Task, run: Run, out: Path, identity: dict[str, Any]) -> int:
+    """Load the newest whole state of `out`; returns the number of epochs done."""
+    found: tuple[int, dict[str, Tensor], dict[str, Any]] | None = None
+    for slot in (0, 1):
+        path = out / f"{slot}-{STATE}"
+        if not path.exists():
+            continue
+        try:
+            tensors, meta = load_checkpoint(path)
+        except UsageError:
+            continue  # torn by a kill; the other slot holds the epoch before
+        if found is None or meta["epochs_done"] > found[0]:
+            found = (int(meta["epochs_done"]), tensors, meta)
+    if found is None:
+        return 0
+    done, tensors, meta = found
+    if meta["settings"] != identity:
+        changed = sorted(k for k in identity if meta["settings"].get(k) != identity[k])
+        raise UsageError(
+            f"{out.name} holds a run with other settings ({', '.join(changed) or 'unknown'}).",
+            "Give another --out, or delete that folder to start afresh.",
+        )
+    for name, network in task.networks.items():
+        network.load_state_dict(without_prefix(f"network.{name}", tensors))
+    for name, optimizer in task.optimizers.items():
+        load_optimizer(optimizer, without_prefix(f"optimizer.{name}", tensors))
+    if run.scaler and meta["scaler"]:
+        run.scaler.load_state_dict(meta["scaler"])
+    return done
+
+
+class _Logs:
+    """log.csv, and TensorBoard event files where it is installed. A resumed run keeps its earlier rows."""
+
+    def __init__(self, out: Path, first: int) -> None:
+        self.path = out / "log.csv"
+        self.rows: list[dict[str, Any]] = []
+        if self.path.exists():
+            with open(self.path, newline="") as stream:
+                self.rows = [row for row in csv.DictReader(stream) if int(row["epoch"]) <= first]
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board: Any = SummaryWriter(out / "tensorboard", purge_step=first + 1)
+        except ImportError:
+            self.board = None
+
+    def add(self, epoch: int, values: dict[str, float]) -> None:
+        self.rows.append({"epoch": epoch, **values})
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        with open(self.path, "w", newline="") as stream:
+            writer = csv.DictWriter(stream, names, restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        if self.board:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, epoch)
+            self.board.flush()
