@@ -19,12 +19,12 @@ import time
 
 import numpy as np
 import torch
-from machine import describe_machine
 from torch.nn import functional
 
 from hz_train.cyclegan_task import CycleGANTask, Settings, cyclegan_step
 from hz_train.fit import Run, Schedule
 from hz_train.losses import Weights
+from machine import describe_machine
 
 
 def plain_step(nets, optimizers, x, y):
@@ -59,7 +59,9 @@ def task(volumes, precision, channels_last, device):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--volume", type=int, default=64, help="voxels a side")
     parser.add_argument("--batch", type=int, help="default 4 on a GPU, 1 on a CPU")
     parser.add_argument("--steps", type=int, help="timed steps of each; default 30 on a GPU, 3 on a CPU")

@@ -28,7 +28,9 @@ def fit_age_bias(ages: F64, held_out_predictions: F64, how: str) -> AgeBias | No
     """
     if len(ages) < LEAST_N or float(np.std(ages)) == 0:
         return None
-    slope, intercept = np.polyfit(np.asarray(ages, np.float64), np.asarray(held_out_predictions, np.float64), 1)
+    slope, intercept = np.polyfit(
+        np.asarray(ages, np.float64), np.asarray(held_out_predictions, np.float64), 1
+    )
     if slope < LEAST_SLOPE:
         return None
     return AgeBias(float(slope), float(intercept), len(ages), how)

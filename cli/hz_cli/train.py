@@ -14,22 +14,41 @@ def _cohort_options(command: Any) -> Any:
     """Options every training command shares."""
     for option in reversed(
         [
-            click.option("--cohort", required=True, type=click.Path(path_type=Path, dir_okay=False),
-                         help="participants.tsv: file, site, age, sex, group, and participant_id for rescans."),
-            click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False),
-                         help="Folder for checkpoints, logs and pictures; an interrupted run there is resumed."),
-            click.option("--preset", type=click.Choice(PRESETS), default="paper", show_default=True,
-                         help="paper: the published schedule; quick: minutes on a CPU; reference: as models/reference.hz."),
+            click.option(
+                "--cohort",
+                required=True,
+                type=click.Path(path_type=Path, dir_okay=False),
+                help="participants.tsv: file, site, age, sex, group, and participant_id for rescans.",
+            ),
+            click.option(
+                "--out",
+                required=True,
+                type=click.Path(path_type=Path, file_okay=False),
+                help="Folder for checkpoints, logs and pictures; an interrupted run there is resumed.",
+            ),
+            click.option(
+                "--preset",
+                type=click.Choice(PRESETS),
+                default="paper",
+                show_default=True,
+                help="paper: as published; quick: minutes on a CPU; reference: as models/reference.hz.",
+            ),
             click.option("--epochs", type=click.IntRange(1), help="Instead of the preset's."),
             click.option("--batch", type=click.IntRange(1), help="Volumes a step and process."),
             click.option("--lr", type=click.FloatRange(0, min_open=True), help="Learning rate of Adam."),
-            click.option("--seed", type=click.IntRange(0), help="Decides weights, split, order and augmentation."),
-            click.option("--precision", type=click.Choice(["float32", "bf16", "fp16"]), help="Mixed precision."),
+            click.option(
+                "--seed", type=click.IntRange(0), help="Decides weights, split, order and augmentation."
+            ),
+            click.option(
+                "--precision", type=click.Choice(["float32", "bf16", "fp16"]), help="Mixed precision."
+            ),
             click.option("--channels-last/--channels-first", default=None, help="Memory layout of volumes."),
             click.option("--compile/--no-compile", default=None, help="torch.compile the networks."),
             click.option("--augment/--no-augment", default=None, help="Simulated scanners while training."),
             click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ..."),
-            click.option("--picture-every", type=click.IntRange(0), help="Epochs between pictures; 0 for none."),
+            click.option(
+                "--picture-every", type=click.IntRange(0), help="Epochs between pictures; 0 for none."
+            ),
             click.option("--licence", default="", help="Licence of the data, for the model card."),
         ]
     ):
@@ -50,10 +69,21 @@ def train() -> None:
 @_cohort_options
 @click.option("--source", required=True, help="Site, or several with commas, whose scans are harmonized.")
 @click.option("--target", required=True, help="Reference site that they are harmonized to.")
-@click.option("--held-out", type=click.FloatRange(0, 0.9), default=0.15, show_default=True,
-              help="Share of each site's subjects kept for the scores.")
-@click.option("--warmup", type=click.IntRange(0), help="Epochs of restoration, on whole volumes, before the adversarial ones.")
-def cyclegan(cohort: Path, out: Path, preset: str, source: str, target: str, held_out: float, **given: Any) -> None:
+@click.option(
+    "--held-out",
+    type=click.FloatRange(0, 0.9),
+    default=0.15,
+    show_default=True,
+    help="Share of each site's subjects kept for the scores.",
+)
+@click.option(
+    "--warmup",
+    type=click.IntRange(0),
+    help="Epochs of restoration, on whole volumes, before the adversarial ones.",
+)
+def cyclegan(
+    cohort: Path, out: Path, preset: str, source: str, target: str, held_out: float, **given: Any
+) -> None:
     """3D CycleGAN of Komandur 2023: harmonize source sites to a target site."""
     from hz_train.augment import Augmentation
     from hz_train.cohort import read_participants
@@ -79,8 +109,11 @@ def _unaugmented(preset: Any) -> Any:
 @train.command()
 @_cohort_options
 @click.option("--sites", default="", help="Sites to use, with commas; all of them when left out.")
-@click.option("--harmonizer", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-              help="Checkpoint of hz-train cyclegan that every scan passes through first.")
+@click.option(
+    "--harmonizer",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Checkpoint of hz-train cyclegan that every scan passes through first.",
+)
 @click.option("--folds", type=click.IntRange(0), help="Subject-level cross-validation; 0 for one split.")
 @click.option("--held-out", type=click.FloatRange(0.05, 0.9), help="Share held out where folds is 0.")
 @click.option("--all-groups/--controls-only", default=None, help="Whether patients train too.")
@@ -104,7 +137,9 @@ def age(cohort: Path, out: Path, preset: str, sites: str, harmonizer: Path | Non
         changes["settings"] = replace(chosen.settings, augmentation=mild)
     chosen = replace(chosen, schedule=replace(chosen.schedule, **given), **changes)
     wanted = [s.strip() for s in sites.split(",") if s.strip()]
-    path = train_age(read_participants(cohort), wanted, out, chosen, harmonizer, device=device, licence=licence)
+    path = train_age(
+        read_participants(cohort), wanted, out, chosen, harmonizer, device=device, licence=licence
+    )
     click.echo(f"checkpoint: {path}\nnext:  hz-export --fp16 HARMONIZER {path} --out NAME.hz")
 
 

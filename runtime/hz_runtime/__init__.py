@@ -53,6 +53,6 @@ def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return version("hz")
+        return version("hz-mri")
     except PackageNotFoundError:
         return "0+unknown"

@@ -53,7 +53,7 @@ def axis_weights(n_in: int, n_out: int, scale: float, offset: float, *, clamp: b
     inside = (taps >= 0) & (taps < n_in)
     matrix = np.zeros((n_out, n_in), np.float64)
     np.add.at(matrix, (rows[inside], taps[inside]), weights[inside])
-    return matrix.astype(np.float32)
+    return np.asarray(matrix, np.float32)
 
 
 def _apply(data: F32, x: F32 | None, y: F32 | None, z: F32 | None) -> F32:
@@ -86,9 +86,7 @@ def resample(data: F32, affine: F64, shape: tuple[int, ...], new_affine: F64) ->
     """
     to_input = np.linalg.inv(affine) @ new_affine
     if _diagonal(to_input, shape):
-        x, y, z = (
-            axis_weights(data.shape[k], shape[k], to_input[k, k], to_input[k, 3]) for k in range(3)
-        )
+        x, y, z = (axis_weights(data.shape[k], shape[k], to_input[k, k], to_input[k, 3]) for k in range(3))
         return _apply(np.asarray(data, np.float32), x, y, z)
     return _resample_oblique(data, affine, shape, new_affine)
 
@@ -99,8 +97,6 @@ def _resample_oblique(data: F32, affine: F64, shape: tuple[int, ...], new_affine
     The low-pass has the width of the wanted spacing and is sampled twice as densely, which leaves the
     second, linear step little to blur.
     """
-    from scipy.ndimage import map_coordinates
-
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     wanted = float(np.linalg.norm(new_affine[:3, :3], axis=0).min())
     factor = np.maximum(1.0, wanted / spacing)  # low-pass width, in input voxels
@@ -109,12 +105,13 @@ def _resample_oblique(data: F32, affine: F64, shape: tuple[int, ...], new_affine
     weights = [_lowpass(data.shape[k], thin_shape[k], step[k], factor[k]) for k in range(3)]
     thin = _apply(np.asarray(data, np.float32), *weights)
     to_thin = np.diag([*(1 / step), 1.0]) @ np.linalg.inv(affine) @ new_affine
+    padded = np.pad(thin, 1)  # so that the signal is zero outside
     out = np.empty(shape, np.float32, order="F")
     for k in range(shape[2]):  # one slab of coordinates at a time: 8 bytes x 3 a voxel add up
         index = np.indices((shape[0], shape[1], 1), np.float64).reshape(3, -1)
         index[2] = k
         coords = to_thin[:3, :3] @ index + to_thin[:3, 3:]
-        out[:, :, k] = map_coordinates(thin, coords, order=1, mode="constant").reshape(shape[:2])
+        out[:, :, k] = trilinear(padded, coords + 1).reshape(shape[:2])
     return out
 
 
@@ -123,7 +120,27 @@ def _lowpass(n_in: int, n_out: int, step: float, width: float) -> F32:
     distance = np.abs(np.arange(n_in)[None, :] - step * np.arange(n_out)[:, None])
     weights = np.maximum(0.0, 1.0 - distance / width)
     full = np.maximum(0.0, 1.0 - np.abs(np.arange(-np.ceil(width), np.ceil(width) + 1)) / width).sum()
-    return (weights / full).astype(np.float32)
+    return np.asarray(weights / full, np.float32)
+
+
+def trilinear(volume: F32, coords: F64) -> F32:
+    """Linear interpolation of (D, H, W) float32 at voxel coordinates (3, n); edge values continue outward.
+
+    Written out because it is all that a base install would need scipy, 114 MB, for.
+    """
+    last = np.asarray(volume.shape)[:, None] - 1
+    inside = np.clip(coords, 0, last)
+    low = np.minimum(inside.astype(np.intp), np.maximum(last - 1, 0))
+    part = (inside - low).astype(np.float32)
+    high = np.minimum(low + 1, last)
+    out = np.zeros(coords.shape[1], np.float32)
+    for corner in range(8):
+        picked = [(high if corner >> axis & 1 else low)[axis] for axis in range(3)]
+        weight = np.ones_like(out)
+        for axis in range(3):
+            weight *= part[axis] if corner >> axis & 1 else 1 - part[axis]
+        out += weight * volume[picked[0], picked[1], picked[2]]
+    return out
 
 
 def upsampled_slabs(
@@ -155,8 +172,6 @@ def _along_fine_axes(
     volumes: list[F32], affine: F64, shape: tuple[int, ...], new_affine: F64
 ) -> tuple[list[F32], F64]:
     """Coarse volumes turned onto a coarse grid that lies along the axes of an oblique fine one."""
-    from scipy.ndimage import map_coordinates
-
     fine = np.linalg.norm(new_affine[:3, :3], axis=0)
     coarse = float(np.linalg.norm(affine[:3, :3], axis=0).min())
     turned_shape = tuple(int(max(2, np.ceil(n * f / coarse))) for n, f in zip(shape, fine, strict=True))
@@ -164,8 +179,5 @@ def _along_fine_axes(
     to_coarse = np.linalg.inv(affine) @ turned_affine
     index = np.indices(turned_shape, np.float64).reshape(3, -1)
     coords = to_coarse[:3, :3] @ index + to_coarse[:3, 3:]
-    turned = [
-        map_coordinates(v, coords, order=1, mode="nearest").reshape(turned_shape).astype(np.float32)
-        for v in volumes
-    ]
+    turned = [trilinear(v, coords).reshape(turned_shape) for v in volumes]
     return turned, np.linalg.inv(turned_affine) @ new_affine

@@ -35,18 +35,28 @@ def guided_coefficients(source: F32, target: F32, radius: int = RADIUS, eps: flo
     """
     if source.shape != target.shape:
         raise GridMismatch(f"source is {source.shape} and target {target.shape}; they must share a grid.")
-    from scipy.ndimage import uniform_filter
 
     def window_mean(x: F32) -> F32:
-        mean: F32 = uniform_filter(x, size=2 * radius + 1, mode="nearest")
-        return mean
+        return _box_mean(x, radius)
 
     mean_source, mean_target = window_mean(source), window_mean(target)
     covariance = window_mean(source * target) - mean_source * mean_target
     variance = window_mean(source * source) - mean_source * mean_source
-    a = covariance / (np.maximum(variance, 0) + np.float32(eps))
+    a = np.asarray(covariance / (np.maximum(variance, 0) + np.float32(eps)), np.float32)
     b = mean_target - a * mean_source
     return window_mean(a), window_mean(b)
+
+
+def _box_mean(x: F32, radius: int) -> F32:
+    """Mean over the (2 * radius + 1)^3 voxels around each one; edge values continue outward."""
+    width = 2 * radius + 1
+    for axis in range(3):
+        padded = np.pad(x, [(radius, radius) if k == axis else (0, 0) for k in range(3)], "edge")
+        total = np.zeros_like(x)
+        for start in range(width):
+            total += padded.take(range(start, start + x.shape[axis]), axis)
+        x = total * np.float32(1 / width)
+    return x
 
 
 def native_harmonized(volume: Volume, prepared: Prepared, harmonized: F32) -> F32:
@@ -60,7 +70,7 @@ def native_harmonized(volume: Volume, prepared: Prepared, harmonized: F32) -> F3
     """
     a, b = guided_coefficients(prepared.grid, harmonized)
     scale = np.float32(1 / (prepared.high - prepared.low))
-    floor = _native_floor(volume, prepared)
+    floor = _native_floor(volume)
     out = np.empty(volume.data.shape, np.float32, order="F")
     slabs = upsampled_slabs([a, b], prepared.grid_affine, volume.data.shape, volume.affine)
     for part, (slope, intercept) in slabs:
@@ -74,7 +84,7 @@ def native_harmonized(volume: Volume, prepared: Prepared, harmonized: F32) -> F3
     return out
 
 
-def _native_floor(volume: Volume, prepared: Prepared) -> float:
+def _native_floor(volume: Volume) -> float:
     """Background of a skull-stripped scan: its minimum, where that is most of the volume.
 
     A stripped scan has exact zeros (or one constant) for air, and everything above it, dark CSF too, is

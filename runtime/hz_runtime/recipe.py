@@ -82,8 +82,11 @@ class Recipe:
     def from_dict(cls, stored: Mapping[str, Any]) -> Recipe:
         """The recipe of a bundle or checkpoint; unknown keys are ignored. Raises BundleError."""
         fields = cls.__dataclass_fields__
+        known: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in fields
+        }
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in fields})
+            return cls(**known)
         except TypeError as error:
             raise BundleError(f"the recipe cannot be read: {error}.", "Export the bundle again.") from error
 
@@ -194,21 +197,21 @@ def _foreground(volume: Volume) -> tuple[NDArray[np.bool_], float]:
     return thin > foreground_threshold(thin), voxel
 
 
-def _steps(mask: NDArray[np.bool_], volume: Volume) -> F64:
+def _steps(volume: Volume) -> F64:
     return np.array([2.0 if n >= 64 else 1.0 for n in volume.data.shape])
 
 
 def _centroid(mask: NDArray[np.bool_], volume: Volume) -> F64:
     """World mm of the foreground's centre of mass, every foreground voxel weighing the same."""
     counts = [mask.sum(axis=tuple(k for k in range(3) if k != axis)) for axis in range(3)]
-    index = np.array([float(c @ np.arange(c.size)) / float(c.sum()) for c in counts]) * _steps(mask, volume)
+    index = np.array([float(c @ np.arange(c.size)) / float(c.sum()) for c in counts]) * _steps(volume)
     centre: F64 = volume.affine[:3, :3] @ index + volume.affine[:3, 3]
     return centre
 
 
 def _coverage(mask: NDArray[np.bool_], volume: Volume, affine: F64, recipe: Recipe) -> float:
     """Share of the foreground that falls within the template grid."""
-    index = np.argwhere(mask) * _steps(mask, volume)
+    index = np.argwhere(mask) * _steps(volume)
     world = index @ affine[:3, :3].T + affine[:3, 3]
     voxel = (world - np.asarray(recipe.template_origin_mm)) / recipe.template_spacing_mm
     within = (voxel > -0.5) & (voxel < np.asarray(recipe.template_shape) - 0.5)

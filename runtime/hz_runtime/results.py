@@ -149,7 +149,7 @@ def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"hz": hz_version(), "python": platform.python_version()}
-    for package in ("numpy", "scipy", "nibabel", "isal"):
+    for package in ("numpy", "isal"):
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return {**found, "platform": f"{sys.platform} {platform.machine()}"}

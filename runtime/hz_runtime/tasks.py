@@ -108,7 +108,9 @@ def _volume(data: F32, affine: NDArray[np.float64]) -> Volume:
     if data.ndim != 3:
         raise UnsupportedScan(f"an array of shape {data.shape} is not one volume.", "Give (I, J, K).")
     if not np.isfinite(data).all():
-        raise NoBrain("the array holds non-finite values.", "Replace them, for example with numpy.nan_to_num.")
+        raise NoBrain(
+            "the array holds non-finite values.", "Replace them, for example with numpy.nan_to_num."
+        )
     geometry = Geometry.from_affine(data.shape, np.asarray(affine, np.float64))
     ras = np.asfortranarray(geometry.to_ras(data), np.float32)
     return Volume(ras, geometry.ras_affine, geometry, "", str(data.dtype), 0)

@@ -13,6 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+
 from hz_runtime.errors import NoBrain, ScanError, UnreadableScan
 from hz_runtime.volume import ReadLimits, read_volume
 

@@ -319,7 +319,7 @@ def test_no_engine_names_the_remedy(tiny_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(BackendError) as caught:
         choose(load_bundle(tiny_path), "harmonizer")
     assert caught.value.exit_code == 5
-    assert "pip install 'hz[cpu]'" in caught.value.remedy
+    assert "pip install 'hz-mri[cpu]'" in caught.value.remedy
     assert caught.value.message.count("is not installed") == len(LADDER)
 
 
@@ -329,7 +329,7 @@ def test_require_fails_rather_than_falls(tiny_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(BackendError, match=f"Required backend {name}") as caught:
         choose(load_bundle(tiny_path), "harmonizer", require=name)
     assert caught.value.exit_code == 5
-    assert "pip install 'hz[" in caught.value.remedy
+    assert "pip install 'hz-mri[" in caught.value.remedy
 
 
 def test_require_wins_over_backend(tiny_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from hz_runtime.errors import HzError
 from hz_runtime.files import (
     atomic_write_bytes,

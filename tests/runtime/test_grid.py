@@ -28,12 +28,14 @@ def test_identity_returns_the_same_voxels():
     np.testing.assert_allclose(resample(data, np.eye(4), data.shape, np.eye(4)), data, atol=1e-6)
 
 
-@pytest.mark.parametrize("scale,off", [(0.3, 1e-5), (0.77, 1e-5), (1.0, 1e-5), (2.0, 1e-5), (1.42, 0.1), (3.4, 0.1)])
+@pytest.mark.parametrize(
+    "scale,off", [(0.3, 1e-5), (0.77, 1e-5), (1.0, 1e-5), (2.0, 1e-5), (1.42, 0.1), (3.4, 0.1)]
+)
 def test_weights_reproduce_a_line(scale, off):
     """A ramp comes back as a ramp, away from the edges.
 
-    Exactly so when enlarging or for whole factors; a triangle of fractional width, sampled at whole voxels, is
-    off by less than a tenth of one.
+    Exactly so when enlarging or for whole factors; a triangle of fractional width, sampled at whole
+    voxels, is off by less than a tenth of one.
     """
     weights = axis_weights(60, 8, scale, 20.0)
     np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
@@ -41,7 +43,7 @@ def test_weights_reproduce_a_line(scale, off):
 
 
 def test_shrinking_does_not_alias():
-    """The finest detail a grid holds vanishes on a grid three times coarser, instead of turning up as waves."""
+    """The finest detail a grid holds vanishes on one three times coarser and does not turn up as waves."""
     stripes = np.broadcast_to((np.arange(90) % 2).astype(np.float32)[:, None, None], (90, 8, 8)).copy()
     coarse = resample(stripes, np.eye(4), (29, 8, 8), np.diag([3.0, 1, 1, 1]))
     np.testing.assert_allclose(coarse[2:-2], 0.5, atol=0.06)

@@ -30,7 +30,9 @@ def test_agrees_with_brute_force():
     rng = np.random.default_rng(0)
     source = rng.random((7, 6, 8)).astype(np.float32)
     target = (0.5 * source**2 + 0.1 * rng.random(source.shape)).astype(np.float32)
-    for got, wanted in zip(guided_coefficients(source, target), brute_force(source, target, 1e-4), strict=True):
+    for got, wanted in zip(
+        guided_coefficients(source, target), brute_force(source, target, 1e-4), strict=True
+    ):
         np.testing.assert_allclose(got, wanted, atol=2e-4)
 
 

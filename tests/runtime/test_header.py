@@ -8,10 +8,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.freesurfer.mghformat import MGHHeader
+
 from hz_runtime.errors import HzError, UnreadableScan, UnsupportedScan
 from hz_runtime.geometry import Geometry
 from hz_runtime.header import HEAD_BYTES, ReadLimits, ScanHeader, encode_header, parse_header
-from nibabel.freesurfer.mghformat import MGHHeader
 
 LIMITS = ReadLimits()
 OBLIQUE = nib.affines.from_matvec(

@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+
 from hz_runtime.errors import GridMismatch, NoBrain, ScanError, UnreadableScan, UnsupportedScan, UsageError
 from hz_runtime.volume import (
     Geometry,

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from hz_train.augment import Augmentation, bias_field, pose, scanner, tone_curve  # noqa: E402
+from hz_train.augment import Augmentation, bias_field, pose, scanner, tone_curve
 
 
 @pytest.fixture

@@ -29,7 +29,9 @@ class AgeSettings:
 class AgeTask:
     """volumes : (n, D, H, W) float32 prepared (and harmonized) scans.  ages : (n,) years, all known."""
 
-    def __init__(self, volumes: F32, ages: F32, held: F32, held_ages: F32, settings: AgeSettings, run: Run) -> None:
+    def __init__(
+        self, volumes: F32, ages: F32, held: F32, held_ages: F32, settings: AgeSettings, run: Run
+    ) -> None:
         self.volumes, self.ages = volumes, ages
         self.held, self.held_ages = held, held_ages
         self.settings, self.run = settings, run
@@ -73,6 +75,23 @@ class AgeTask:
                 volume = scanner(pose(volume, rng), rng, self.settings.augmentation)
             picked.append(volume)
         return np.stack(picked), self.ages[order[slots]]
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Take batch norm's statistics afresh, over all training volumes.
+
+        Its running averages trail weights that still move, and small cohorts end before they catch up.
+        """
+        network = self.networks["age"].train()
+        norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm3d)]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain average over the batches that follow
+        size = self.run.schedule.batch
+        for first in range(0, len(self.volumes) - size + 1, size):
+            network(self.run.put(self.volumes[first : first + size]))
+        for norm in norms:
+            norm.momentum = 0.1
 
     @torch.no_grad()
     def predict(self, volumes: F32) -> NDArray[np.float64]:

@@ -44,10 +44,10 @@ PRESETS = {
     # Komandur 2023 gives no schedule for the age network; that of its CycleGAN is taken.
     "paper": AgePreset(Schedule(picture_every=0)),
     "quick": AgePreset(Schedule(epochs=2, batch=4, milestones=(), picture_every=0)),
-    # 80 scans, most of them patients of one site: nobody is left out, and everybody is held out once.
+    # 64 scans of the target site, most of them of patients: nobody is left out, and all are held out once.
     "reference": AgePreset(
         Schedule(
-            epochs=24, batch=4, lr=3e-4, milestones=(18,), betas=(0.9, 0.999), weight_decay=1e-4,
+            epochs=16, batch=4, lr=3e-4, milestones=(12,), betas=(0.9, 0.999), weight_decay=1e-4,
             precision="bf16", seed=2023, picture_every=0,
         ),
         AgeSettings(Augmentation.mild()),
@@ -148,10 +148,16 @@ def _held_out_predictions(
 
 
 def _fit_one(
-    training: PreparedCohort, held: PreparedCohort, preset: AgePreset, run: Run, out: Path, identity: dict[str, Any]
+    training: PreparedCohort,
+    held: PreparedCohort,
+    preset: AgePreset,
+    run: Run,
+    out: Path,
+    identity: dict[str, Any],
 ) -> AgeTask:
     task = AgeTask(training.grids, training.ages, held.grids, held.ages, preset.settings, run)
     fit(task, run, out, {**identity, "training": sorted(training.sha256)})
+    task.settle()
     return task
 
 
@@ -161,7 +167,8 @@ def harmonized(volumes: F32, checkpoint: Path, recipe: Recipe, run: Run) -> F32:
     tensors, meta = load_checkpoint(checkpoint)
     if meta.get("kind") != "volume_cyclegan" or meta.get("recipe") != recipe.to_dict():
         raise UsageError(
-            f"{checkpoint.name} is not a harmonizer of this recipe.", "Give a checkpoint of hz-train cyclegan."
+            f"{checkpoint.name} is not a harmonizer of this recipe.",
+            "Give a checkpoint of hz-train cyclegan.",
         )
     generator = Generator(meta["network"]["width"]).eval().to(run.device)
     generator.load_state_dict(without_prefix("generator", tensors))

@@ -15,7 +15,7 @@ F32 = NDArray[np.float32]
 
 
 class Ahead:
-    """arrays : (epoch, step) to that step's arrays, a pure function.  steps : epoch to its number of steps."""
+    """arrays : (epoch, step) to that step's arrays, a pure function.  steps : epoch to its length."""
 
     def __init__(
         self, arrays: Callable[[int, int], tuple[F32, ...]], steps: Callable[[int], int], run: Run

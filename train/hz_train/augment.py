@@ -54,7 +54,7 @@ def tone_curve(volume: F32, gamma: float, bends: NDArray[np.float64]) -> F32:
 
 
 def bias_field(shape: tuple[int, ...], amplitude: float, rng: np.random.Generator) -> F32:
-    """Smooth multiplicative field, exp of interpolated noise on a coarse lattice; its log spans +-amplitude."""
+    """Smooth multiplicative field: exp of noise interpolated from a coarse lattice, within +-amplitude."""
     points = int(rng.integers(3, 6))
     coarse = rng.standard_normal((points,) * 3)
     field = zoom(coarse, [n / points for n in shape], order=3, mode="nearest", grid_mode=True)
@@ -86,7 +86,10 @@ def scanner(volume: F32, rng: np.random.Generator, strength: Augmentation) -> F3
 
 
 def pose(volume: F32, rng: np.random.Generator, degrees: float = 8.0, voxels: float = 2.0) -> F32:
-    """A small random rotation and shift, and half the time a left-right flip: preparation undoes no rotation."""
+    """A small random rotation and shift, and half the time a left-right flip.
+
+    Preparation undoes no rotation, so that training must see some.
+    """
     angles = np.deg2rad(rng.uniform(-degrees, degrees, 3))
     rotation = np.eye(3)
     for axis, angle in enumerate(angles):

@@ -62,7 +62,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Adam's moments and step counts by parameter index."""
     state = optimizer.state_dict()["state"]
     return {
-        f"{index}.{name}": torch.as_tensor(value) for index, entry in state.items() for name, value in entry.items()
+        f"{index}.{name}": torch.as_tensor(value)
+        for index, entry in state.items()
+        for name, value in entry.items()
     }
 
 

@@ -102,7 +102,7 @@ def read_participants(path: Path) -> Cohort:
     if missing:
         raise UsageError(
             f"{path.name} lacks the column {', '.join(missing)}; it has {', '.join(map(str, rows[0]))}.",
-            f"Columns are tab-separated: {', '.join(COLUMNS)}, and participant_id where subjects were rescanned.",
+            f"Columns are tab-separated: {', '.join(COLUMNS)}; participant_id names rescanned subjects.",
         )
     return Cohort(tuple(_scan(path, number, row) for number, row in enumerate(rows, start=2)))
 
@@ -111,9 +111,13 @@ def _scan(table: Path, number: int, row: dict[str, str]) -> Scan:
     file = (row["file"] or "").strip()
     path = (table.parent / file).resolve()
     if not file or not path.is_file():
-        raise UsageError(f"{table.name}, line {number}: file {file!r} does not exist.", "Paths are relative to the table.")
+        raise UsageError(
+            f"{table.name}, line {number}: file {file!r} does not exist.", "Paths are relative to the table."
+        )
     if not (row["site"] or "").strip():
-        raise UsageError(f"{table.name}, line {number}: the site is empty.", "Every scan needs the site it was taken at.")
+        raise UsageError(
+            f"{table.name}, line {number}: the site is empty.", "Every scan needs the site it was taken at."
+        )
     return Scan(
         path=path,
         subject=(row.get("participant_id") or file).strip(),
@@ -133,5 +137,8 @@ def _age(table: Path, number: int, text: str | None) -> float | None:
     except ValueError:
         age = -1.0
     if not 0 <= age <= 120:
-        raise UsageError(f"{table.name}, line {number}: age {text!r} is not a number of years.", "Write n/a where it is unknown.")
+        raise UsageError(
+            f"{table.name}, line {number}: age {text!r} is not a number of years.",
+            "Write n/a where it is unknown.",
+        )
     return age

@@ -175,7 +175,10 @@ class CycleGANTask:
         if self.settings.augmentation is not None:
             volumes = np.concatenate([volumes, simulated(volumes, self.settings.augmentation, seed=2)])
         middle = volumes.shape[-1] // 2
-        rows = [np.concatenate([np.rot90(v[:, :, middle]) for v in side], 1) for side in (volumes, self.harmonize(volumes))]
+        rows = [
+            np.concatenate([np.rot90(v[:, :, middle]) for v in side], 1)
+            for side in (volumes, self.harmonize(volumes))
+        ]
         grey = (np.clip(np.concatenate(rows), 0, 1) * 255).astype(np.uint8).repeat(3, 0).repeat(3, 1)
         atomic_write_bytes(path, encode_png(grey))
 

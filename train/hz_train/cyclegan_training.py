@@ -101,7 +101,10 @@ def train_cyclegan(
             "target": target,
             "recipe": recipe.to_dict(),
             "statistics": statistics(prepared.of(training).features),
-            "cohort": {"training": describe(prepared.of(training)), "held_out": describe_or_none(prepared.of(held))},
+            "cohort": {
+                "training": describe(prepared.of(training)),
+                "held_out": describe_or_none(prepared.of(held)),
+            },
             "split": f"by subject, {held_out:.0%} of each site's subjects held out",
             "seed": preset.schedule.seed,
             "schedule": asdict(preset.schedule),
@@ -137,13 +140,19 @@ def held_out_scores(task: CycleGANTask, held_x: PreparedCohort, held_y: Prepared
         made = even(task.harmonize(seen), task.level)
         seen = even(seen, task.level)
         how = "held-out target-site scans through one simulated scanner each, all scaled to one brain mean"
-        scores["restoration_error_before"] = score([_gap(s, c, c) for s, c in zip(seen, clean, strict=True)], how)
-        scores["restoration_error_after"] = score([_gap(m, c, c) for m, c in zip(made, clean, strict=True)], how)
+        scores["restoration_error_before"] = score(
+            [_gap(s, c, c) for s, c in zip(seen, clean, strict=True)], how
+        )
+        scores["restoration_error_after"] = score(
+            [_gap(m, c, c) for m, c in zip(made, clean, strict=True)], how
+        )
     heads = np.concatenate([held_x.grids, held_y.grids])
     if len(heads):
         views = [simulated(heads, strength, seed=201 + k) for k in range(SCANNERS)]
         after = [task.harmonize(view) for view in views]
-        how = f"held-out scans of all sites through {SCANNERS} simulated scanners, each scaled by its brain mean"
+        how = (
+            f"held-out scans, all sites, through {SCANNERS} simulated scanners, each scaled by its brain mean"
+        )
         scores["travelling_head_before"] = score(_pairwise(views, heads), how)
         scores["travelling_head_after"] = score(_pairwise(after, heads), how)
     return scores

@@ -54,7 +54,9 @@ def load(cohort: Cohort, recipe: Recipe) -> PreparedCohort:
         return prepare(volume, recipe), volume.sha256
 
     with ThreadPoolExecutor(2) as pool:
-        done = list(tqdm(pool.map(one, cohort.scans), total=len(cohort.scans), desc="preparing", disable=None))
+        done = list(
+            tqdm(pool.map(one, cohort.scans), total=len(cohort.scans), desc="preparing", disable=None)
+        )
     return PreparedCohort(
         cohort.scans,
         np.stack([prepared.grid for prepared, _ in done]),

@@ -33,7 +33,7 @@ LABELS = {
     "onnxruntime-cpu": "onnxruntime CPU",
 }
 BACKENDS = ("auto", "openvino", "onnxruntime", *(n for n, *_ in LADDER if n.startswith("onnxruntime-")))
-REMEDY = "Install an engine:  pip install 'hz[cpu]'"
+REMEDY = "Install an engine:  pip install 'hz-mri[cpu]'"
 
 
 class Backend(Protocol):
@@ -200,9 +200,9 @@ def _entry(bundle: Bundle, role: str, precision: str | None, fastest: str, to: s
 
 def _install_line(require: str) -> str:
     if require == "onnxruntime-cuda":
-        return "On a machine with an NVIDIA GPU:  pip install 'hz[gpu]'  (or leave --require out)"
+        return "On a machine with an NVIDIA GPU:  pip install 'hz-mri[gpu]'  (or leave --require out)"
     extra = "openvino" if require == "openvino" else "cpu"
-    return f"pip install 'hz[{extra}]'  (or leave --require out)"
+    return f"pip install 'hz-mri[{extra}]'  (or leave --require out)"
 
 
 def check_batch(batch: Any, spec: TensorSpec) -> NDArray[np.float32]:

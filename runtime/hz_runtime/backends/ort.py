@@ -55,7 +55,7 @@ def open_model(model: bytes, device: str, threads: int, where: str) -> OrtBacken
     """Open ONNX bytes on "cpu", "cuda" or "auto"; BackendError where not every node runs there."""
     wanted = _CUDA if device == "cuda" or (device == "auto" and has_cuda()) else _CPU
     if wanted == _CUDA and not has_cuda():
-        raise BackendError("No CUDAExecutionProvider in this onnxruntime.", "pip install 'hz[gpu]'")
+        raise BackendError("No CUDAExecutionProvider in this onnxruntime.", "pip install 'hz-mri[gpu]'")
     try:
         return OrtBackend(model, wanted, threads)
     except BackendError:

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# How models/reference.hz was made. Needs the cohort (participants.tsv and its scans) and hours of CPU.
+#   benchmarks/train_reference.sh COHORT/participants.tsv WORK_FOLDER [SCANS_FOR_PARITY...]
+# Only the permissively licensed sites are named: nothing trained on oasis1 (CC BY-NC) ships.
+set -euo pipefail
+cohort=$1 work=$2
+shift 2
+hz-train cyclegan --cohort "$cohort" --source ds000011,ixi_hh --target ds002748 --preset reference \
+  --out "$work/harmonizer" --licence "ds002748 CC0, ds000011 PDDL 1.0, IXI CC BY-SA 3.0"
+hz-train age --cohort "$cohort" --sites ds002748 --preset reference \
+  --out "$work/age" --licence "ds002748 CC0"
+scans=()
+for scan in "$@"; do scans+=(--scans "$scan"); done
+hz-export --fp16 --half-weights "$work/harmonizer/harmonizer.safetensors" "$work/age/age.safetensors" \
+  --out models/reference.hz --name reference --overwrite "${scans[@]}"
