@@ -93,7 +93,7 @@ def main():
     for turn in range(steps + 1):  # the first turn warms up, and shows that the losses agree
         for name in variants:
             begin = time.perf_counter()
-            losses = [float(v) for v in step(name)]  # reading the numbers waits for the device
+            losses = [float(v.detach()) for v in step(name)]  # reading the numbers waits for the device
             if turn:
                 times[name].append(time.perf_counter() - begin)
             else:
