@@ -51,11 +51,13 @@ def _box_mean(x: F32, radius: int) -> F32:
     """Mean over the (2 * radius + 1)^3 voxels around each one; edge values continue outward."""
     width = 2 * radius + 1
     for axis in range(3):
-        padded = np.pad(x, [(radius, radius) if k == axis else (0, 0) for k in range(3)], "edge")
-        total = np.zeros_like(x)
-        for start in range(width):
-            total += padded.take(range(start, start + x.shape[axis]), axis)
-        x = total * np.float32(1 / width)
+        edges = [(radius, radius) if k == axis else (0, 0) for k in range(3)]
+        padded = np.moveaxis(np.pad(x, edges, "edge"), axis, 0)  # a view: slices below cost no copy
+        total = padded[: x.shape[axis]].copy()
+        for start in range(1, width):
+            total += padded[start : start + x.shape[axis]]
+        total *= np.float32(1 / width)
+        x = np.moveaxis(total, 0, axis)
     return x
 
 

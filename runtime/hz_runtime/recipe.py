@@ -185,7 +185,7 @@ def outside(features: Mapping[str, float], statistics: Mapping[str, Mapping[str,
             continue
         low, high, slack = seen["min"], seen["max"], seen["sd"]
         if not low - slack <= value <= high + slack:
-            flags.append(f"{name} {value:.3g} is outside the training range {low:.3g} to {high:.3g}")
+            flags.append(f"{name} {value:.4g} is outside the training range {low:.4g} to {high:.4g}")
     return flags
 
 
