@@ -20,7 +20,7 @@ from hz_train.cyclegan_task import CycleGANTask, Settings  # noqa: E402
 from hz_train.fit import Run, Schedule, fit  # noqa: E402
 from hz_train.losses import Weights  # noqa: E402
 
-SCHEDULE = Schedule(epochs=3, batch=1, lr=1e-3, milestones=(2,), picture_every=0, seed=7)
+SCHEDULE = Schedule(epochs=4, batch=1, lr=1e-3, milestones=(2,), picture_every=0, seed=7)
 SETTINGS = Settings(Weights(restore=10.0), Augmentation.strong(), coarse=1, warmup=1, warmup_lr=1e-3, width=2)
 
 
@@ -49,7 +49,7 @@ class Killed(Exception):
     """Stands for a kill in the middle of an epoch."""
 
 
-@pytest.mark.parametrize("done", [2])
+@pytest.mark.parametrize("done", [1, 3])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, done):
     whole, run = cyclegan()
     fit(whole, run, tmp_path / "whole")
@@ -105,6 +105,8 @@ def test_restoration_learns(tmp_path):
     fit(task, run, tmp_path)
     losses = logged(tmp_path, "restore")
     assert np.mean(losses[-3:]) < 0.75 * losses[0]
+    scores = task.evaluate(0)
+    assert scores["held_out_after"] < 0.8 * scores["held_out_before"]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "float32"])
@@ -123,19 +125,30 @@ def test_pictures_are_drawn(tmp_path):
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_age_network_learns_a_readable_age(tmp_path):
-    """Brightness is age here: the loop must find it, and the log must say so."""
-    ages = np.linspace(20, 80, 8).astype(np.float32)
-    noise = np.random.default_rng(0).random((8, 64, 64, 64))
+SMALL_BATCHES = pytest.mark.xfail(
+    strict=True,
+    reason="at batch 4 training fits and prediction does not; probably batch norm, not yet proven",
+)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "epochs"), [(8, 8, 6), pytest.param(12, 4, 12, marks=SMALL_BATCHES)]
+)
+def test_age_network_learns_a_readable_age(tmp_path, count, batch, epochs):
+    """Brightness is age here: training must find it, and prediction must still know it."""
+    ages = np.linspace(20, 80, count).astype(np.float32)
+    noise = np.random.default_rng(0).random((count, 64, 64, 64))
     grids = (noise * (ages / 80)[:, None, None, None]).astype(np.float32)
-    schedule = Schedule(epochs=6, batch=8, lr=3e-3, milestones=(), betas=(0.9, 0.999), picture_every=0)
+    schedule = Schedule(
+        epochs=epochs, batch=batch, lr=3e-3, milestones=(), betas=(0.9, 0.999), picture_every=0
+    )
     run = Run.start(schedule, "cpu")
     task = AgeTask(grids, ages, grids[:1], ages[:1], AgeSettings(width=2), run)
     fit(task, run, tmp_path)
     losses = logged(tmp_path, "loss")
     assert losses[-1] < losses[0] / 2
     task.settle()
-    assert np.isfinite(task.predict(grids)).all()
+    assert np.abs(task.predict(grids) - ages).mean() < np.abs(ages - ages.mean()).mean() / 2
 
 
 SCRIPT = """
