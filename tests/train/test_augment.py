@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from hz_train.augment import Augmentation, bias_field, pose, scanner, tone_curve
+from hz_train.augment import Augmentation, bias_field, mixture, pose, scanner, tone_curve
 
 
 @pytest.fixture
@@ -40,13 +40,39 @@ def test_tone_curves_are_monotone_and_keep_the_ends():
         assert (y[0], y[-1]) == (0, 1)
 
 
-def test_bias_field_is_smooth_and_bounded():
-    field = bias_field((32, 32, 32), 0.5, np.random.default_rng(0))
-    assert np.abs(np.log(field)).max() == pytest.approx(0.5, rel=1e-3)
-    assert np.abs(np.diff(np.log(field), axis=0)).max() < 0.15
+def test_bias_field_is_smooth_and_bounded_inside_the_brain(volume):
+    brain = volume > 0
+    for seed in range(6):
+        log = np.log(bias_field(brain, 0.5, np.random.default_rng(seed)))
+        assert log[brain].max() == pytest.approx(0.5, abs=1e-3)
+        assert log[brain].min() == pytest.approx(-0.5, abs=1e-3)
+        assert np.abs(np.diff(log, axis=0)[brain[1:] & brain[:-1]]).max() < 0.25
 
 
-def test_pose_moves_little(volume):
+def test_pose_moves_little_and_keeps_the_size(volume):
     moved = pose(volume, np.random.default_rng(0))
     assert moved.shape == volume.shape
     assert abs(float(moved.sum() / volume.sum()) - 1) < 0.02
+
+
+def test_pose_changes_size_within_its_limit(volume):
+    limit = 0.2
+    ratios = [
+        np.log(
+            np.count_nonzero(pose(volume, np.random.default_rng(s), scale=limit) > 0.2) / (volume > 0.2).sum()
+        )
+        for s in range(20)
+    ]
+    assert max(ratios) < 3 * limit + limit + 0.05
+    assert min(ratios) < -0.1 < 0.1 < max(ratios)
+
+
+def test_mixture_keeps_the_outline_and_stays_between_the_two(volume):
+    other = np.roll(volume, 3, axis=0) * np.float32(0.8)
+    mixed = mixture(volume, other, np.random.default_rng(0))
+    assert mixed.dtype == np.float32
+    assert not mixed[volume == 0].any()
+    both = (volume > 0) & (other > 0.02)
+    assert (mixed[both] <= np.maximum(volume, other)[both] + 1e-6).all()
+    assert (mixed[both] >= np.minimum(volume, other)[both] - 1e-6).all()
+    assert np.array_equal(mixed[~both], volume[~both])

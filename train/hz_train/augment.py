@@ -24,13 +24,17 @@ class Augmentation:
     bias : largest |log| of the multiplicative field.
     noise : largest standard deviation, in intensity units.
     blur : largest Gaussian sigma in voxels.
+    scale : largest |log| of the isotropic change of size in `pose`; each axis adds a third of it.
+    mixing : how often a head is averaged with another one.
     """
 
-    gamma: float = 0.6
+    gamma: float = 0.7
     bend: float = 0.08
     bias: float = 0.5
     noise: float = 0.015
-    blur: float = 0.6
+    blur: float = 0.8
+    scale: float = 0.2
+    mixing: float = 0.3
 
     @classmethod
     def strong(cls) -> Augmentation:
@@ -40,7 +44,7 @@ class Augmentation:
     @classmethod
     def mild(cls) -> Augmentation:
         """For the age network, which sees harmonized scans."""
-        return cls(gamma=0.15, bend=0.02, bias=0.1, noise=0.01, blur=0.4)
+        return cls(gamma=0.15, bend=0.02, bias=0.1, noise=0.01, blur=0.4, scale=0.0, mixing=0.0)
 
 
 def tone_curve(volume: F32, gamma: float, bends: NDArray[np.float64]) -> F32:
@@ -53,13 +57,18 @@ def tone_curve(volume: F32, gamma: float, bends: NDArray[np.float64]) -> F32:
     return curved
 
 
-def bias_field(shape: tuple[int, ...], amplitude: float, rng: np.random.Generator) -> F32:
-    """Smooth multiplicative field: exp of noise interpolated from a coarse lattice, within +-amplitude."""
-    points = int(rng.integers(3, 6))
+def bias_field(brain: NDArray[np.bool_], amplitude: float, rng: np.random.Generator) -> F32:
+    """Smooth multiplicative field over the grid of `brain`: exp of noise interpolated from a coarse lattice.
+
+    From two to five points an axis: a plain tilt from one end to the other, as a surface coil makes, up to
+    several patches. Its log is at most `amplitude` either way inside the brain.
+    """
+    points = int(rng.integers(2, 6))
     coarse = rng.standard_normal((points,) * 3)
-    field = zoom(coarse, [n / points for n in shape], order=3, mode="nearest", grid_mode=True)
-    field -= field.mean()
-    field *= amplitude / max(float(np.abs(field).max()), 1e-6)
+    field = zoom(coarse, [n / points for n in brain.shape], order=3, mode="nearest", grid_mode=True)
+    inside = field[brain]
+    low, high = float(inside.min()), float(inside.max())
+    field = (field - (low + high) / 2) * (2 * amplitude / max(high - low, 1e-6))
     result: F32 = np.exp(field).astype(np.float32)
     return result
 
@@ -77,18 +86,31 @@ def scanner(volume: F32, rng: np.random.Generator, strength: Augmentation) -> F3
     )
     if rng.random() < 0.5:
         out = gaussian_filter(out, rng.uniform(0, strength.blur))
-    out = out * bias_field(volume.shape, rng.uniform(0, strength.bias), rng)
+    out = out * bias_field(brain, rng.uniform(0, strength.bias), rng)
     out = out + rng.uniform(0, strength.noise) * rng.standard_normal(volume.shape).astype(np.float32) * brain
     # What min-max makes of a scan depends on its brightest voxel; real cohorts differ there by a third.
-    out = np.minimum(out, np.float32(np.percentile(out[brain], rng.uniform(97, 100))))
+    out = np.minimum(out, np.float32(np.percentile(out[brain], rng.uniform(96, 100))))
     out = np.maximum(out, 0)
     return (out / max(float(out.max()), 1e-6)).astype(np.float32)
 
 
-def pose(volume: F32, rng: np.random.Generator, degrees: float = 8.0, voxels: float = 2.0) -> F32:
-    """A small random rotation and shift, and half the time a left-right flip.
+def mixture(volume: F32, other: F32, rng: np.random.Generator) -> F32:
+    """`volume` averaged with another head where both have brain; the outline stays.
 
-    Preparation undoes no rotation, so that training must see some.
+    Smooth, soft-edged folds as in a template or a blurred scan, which no single head of a cohort shows.
+    """
+    share = np.float32(rng.uniform(0.3, 0.7))
+    mixed: F32 = np.where((volume > 0) & (other > 0.02), share * volume + (1 - share) * other, volume)
+    return mixed
+
+
+def pose(
+    volume: F32, rng: np.random.Generator, degrees: float = 8.0, shift: float = 0.03, scale: float = 0.0
+) -> F32:
+    """A small random rotation, shift (share of the grid) and change of size; half the time a left-right flip.
+
+    Preparation undoes neither rotation nor size, so that training must see some.
+    scale : largest |log| of the change of size; every axis has a third of it to itself.
     """
     angles = np.deg2rad(rng.uniform(-degrees, degrees, 3))
     rotation = np.eye(3)
@@ -98,9 +120,11 @@ def pose(volume: F32, rng: np.random.Generator, degrees: float = 8.0, voxels: fl
         turn[i, i] = turn[j, j] = np.cos(angle)
         turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
         rotation = rotation @ turn
+    size = np.exp(rng.uniform(-scale, scale) + rng.uniform(-scale, scale, 3) / 3)
+    matrix = rotation / size
     centre = (np.asarray(volume.shape) - 1) / 2
-    offset = centre - rotation @ centre + rng.uniform(-voxels, voxels, 3)
-    moved = affine_transform(volume, rotation, offset, order=1)
+    offset = centre - matrix @ centre + rng.uniform(-shift, shift, 3) * volume.shape
+    moved = affine_transform(volume, matrix, offset, order=1)
     if rng.random() < 0.5:
         moved = moved[::-1]
     return np.ascontiguousarray(moved, np.float32)

@@ -7,6 +7,7 @@ treats every volume by itself, so that the numbers are the same and the device i
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool3d
 
 from hz_train.ahead import Ahead
-from hz_train.augment import Augmentation, pose, scanner
+from hz_train.augment import Augmentation, mixture, pose, scanner
 from hz_train.fit import Run, adam
 from hz_train.losses import Weights, discriminator_loss, l1, real_loss, total
 from hz_train.volume_cyclegan import Discriminator, Generator
@@ -36,6 +36,8 @@ class Settings:
         size (a sixteenth of the cost a step at four times the batch), then on whole ones; 0 in the paper.
         The schedule's epochs are counted from where these end.
     warmup_lr : learning rate at the start of them; it falls in a straight line to the schedule's.
+    averaging : share that the running average of the forward generator's weights keeps each step; the
+        average is what is saved and scored (Yazici 2019). 0, as in the paper, saves the last weights.
     width : channels of the first conv.
     """
 
@@ -43,7 +45,8 @@ class Settings:
     augmentation: Augmentation | None = None
     coarse: int = 0
     warmup: int = 0
-    warmup_lr: float = 1e-3
+    warmup_lr: float = 1e-4
+    averaging: float = 0.0
     width: int = 32
 
     @property
@@ -83,9 +86,19 @@ class CycleGANTask:
                 [self.networks["discriminator_target"], self.networks["discriminator_source"]], schedule
             ),
         }
-        self.level = float(np.mean([_level(volume) for volume in target]))
-        self._ahead = Ahead(self._arrays, self.steps, run)
         self.call = {n: torch.compile(m) if schedule.compile else m for n, m in self.networks.items()}
+        if settings.averaging:
+            # Among the networks, so that it is saved and resumed with them; no optimizer knows it.
+            self.networks["average"] = copy.deepcopy(self.networks["generator"]).requires_grad_(False)
+        self.level = float(np.mean([_level(volume) for volume in target]))
+        # Halved before the simulated scanners, not after: they then cost an eighth as well.
+        self.half_target = halved(target) if settings.coarse else target
+        self._ahead = Ahead(self._arrays, self.steps, run)
+
+    @property
+    def harmonizer(self) -> nn.Module:
+        """The forward generator as it is saved and scored."""
+        return self.networks["average" if self.settings.averaging else "generator"]
 
     def rate(self, epoch: int) -> float:
         """Learning rate: the warm-up's straight line, then the schedule."""
@@ -106,11 +119,16 @@ class CycleGANTask:
 
     def step(self, epoch: int, index: int, run: Run) -> dict[str, Tensor]:
         """One update of the generators, then one of the discriminators; of one generator in the warm-up."""
-        batch = self._ahead.take(epoch, index)
+        parts = self._step(epoch, run, self._ahead.take(epoch, index))
+        if self.settings.averaging:
+            latest = self.networks["generator"].parameters()
+            for mean, weight in zip(self.harmonizer.parameters(), latest, strict=True):
+                mean.data.lerp_(weight.data, 1 - self.settings.averaging)
+        return parts
+
+    def _step(self, epoch: int, run: Run, batch: list[Tensor]) -> dict[str, Tensor]:
         if epoch < self.settings.before:
             y_seen, y_even = batch
-            if epoch < self.settings.coarse:
-                y_seen, y_even = (avg_pool3d(y, 2) for y in batch)
             with run.autocast():
                 loss = l1(self.call["generator"](y_seen), y_even)
             run.descend(loss, self.optimizers["generators"])
@@ -121,7 +139,8 @@ class CycleGANTask:
         """What `cyclegan_step` takes; in the warm-up only the last two. Each (N, D, H, W)."""
         first = (index * self.run.world + self.run.rank) * self._batch(epoch)
         slots = range(first, first + self._batch(epoch))
-        y, y_seen = self._side(1, self.target, epoch, slots)
+        target = self.half_target if epoch < self.settings.coarse else self.target
+        y, y_seen = self._side(1, target, epoch, slots)
         y_even = even(y, self.level)
         if epoch < self.settings.before:
             return y_seen, y_even
@@ -137,7 +156,11 @@ class CycleGANTask:
         if strength is None:
             return np.stack(clean), np.stack(clean)
         draws = [np.random.default_rng([seed, 5 + side, epoch, slot]) for slot in slots]
-        clean = [pose(volume, rng) for volume, rng in zip(clean, draws, strict=True)]
+        clean = [pose(volume, rng, scale=strength.scale) for volume, rng in zip(clean, draws, strict=True)]
+        for k, rng in enumerate(draws):
+            if rng.random() < strength.mixing:
+                other = volumes[rng.integers(len(volumes))]
+                clean[k] = mixture(clean[k], pose(other, rng, scale=strength.scale), rng)
         return np.stack(clean), np.stack(
             [scanner(volume, rng, strength) for volume, rng in zip(clean, draws, strict=True)]
         )
@@ -145,19 +168,21 @@ class CycleGANTask:
     @torch.no_grad()
     def harmonize(self, volumes: F32) -> F32:
         """(n, D, H, W) through the forward generator, in float32."""
-        generator = self.networks["generator"].eval()
-        parts = [generator(self.run.put(v[None])).float().cpu().numpy()[:, 0] for v in volumes]
-        generator.train()
+        network = self.harmonizer.eval()
+        parts = [network(self.run.put(v[None])).float().cpu().numpy()[:, 0] for v in volumes]
+        network.train()
         return np.concatenate(parts)
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Restoration error on held-out target subjects seen through fixed simulated scanners.
 
-        Mean |difference| inside the brain, all volumes scaled to one brain mean.
+        Mean |difference| inside the brain, all volumes scaled to one brain mean; on half-size volumes in
+        the coarse epochs.
         """
         if self.settings.augmentation is None or len(self.held_target) == 0:
             return {}
-        clean = even(self.held_target[:8], self.level)
+        held = self.held_target[:8]
+        clean = even(halved(held) if epoch < self.settings.coarse else held, self.level)
         seen = simulated(clean, self.settings.augmentation, seed=1)
         brain = clean > 0.02
         made = even(self.harmonize(seen), self.level)
@@ -181,6 +206,12 @@ class CycleGANTask:
         ]
         grey = (np.clip(np.concatenate(rows), 0, 1) * 255).astype(np.uint8).repeat(3, 0).repeat(3, 1)
         atomic_write_bytes(path, encode_png(grey))
+
+
+def halved(volumes: F32) -> F32:
+    """(n, D, H, W), even sizes, to half the size by averaging cubes of eight voxels."""
+    n, d, h, w = volumes.shape
+    return volumes.reshape(n, d // 2, 2, h // 2, 2, w // 2, 2).mean((2, 4, 6), dtype=np.float32)
 
 
 def _level(volume: F32) -> float:

@@ -41,8 +41,15 @@ PRESETS = {
     # What models/reference.hz was trained with: hours of CPU, not days of GPU. Restoration, which has a
     # known answer, does most of the work; the adversarial epochs are few.
     "reference": Preset(
-        Schedule(epochs=43, batch=1, milestones=(), precision="bf16", seed=2023, picture_every=4),
-        Settings(Weights(restore=10.0), Augmentation.strong(), coarse=28, warmup=12),
+        Schedule(epochs=188, batch=1, lr=5e-5, milestones=(), precision="bf16", seed=2023, picture_every=10),
+        Settings(
+            Weights(restore=30.0),
+            Augmentation.strong(),
+            coarse=150,
+            warmup=35,
+            warmup_lr=1.5e-4,
+            averaging=0.998,
+        ),
     ),
 }
 
@@ -113,8 +120,9 @@ def train_cyclegan(
             "licence": licence,
         }
         tensors: dict[str, Any] = {}
-        for name, network in task.networks.items():
-            tensors.update(with_prefix(name, network.state_dict()))
+        for name, network in (task.networks | {"generator": task.harmonizer}).items():
+            if name != "average":
+                tensors.update(with_prefix(name, network.state_dict()))
         save_checkpoint(path, tensors, meta)
     return path
 
