@@ -87,9 +87,12 @@ class AgeTask:
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain average over the batches that follow
+        # Mixed like training batches: in a cohort sorted by age or site, neighbours are alike, and their
+        # variance is not the cohort's.
         size = self.run.schedule.batch
-        for first in range(0, len(self.volumes) - size + 1, size):
-            network(self.run.put(self.volumes[first : first + size]))
+        order = np.random.default_rng([self.run.schedule.seed, 7]).permutation(len(self.volumes))
+        for first in range(0, len(order) - size + 1, size):
+            network(self.run.put(self.volumes[order[first : first + size]]))
         for norm in norms:
             norm.momentum = 0.1
 
