@@ -77,6 +77,11 @@ def train() -> None:
     help="Share of each site's subjects kept for the scores.",
 )
 @click.option(
+    "--n4/--no-n4",
+    default=None,
+    help="Take out every scan's receive field first, as the paper does.  [default: yes, except quick]",
+)
+@click.option(
     "--warmup",
     type=click.IntRange(0),
     help="Epochs of restoration, on whole volumes, before the adversarial ones.",

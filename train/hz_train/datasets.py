@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from hz_runtime.n4 import corrected
 from hz_runtime.recipe import Prepared, Recipe, prepare
 from hz_runtime.volume import read_volume
 from hz_train.cohort import Cohort, Scan
@@ -46,12 +47,20 @@ class PreparedCohort:
         return np.array([np.nan if s.age is None else s.age for s in self.scans], np.float32)
 
 
-def load(cohort: Cohort, recipe: Recipe) -> PreparedCohort:
-    """Read and prepare every scan with the runtime's own code. Raises ScanError naming the first bad file."""
+def load(cohort: Cohort, recipe: Recipe, n4: bool = False) -> PreparedCohort:
+    """Read and prepare every scan with the runtime's own code. Raises ScanError naming the first bad file.
+
+    n4 : take the receive field out first (`hz_runtime.n4`). The features stay those of the scans as they
+        are, because that is how hz-run will meet scans.
+    """
 
     def one(scan: Scan) -> tuple[Prepared, str]:
         volume = read_volume(scan.path)
-        return prepare(volume, recipe), volume.sha256
+        prepared = prepare(volume, recipe)
+        if n4:
+            flat = replace(volume, data=corrected(volume.data, volume.affine))
+            prepared = replace(prepared, grid=prepare(flat, recipe).grid)
+        return prepared, volume.sha256
 
     with ThreadPoolExecutor(2) as pool:
         done = list(
