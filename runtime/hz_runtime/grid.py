@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+Band = tuple[slice, slice, F32]  # rows of a matrix, the columns they use, and what stands there
 
-SLAB = 16  # slices a step of `upsampled_slabs`: small enough to stay in cache, large enough for BLAS
+_BLOCK = 8  # output voxels a product: few enough for a narrow band of inputs, and for the cache
 
 
 def scaled_affine(shape: tuple[int, ...], affine: F64, new_shape: tuple[int, ...]) -> F64:
@@ -56,18 +57,58 @@ def axis_weights(n_in: int, n_out: int, scale: float, offset: float, *, clamp: b
     return np.asarray(matrix, np.float32)
 
 
-def _apply(data: F32, x: F32 | None, y: F32 | None, z: F32 | None) -> F32:
-    """Apply a matrix along each axis of an (I, J, K) volume; None leaves an axis as it is."""
+def _bands(weights: F32) -> list[Band]:
+    """An (n_out, n_in) matrix of `axis_weights` in blocks of rows, each without the columns it does not use.
+
+    An output voxel has a handful of inputs next to each other. Leaving out the zeros changes no bit of a
+    product, and saves most of the work of a dense one.
+    """
+    starts = range(0, len(weights), _BLOCK)
+    spans = [_span(weights[start : start + _BLOCK]) for start in starts]
+    blocks = [weights[start : start + _BLOCK, span] for start, span in zip(starts, spans, strict=True)]
+    return [(slice(n, n + len(w)), span, w) for n, span, w in zip(starts, spans, blocks, strict=True)]
+
+
+def _span(array: NDArray[Any]) -> slice:
+    """From the first to the last index of the last axis where anything is not zero; empty for all zeros."""
+    filled = np.flatnonzero(np.any(array, axis=tuple(range(array.ndim - 1))))
+    return slice(int(filled[0]), int(filled[-1]) + 1) if filled.size else slice(0, 0)
+
+
+def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
+    """The smallest box that holds every True voxel of an (I, J, K) mask; empty slices where there is none."""
+    shadow = np.any(mask, axis=2)  # (I, J)
+    return _span(shadow.T), _span(shadow), _span(mask)
+
+
+def _along_rows(bands: list[Band], stack: F32) -> F32:
+    """The matrix of `bands` (n, m) @ stack (..., m, l) -> (..., n, l)."""
+    out = np.empty((*stack.shape[:-2], bands[-1][0].stop, stack.shape[-1]), np.float32)
+    for rows, span, weights in bands:
+        np.matmul(weights, stack[..., span, :], out=out[..., rows, :])
+    return out
+
+
+def _along_columns(bands: list[Band], stack: F32) -> F32:
+    """stack (..., m) @ the matrix of `bands` (n, m) transposed -> (..., n)."""
+    flat = stack.reshape(-1, stack.shape[-1])
+    out = np.empty((len(flat), bands[-1][0].stop), np.float32)
+    for rows, span, weights in bands:
+        np.matmul(flat[:, span], weights.T, out=out[:, rows])
+    return out.reshape(*stack.shape[:-1], -1)
+
+
+def _apply(data: F32, x: F32, y: F32, z: F32) -> F32:
+    """Apply a matrix along each axis of an (I, J, K) volume; (len(x), len(y), len(z)), Fortran order."""
     # Fortran order is how NIfTI stores voxels: the transposed view (K, J, I) is C-contiguous, so that
-    # each product below is one BLAS call without a copy.
+    # BLAS takes each part of it below without a copy.
     t = np.ascontiguousarray(data.T)
-    if z is not None:
-        t = (z @ t.reshape(t.shape[0], -1)).reshape(-1, t.shape[1], t.shape[2])
-    if y is not None:
-        t = np.matmul(y, t)
-    if x is not None:
-        t = (t.reshape(-1, t.shape[2]) @ x.T).reshape(t.shape[0], t.shape[1], -1)
-    return t.T
+    x_bands, y_bands = _bands(x), _bands(y)
+    out = np.empty((len(z), len(y), len(x)), np.float32)
+    for rows, span, weights in _bands(z):  # all three axes of a few slices at a time, while they are in cache
+        part = (weights @ t[span].reshape(-1, t[0].size)).reshape(-1, *t.shape[1:])
+        out[rows] = _along_columns(x_bands, _along_rows(y_bands, part))
+    return out.T
 
 
 def _diagonal(matrix: F64, shape: tuple[int, ...]) -> bool:
@@ -102,16 +143,14 @@ def _resample_oblique(data: F32, affine: F64, shape: tuple[int, ...], new_affine
     factor = np.maximum(1.0, wanted / spacing)  # low-pass width, in input voxels
     step = np.maximum(1.0, factor / 2)
     thin_shape = tuple(int(np.ceil(n / s)) for n, s in zip(data.shape, step, strict=True))
-    weights = [_lowpass(data.shape[k], thin_shape[k], step[k], factor[k]) for k in range(3)]
-    thin = _apply(np.asarray(data, np.float32), *weights)
+    lowpass = [_lowpass(data.shape[k], thin_shape[k], step[k], factor[k]) for k in range(3)]
+    # A margin of zeros, so that the signal is zero outside.
+    padded = _apply(np.asarray(data, np.float32), *(np.pad(w, ((1, 1), (0, 0))) for w in lowpass))
     to_thin = np.diag([*(1 / step), 1.0]) @ np.linalg.inv(affine) @ new_affine
-    padded = np.pad(thin, 1)  # so that the signal is zero outside
+    plane = to_thin[:3, :2] @ np.indices(shape[:2], np.float64).reshape(2, -1) + to_thin[:3, 3:] + 1
     out = np.empty(shape, np.float32, order="F")
-    for k in range(shape[2]):  # one slab of coordinates at a time: 8 bytes x 3 a voxel add up
-        index = np.indices((shape[0], shape[1], 1), np.float64).reshape(3, -1)
-        index[2] = k
-        coords = to_thin[:3, :3] @ index + to_thin[:3, 3:]
-        out[:, :, k] = trilinear(padded, coords + 1).reshape(shape[:2])
+    for k in range(shape[2]):  # one slice of coordinates at a time: 8 bytes x 3 a voxel add up
+        out[:, :, k] = trilinear(padded, plane + k * to_thin[:3, 2:3]).reshape(shape[:2])
     return out
 
 
@@ -132,40 +171,46 @@ def trilinear(volume: F32, coords: F64) -> F32:
     inside = np.clip(coords, 0, last)
     low = np.minimum(inside.astype(np.intp), np.maximum(last - 1, 0))
     part = (inside - low).astype(np.float32)
-    high = np.minimum(low + 1, last)
+    weights = (1 - part, part)  # of the near and the far corner along each axis
+    flat = np.asfortranarray(volume).ravel(order="F")
+    steps = np.cumprod((1, *volume.shape[:2]))
+    first = steps @ low
+    steps = np.where(last[:, 0] > 0, steps, 0)  # an axis of one voxel has no far corner
     out = np.zeros(coords.shape[1], np.float32)
-    for corner in range(8):
-        picked = [(high if corner >> axis & 1 else low)[axis] for axis in range(3)]
-        weight = np.ones_like(out)
-        for axis in range(3):
-            weight *= part[axis] if corner >> axis & 1 else 1 - part[axis]
-        out += weight * volume[picked[0], picked[1], picked[2]]
+    for z, y, x in np.ndindex(2, 2, 2):
+        out += weights[x][0] * weights[y][1] * weights[z][2] * flat.take(first + steps @ (x, y, z))
     return out
 
 
 def upsampled_slabs(
-    volumes: list[F32], affine: F64, shape: tuple[int, ...], new_affine: F64
+    volumes: list[F32],
+    affine: F64,
+    shape: tuple[int, ...],
+    new_affine: F64,
+    box: tuple[slice, slice, slice] = (slice(None),) * 3,
 ) -> Iterator[tuple[slice, list[Any]]]:
     """Coarse, smooth volumes on a fine grid, a slab of slices at a time.
 
     volumes : each (D, H, W) float32 on the grid of `affine`.
-    Yields (slice along the last axis, [one (I, J, n) float32 a volume]) until the last axis of `shape`
-    is covered; edge values continue outward. Slabs keep the memory at a few slices where whole volumes
-    would take 4 bytes x voxels each.
+    shape, new_affine : the fine grid.  box : the part of it that is wanted.
+    Yields (slice along the last axis of the box, [one (I, J, n) float32 a volume]) until the box is covered;
+    edge values continue outward. Slabs keep the memory at a few slices where whole volumes would take 4
+    bytes x voxels each.
     """
     to_coarse = np.linalg.inv(affine) @ new_affine
     if not _diagonal(to_coarse, shape):
         volumes, to_coarse = _along_fine_axes(volumes, affine, shape, new_affine)
     coarse_shape = volumes[0].shape
     x, y, z = (
-        axis_weights(coarse_shape[k], shape[k], to_coarse[k, k], to_coarse[k, 3], clamp=True)
+        axis_weights(coarse_shape[k], shape[k], to_coarse[k, k], to_coarse[k, 3], clamp=True)[box[k]]
         for k in range(3)
     )
-    planes = [np.ascontiguousarray(_apply(v, x, y, None).T) for v in volumes]  # (W, J, I)
-    for start in range(0, shape[2], SLAB):
-        part = slice(start, min(start + SLAB, shape[2]))
-        flat = [z[part] @ p.reshape(p.shape[0], -1) for p in planes]
-        yield part, [f.reshape(-1, shape[1], shape[0]).T for f in flat]
+    used = _span(z)
+    y_bands, x_bands = _bands(y), _bands(x)
+    planes = [_along_columns(x_bands, _along_rows(y_bands, v.T[used])) for v in volumes]  # (W, J, I)
+    for rows, span, weights in _bands(z[:, used]):
+        flat = [weights @ p[span].reshape(-1, p[0].size) for p in planes]
+        yield rows, [f.reshape(-1, len(y), len(x)).T for f in flat]
 
 
 def _along_fine_axes(
@@ -177,7 +222,7 @@ def _along_fine_axes(
     turned_shape = tuple(int(max(2, np.ceil(n * f / coarse))) for n, f in zip(shape, fine, strict=True))
     turned_affine = scaled_affine(shape, new_affine, turned_shape)
     to_coarse = np.linalg.inv(affine) @ turned_affine
-    index = np.indices(turned_shape, np.float64).reshape(3, -1)
+    index = np.indices(turned_shape[::-1], np.float64)[::-1].reshape(3, -1)  # the first axis runs fastest
     coords = to_coarse[:3, :3] @ index + to_coarse[:3, 3:]
-    turned = [trilinear(v, coords).reshape(turned_shape) for v in volumes]
+    turned = [trilinear(v, coords).reshape(turned_shape, order="F") for v in volumes]
     return turned, np.linalg.inv(turned_affine) @ new_affine

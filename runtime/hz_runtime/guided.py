@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import GridMismatch
-from hz_runtime.grid import upsampled_slabs
+from hz_runtime.grid import bounding_box, upsampled_slabs
 from hz_runtime.intensity import foreground_threshold
-from hz_runtime.recipe import Prepared
+from hz_runtime.recipe import Prepared, thinned
 from hz_runtime.volume import Volume
 
 F32 = NDArray[np.float32]
@@ -50,14 +50,11 @@ def guided_coefficients(source: F32, target: F32, radius: int = RADIUS, eps: flo
 def _box_mean(x: F32, radius: int) -> F32:
     """Mean over the (2 * radius + 1)^3 voxels around each one; edge values continue outward."""
     width = 2 * radius + 1
+    x = np.pad(x, radius, "edge")
     for axis in range(3):
-        edges = [(radius, radius) if k == axis else (0, 0) for k in range(3)]
-        padded = np.moveaxis(np.pad(x, edges, "edge"), axis, 0)  # a view: slices below cost no copy
-        total = padded[: x.shape[axis]].copy()
-        for start in range(1, width):
-            total += padded[start : start + x.shape[axis]]
-        total *= np.float32(1 / width)
-        x = np.moveaxis(total, 0, axis)
+        size = x.shape[axis] - 2 * radius
+        shifted = [x[(slice(None),) * axis + (slice(start, start + size),)] for start in range(width)]
+        x = sum(shifted[1:], shifted[0]) * np.float32(1 / width)
     return x
 
 
@@ -73,16 +70,18 @@ def native_harmonized(volume: Volume, prepared: Prepared, harmonized: F32) -> F3
     a, b = guided_coefficients(prepared.grid, harmonized)
     scale = np.float32(1 / (prepared.high - prepared.low))
     floor = _native_floor(volume)
-    out = np.empty(volume.data.shape, np.float32, order="F")
-    slabs = upsampled_slabs([a, b], prepared.grid_affine, volume.data.shape, volume.affine)
+    out = np.zeros(volume.data.shape, np.float32, order="F")
+    box = bounding_box(volume.data > floor)  # about half of a scan is air around the head
+    brain, into = volume.data[box], out[box]
+    slabs = upsampled_slabs([a, b], prepared.grid_affine, volume.data.shape, volume.affine, box)
     for part, (slope, intercept) in slabs:
-        raw = volume.data[:, :, part]
-        scaled = (raw - np.float32(prepared.low)) * scale
+        raw = brain[:, :, part]
+        scaled = raw - np.float32(prepared.low)
+        scaled *= scale
         scaled *= slope
         scaled += intercept
         np.clip(scaled, 0, 1, out=scaled)
-        scaled *= raw > floor
-        out[:, :, part] = scaled
+        np.copyto(into[:, :, part], scaled, where=raw > floor)
     return out
 
 
@@ -92,6 +91,7 @@ def _native_floor(volume: Volume) -> float:
     A stripped scan has exact zeros (or one constant) for air, and everything above it, dark CSF too, is
     brain. Where no single value fills the air, the foreground threshold has to do.
     """
-    low = float(volume.data[::2, ::2, ::2].min())
-    share = float((volume.data[::2, ::2, ::2] <= low).mean())
-    return low if share > 0.2 else foreground_threshold(volume.data[::2, ::2, ::2])
+    thin, _ = thinned(volume)
+    low = float(thin.min())
+    share = float((thin <= low).mean())
+    return low if share > 0.2 else foreground_threshold(thin)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import BundleError, NoBrain
-from hz_runtime.grid import resample, scaled_affine
+from hz_runtime.grid import bounding_box, resample, scaled_affine
 from hz_runtime.intensity import foreground_threshold, min_max
 from hz_runtime.volume import Volume
 
@@ -122,27 +122,27 @@ def prepare(
     Raises NoBrain for a constant volume, one with less than 100 cm3 of foreground, or one of which less
     than half lies within the template's field of view after placement.
     """
-    mask, voxel_mm3 = _foreground(volume)
-    cm3 = float(mask.sum()) * voxel_mm3 / 1000
+    thin, thin_affine = thinned(volume)
+    mask = thin > foreground_threshold(thin)
+    cm3 = float(mask.sum()) * abs(float(np.linalg.det(thin_affine[:3, :3]))) / 1000
     if cm3 < SMALLEST_BRAIN_CM3:
         raise NoBrain(
             f"only {cm3:.3g} cm3 of foreground: an adult brain has 900 to 1900.",
             "Give a skull-stripped T1-weighted head, and check that the voxel sizes in its header are in mm.",
         )
-    centroid = _centroid(mask, volume)
-    offset = centroid - np.asarray(recipe.centre_mm)
+    offset = _centroid(mask, thin_affine) - np.asarray(recipe.centre_mm)
     moved = recipe.placement == "centroid" and float(np.linalg.norm(offset)) > recipe.centre_tolerance_mm
     shift = -offset if moved else np.zeros(3)
 
-    scan_affine = volume.affine.copy()
-    scan_affine[:3, 3] += shift
-    coverage = _coverage(mask, volume, scan_affine, recipe)
+    moved_by = np.eye(4)
+    moved_by[:3, 3] = shift
+    coverage = _coverage(mask, moved_by @ thin_affine, recipe)
     if coverage < LEAST_COVERAGE:
         raise NoBrain(
             f"only {coverage:.0%} of the brain lies within the {recipe.template} field of view.",
             "Register the scan to the template first (6 degrees of freedom, for example flirt -dof 6).",
         )
-    template = resample(volume.data, scan_affine, recipe.template_shape, recipe.template_affine)
+    template = resample(volume.data, moved_by @ volume.affine, recipe.template_shape, recipe.template_affine)
     resized = resample(template, recipe.template_affine, recipe.grid_shape, recipe.grid_affine)
     grid, low, high = min_max(resized)
     grid_affine = recipe.grid_affine
@@ -170,9 +170,8 @@ def describe(grid: F32, recipe: Recipe) -> dict[str, float]:
         "sd": float(inside.std()),
         "contrast": float((upper - lower) / max(median, 1e-6)),
     }
-    for axis, name in enumerate("xyz"):
-        filled = np.flatnonzero(mask.any(axis=tuple(k for k in range(3) if k != axis)))
-        features[f"extent_{name}_mm"] = float((filled[-1] - filled[0] + 1) * spacing[axis])
+    for name, span, step in zip("xyz", bounding_box(mask), spacing, strict=True):
+        features[f"extent_{name}_mm"] = float((span.stop - span.start) * step)
     return features
 
 
@@ -189,33 +188,34 @@ def outside(features: Mapping[str, float], statistics: Mapping[str, Mapping[str,
     return flags
 
 
-def _foreground(volume: Volume) -> tuple[NDArray[np.bool_], float]:
-    """Foreground of every second voxel (each axis), and the volume in mm3 each one stands for."""
-    steps = tuple(2 if n >= 64 else 1 for n in volume.data.shape)
-    thin = volume.data[:: steps[0], :: steps[1], :: steps[2]]
-    voxel = abs(float(np.linalg.det(volume.affine[:3, :3]))) * float(np.prod(steps))
-    return thin > foreground_threshold(thin), voxel
+def thinned(volume: Volume) -> tuple[F32, F64]:
+    """Every second voxel along each axis of 64 or more, a contiguous copy, and its affine (4, 4).
+
+    Enough to find the brain by, at an eighth of the voxels.
+    """
+    steps = [2 if n >= 64 else 1 for n in volume.data.shape]
+    thin = np.asfortranarray(volume.data[tuple(slice(None, None, step) for step in steps)])
+    return thin, volume.affine @ np.diag([*steps, 1])
 
 
-def _steps(volume: Volume) -> F64:
-    return np.array([2.0 if n >= 64 else 1.0 for n in volume.data.shape])
-
-
-def _centroid(mask: NDArray[np.bool_], volume: Volume) -> F64:
+def _centroid(mask: NDArray[np.bool_], affine: F64) -> F64:
     """World mm of the foreground's centre of mass, every foreground voxel weighing the same."""
     counts = [mask.sum(axis=tuple(k for k in range(3) if k != axis)) for axis in range(3)]
-    index = np.array([float(c @ np.arange(c.size)) / float(c.sum()) for c in counts]) * _steps(volume)
-    centre: F64 = volume.affine[:3, :3] @ index + volume.affine[:3, 3]
+    index = np.array([float(c @ np.arange(c.size)) / float(c.sum()) for c in counts])
+    centre: F64 = affine[:3, :3] @ index + affine[:3, 3]
     return centre
 
 
-def _coverage(mask: NDArray[np.bool_], volume: Volume, affine: F64, recipe: Recipe) -> float:
+def _coverage(mask: NDArray[np.bool_], affine: F64, recipe: Recipe) -> float:
     """Share of the foreground that falls within the template grid."""
-    index = np.argwhere(mask) * _steps(volume)
-    world = index @ affine[:3, :3].T + affine[:3, 3]
-    voxel = (world - np.asarray(recipe.template_origin_mm)) / recipe.template_spacing_mm
-    within = (voxel > -0.5) & (voxel < np.asarray(recipe.template_shape) - 0.5)
-    return float(within.all(1).mean())
+    to_template = np.linalg.inv(recipe.template_affine) @ affine
+    index = np.ogrid[tuple(slice(n) for n in mask.shape)]
+    within = mask
+    for row, size in zip(to_template[:3], recipe.template_shape, strict=True):
+        # Terms that are zero stay out: then `at` has one axis, not three, unless the scan is oblique.
+        at = row[3] + sum(factor * n for factor, n in zip(row, index, strict=False) if factor)
+        within = within & ((at > -0.5) & (at < size - 0.5))
+    return float(within.sum() / mask.sum())
 
 
 def _placement_flags(offset: F64, moved: bool, features: Mapping[str, float]) -> list[str]:

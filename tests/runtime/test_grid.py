@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from hz_runtime.grid import axis_weights, resample, scaled_affine, upsampled_slabs
+from hz_runtime.grid import axis_weights, bounding_box, resample, scaled_affine, trilinear, upsampled_slabs
 
 
 def smooth(shape, sigma=4.0, seed=0):
@@ -75,6 +75,34 @@ def test_oblique_agrees_with_interpolating_the_truth():
     assert np.abs(result - truth(wanted, (16, 16, 14))).max() < 0.02
 
 
+def test_resampling_is_the_product_of_the_three_matrices():
+    """Leaving out the zeros of a matrix leaves out nothing: longhand, in float64."""
+    data = np.random.default_rng(2).standard_normal((70, 61, 83)).astype(np.float32)
+    new = np.diag([2.3, 1.9, 2.8, 1])
+    new[:3, 3] = -9, 4, -20  # begins before the scan and ends after it
+    matrices = (axis_weights(n, 41, new[k, k], new[k, 3]).astype(float) for k, n in enumerate(data.shape))
+    wanted = np.einsum("ijk,xi,yj,zk->xyz", data, *matrices, optimize=True)
+    assert not wanted[:, :, :6].any()
+    np.testing.assert_allclose(resample(data, np.eye(4), (41, 41, 41), new), wanted, atol=1e-5)
+
+
+def test_trilinear_agrees_with_scipy_also_on_a_single_slice():
+    rng = np.random.default_rng(3)
+    for shape in [(7, 9, 11), (7, 1, 11), (1, 1, 1)]:
+        data = rng.standard_normal(shape).astype(np.float32)
+        coords = rng.uniform(-2, 12, (3, 500))
+        wanted = map_coordinates(data, coords, order=1, mode="nearest")
+        np.testing.assert_allclose(trilinear(data, coords), wanted, atol=1e-5)
+
+
+def test_bounding_box_holds_every_voxel_and_no_plane_more():
+    mask = np.zeros((9, 8, 7), bool)
+    assert [s.stop - s.start for s in bounding_box(mask)] == [0, 0, 0]
+    mask[2, 6, 1] = mask[5, 3, 4] = True
+    for order in "CF":
+        assert bounding_box(np.array(mask, order=order)) == (slice(2, 6), slice(3, 7), slice(1, 5))
+
+
 def test_outside_is_zero():
     far = np.eye(4)
     far[:3, 3] = 500
@@ -100,3 +128,19 @@ def test_slabs_put_a_line_in_world_space_back(degrees):
         whole[:, :, part] = values
     inner = (slice(3, -3),) * 3  # beyond the outermost coarse centres there is only the edge value
     np.testing.assert_allclose(whole[inner], line(fine, shape)[inner], atol=1e-3)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 12.0])
+def test_slabs_of_a_box_are_those_voxels_of_the_whole(degrees):
+    angle = np.deg2rad(degrees)
+    fine = np.eye(4)
+    fine[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    coarse, shape = np.diag([3.0, 3, 3, 1]), (20, 18, 21)
+    volumes = [smooth((8, 8, 8), 1, seed) for seed in (0, 1)]
+    box = (slice(3, 17), slice(0, 5), slice(4, 21))
+    whole, part = np.empty((2, *shape), np.float32), np.empty((2, 14, 5, 17), np.float32)
+    for at, values in upsampled_slabs(volumes, coarse, shape, fine):
+        whole[..., at] = values
+    for at, values in upsampled_slabs(volumes, coarse, shape, fine, box):
+        part[..., at] = values
+    np.testing.assert_allclose(part, whole[:, box[0], box[1], box[2]], atol=1e-6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import map_coordinates
 
 from hz_runtime.errors import GridMismatch
 from hz_runtime.guided import guided_coefficients, native_harmonized
@@ -60,3 +61,17 @@ def test_native_undoes_a_known_contrast(brain):
     assert not native[volume.data == 0].any()
     assert native.shape == volume.data.shape
     assert native.dtype == np.float32
+
+
+def test_native_is_the_local_map_of_each_voxel(brain):
+    """Longhand at full resolution: interpolated coefficients, scaled, clipped, and zero in the air."""
+    volume = brain()
+    prepared = prepare(volume, Recipe())
+    harmonized = np.sqrt(prepared.grid)
+    coefficients = guided_coefficients(prepared.grid, harmonized)
+    to_grid = np.linalg.inv(prepared.grid_affine) @ volume.affine
+    coords = np.tensordot(to_grid[:3, :3], np.indices(volume.shape), 1) + to_grid[:3, 3][:, None, None, None]
+    a, b = (map_coordinates(c, coords, order=1, mode="nearest") for c in coefficients)
+    scaled = (volume.data - prepared.low) / (prepared.high - prepared.low)
+    wanted = np.where(volume.data > 0, np.clip(a * scaled + b, 0, 1), 0)
+    np.testing.assert_allclose(native_harmonized(volume, prepared, harmonized), wanted, atol=1e-5)

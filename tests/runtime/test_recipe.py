@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,21 @@ def test_elsewhere_is_shifted_and_flagged(brain):
     assert np.abs(centre[0] - centre[1]).max() < 3
     # the way back to the scan's own world is kept
     np.testing.assert_allclose(there.grid_affine[:3, 3] + there.shift_mm, Recipe().grid_affine[:3, 3])
+
+
+@pytest.mark.parametrize("degrees", [0.0, 15.0])
+def test_coverage_is_the_share_of_brain_inside_the_template_box(brain, degrees):
+    """Counted longhand over every voxel; the edges of the box are 1 mm beyond its outermost centres."""
+    angle, tilt = np.deg2rad(degrees), np.eye(4)
+    tilt[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    volume = brain(move=(0.0, 45.0, 70.0))
+    volume = replace(volume, affine=tilt @ volume.affine)
+    world = np.argwhere(volume.data > 0.2) @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+    wanted = ((world > (-91, -127, -73)) & (world < (91, 91, 109))).all(1).mean()
+    prepared = prepare(volume, Recipe(placement="none"))
+    assert 0.6 < wanted < 0.95
+    assert abs(prepared.features["coverage"] - wanted) < 0.02  # it looks at every second voxel, 4 mm apart
+    assert "outside the template's field of view" in prepared.flags[0]
 
 
 def test_without_placement_nothing_moves(brain):
