@@ -14,10 +14,12 @@ Default tolerances (brain mean, brain p99.9, years):
   fp32                1e-4, 1e-3, 0.05
   fp32, half weights  1e-3, 1e-2, 0.1
   fp16                2e-3, 2e-2, 0.25
+  bf16                8e-3, 8e-2, 1
+  int8                2e-2, 2e-1, 2; also 2 % of the brain's mean, and 95 % of ages within 0.5 years
 
 \b
 Exit codes: 0 published; 1 refused (precision or parity not what was asked for); 2 usage; 3 a scan of
---scans cannot be used.
+--scans cannot be used; 5 the TensorRT asked for is not here, or cannot build for what is asked.
 """
 
 
@@ -36,6 +38,17 @@ def _tolerances(ctx: click.Context, param: click.Parameter, given: tuple[str, ..
     return found
 
 
+def _profile(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, int, int]:
+    """1,4,16: in this order, each at least 1."""
+    try:
+        least, tuned, most = (int(part) for part in text.split(","))
+    except ValueError:
+        least, tuned, most = 0, 0, 0
+    if not 1 <= least <= tuned <= most:
+        raise click.BadParameter(f"{text!r} is not MIN,BEST,MAX with 1 <= MIN <= BEST <= MAX", ctx, param)
+    return least, tuned, most
+
+
 @click.command(cls=render.HzCommand, context_settings=options.CONTEXT, epilog=EPILOG)
 @click.argument(
     "checkpoints",
@@ -47,7 +60,50 @@ def _tolerances(ctx: click.Context, param: click.Parameter, given: tuple[str, ..
 @click.option(
     "--out", "-o", metavar="NAME.hz", required=True, type=click.Path(path_type=Path), help="Bundle to write."
 )
-@click.option("--fp16", "half", is_flag=True, help="Also write a float16 graph of every network, for GPUs.")
+@click.option("--fp16", is_flag=True, help="Also write a float16 graph of every network, for GPUs.")
+@click.option("--bf16", is_flag=True, help="Also write a bfloat16 graph: float32's range, for newer GPUs.")
+@click.option("--int8", is_flag=True, help="Also write an int8 graph that follows --plan.")
+@click.option(
+    "--plan",
+    "plans",
+    metavar="PLAN.json",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Precision plan of hz-calibrate for one network; repeatable.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["none", "tensorrt", "rtx"]),
+    default="none",
+    show_default=True,
+    help="Also build TensorRT engines of those graphs: for this machine's GPU, or, on any machine, for "
+    "workstation GPUs (TensorRT for RTX).",
+)
+@click.option(
+    "--batches",
+    metavar="MIN,BEST,MAX",
+    default="1,4,16",
+    show_default=True,
+    callback=_profile,
+    help="Batch sizes that engines accept, and the one they are tuned for.",
+)
+@click.option(
+    "--capability",
+    metavar="X.Y",
+    multiple=True,
+    help="Compute capability to build rtx engines for; repeatable.  [default: all it knows from 8.0 on]",
+)
+@click.option(
+    "--hardware-compatible", is_flag=True, help="tensorrt: for Ampere and newer, not only this GPU."
+)
+@click.option("--refit", is_flag=True, help="Engines whose weights can be replaced; needs a GPU.")
+@click.option("--strip-weights", is_flag=True, help="Engines without weights, refitted where they run.")
+@click.option(
+    "--timing-cache",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="tensorrt: remember kernel timings between builds.",
+)
 @click.option(
     "--half-weights/--full-weights",
     default=False,
@@ -63,6 +119,7 @@ def _tolerances(ctx: click.Context, param: click.Parameter, given: tuple[str, ..
     "[default: nilearn's MNI152 brain]",
 )
 @click.option("--name", metavar="TEXT", help="Name in the manifest and on the model card.  [default: NAME]")
+@click.option("--note", metavar="TEXT", default="", help="A remark for the model card.")
 @click.option(
     "--tolerance",
     metavar="KEY=X",
@@ -79,6 +136,9 @@ def main(
     scans: tuple[Path, ...],
     name: str | None,
     no_parity: bool,
+    fp16: bool,
+    bf16: bool,
+    int8: bool,
     **choices: Any,
 ) -> None:
     """Export checkpoints of hz-train as one bundle that hz-run executes without torch.
@@ -88,13 +148,42 @@ def main(
 
     \b
       hz-export --fp16 runs/cyclegan/harmonizer.safetensors runs/age/age.safetensors --out site.hz
+      hz-export --fp16 --engine rtx harmonizer.safetensors --out site.hz
     """
     _check_installed()
     from hz_export.assemble import ExportOptions, export_bundle
 
-    chosen = ExportOptions(name=name or "", scans=scans, check_parity=not no_parity, **choices)
+    asked = {"fp16": fp16, "bf16": bf16, "int8": int8}
+    chosen = ExportOptions(
+        name=name or "",
+        scans=scans,
+        check_parity=not no_parity,
+        precisions=tuple(word for word, on in asked.items() if on),
+        build=_engine_options(choices),
+        progress=True,
+        **choices,
+    )
     export_bundle(checkpoints, out, chosen, render.say)
     render.say(f"next:  hz-run SCAN... --model {out}")
+
+
+def _engine_options(choices: dict[str, Any]) -> Any:
+    """Take the choices about engines out of `choices`: EngineOptions, or None for --engine none."""
+    from hz_export.engine_target import EngineOptions
+    from hz_runtime.engines import Profile
+
+    flavour = {"none": "", "rtx": "tensorrt_rtx"}.get(choices["engine"], choices["engine"])
+    del choices["engine"]
+    options = EngineOptions(
+        flavour=flavour,
+        profile=Profile(*choices.pop("batches")),
+        capability=tuple(choices.pop("capability")),
+        hardware_compatible=choices.pop("hardware_compatible"),
+        refit=choices.pop("refit"),
+        strip=choices.pop("strip_weights"),
+        timing_cache=choices.pop("timing_cache"),
+    )
+    return options if flavour else None
 
 
 def _check_installed() -> None:

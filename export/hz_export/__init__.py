@@ -1,7 +1,13 @@
 """From checkpoints to a verified bundle: ONNX, precision, parity, assembly.
 
     to_onnx          checkpoint -> network -> float32 ONNX graph
-    graph_precision  float32 graph -> float16 graph, and what a graph really computes in
+    graph_precision  float32 graph -> float16 or bfloat16 graph
+    graph_report     what a graph really computes in
+    engine           ONNX file -> TensorRT engine, on either TensorRT
+    quantize         float32 graph -> INT8 graph, by a precision plan
+    localize         which nodes make a reduced graph stray
+    engine_report    what an engine really computes in
+    bench, peers     how fast they are, beside torch
     parity           how far the files stray from the network they came from, on real volumes
     model_card       MODEL_CARD.md from a checkpoint's own numbers
     assemble         all of it together, published atomically

@@ -1,4 +1,4 @@
-"""Checkpoints in, a verified bundle out: graphs, precision read back, parity, model card, manifest."""
+"""Checkpoints in, a verified bundle out: graphs, engines, precision read back, parity, card, manifest."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ import torch
 from onnx import ModelProto
 
 from hz_export import parity
-from hz_export.graph_precision import half_weights, require, to_half
+from hz_export.engine import EngineOptions, build_engine
+from hz_export.engine_target import find_builder
+from hz_export.graph_precision import half_weights, require, to_reduced
 from hz_export.model_card import INTENDED_USE, model_card
 from hz_export.to_onnx import OUTPUTS, Checkpoint, read_checkpoint, specs, to_onnx
+from hz_runtime.backends import installed, open_backend
 from hz_runtime.bundle import Bundle, write_bundle
-from hz_runtime.errors import UsageError
+from hz_runtime.errors import BackendError, UsageError
 from hz_runtime.files import sha256_bytes
 from hz_runtime.manifest import SCHEMA
 
@@ -27,14 +30,24 @@ CARD = "MODEL_CARD.md"
 class ExportOptions:
     """How checkpoints become a bundle.
 
-    half : also a float16 graph of every network.  half_weights : store the float32 graphs' weights as
-    float16.  check_parity : measure, and refuse past the tolerances.  scans : files or folders to measure
-    on; none for the MNI152 brain.  tolerance : fields of `parity.Tolerance` to replace, for all files.
+    note : a remark for the model card, such as what the scores were looked at for.
+    precisions : also a graph of every network in each of these: "fp16", "bf16", "int8".
+    plans : files of hz-calibrate, one a role, that int8 follows.
+    build : also a TensorRT engine of each of those graphs, or of the float32 ones where there are none.
+    progress : draw a bar while engines are built.
+    half_weights : store the float32 graphs' weights as float16.
+    check_parity : measure, and refuse past the tolerances.
+    scans : files or folders to measure on; none for the MNI152 brain.
+    tolerance : fields of `parity.Tolerance` to replace, for all files.
     engines : what to measure with; none for all installed.
     """
 
     name: str = ""
-    half: bool = False
+    note: str = ""
+    precisions: tuple[str, ...] = ()
+    plans: tuple[Path, ...] = ()
+    build: EngineOptions | None = None
+    progress: bool = False
     half_weights: bool = False
     check_parity: bool = True
     scans: tuple[Path, ...] = ()
@@ -56,21 +69,29 @@ def export_bundle(
         raise UsageError(f"{out.name}: a bundle's name ends in .hz.", f"Use {out.name or 'NAME'}.hz.")
     if out.exists() and not options.overwrite:  # said before minutes of work
         raise UsageError(f"{out.name} exists.", "Use another name, or overwrite it on purpose (--overwrite).")
+    if options.build is not None:
+        find_builder(options.build)
     checkpoints = belong_together([read_checkpoint(path) for path in paths])
+    plans = _plans(options, checkpoints)
     judges = _judges(checkpoints, options, say) if options.check_parity else {}
     models: list[dict[str, Any]] = []
     files: dict[str, bytes] = {}
     for role, checkpoint in checkpoints.items():
-        for entry, data in _graphs(checkpoint, options, judges.get(role), say):
+        for entry, data in _graphs(checkpoint, options, plans.get(role), judges.get(role), say):
             models.append(entry)
             files[entry["file"]] = data
+    engines = []
+    for entry, data in _engines(models, files, options, say):
+        engines.append(entry)
+        files[entry["file"]] = data
     name = options.name or out.stem
-    manifest = _manifest(name, checkpoints, models)
+    manifest = {**_manifest(name, checkpoints, models), **({"engines": engines} if engines else {})}
     metas = {role: checkpoint.meta for role, checkpoint in checkpoints.items()}
-    files[CARD] = model_card(name, manifest, metas).encode()
+    files[CARD] = model_card(name, manifest, metas, options.note).encode()
     bundle = write_bundle(out, manifest, files, overwrite=options.overwrite)
     say(
-        f"{out.name}: {len(models)} models, {sum(map(len, files.values())) / 1e6:.1f} MB, {bundle.id[:19]}..."
+        f"{out.name}: {len(models)} models, {len(engines)} engines, "
+        f"{sum(map(len, files.values())) / 1e6:.1f} MB, {bundle.id[:19]}..."
     )
     return bundle
 
@@ -136,15 +157,20 @@ def _judges(
 
 
 def _graphs(
-    checkpoint: Checkpoint, options: ExportOptions, judge: parity.Judge | None, say: Callable[[str], None]
+    checkpoint: Checkpoint,
+    options: ExportOptions,
+    plan: Any,
+    judge: parity.Judge | None,
+    say: Callable[[str], None],
 ) -> list[tuple[dict[str, Any], bytes]]:
     full = to_onnx(checkpoint.network, OUTPUTS[checkpoint.role], checkpoint.recipe.grid_shape)
     single = half_weights(full) if options.half_weights else full
     wanted = [
         (f"{checkpoint.role}.onnx", single, "fp32", "fp32, half weights" if options.half_weights else "fp32")
     ]
-    if options.half:
-        wanted.append((f"{checkpoint.role}.fp16.onnx", to_half(full), "fp16", "fp16"))
+    for precision in options.precisions:
+        model = _quantized(full, plan) if precision == "int8" else to_reduced(full, precision)
+        wanted.append((f"{checkpoint.role}.{precision}.onnx", model, precision, precision))
     done = []
     for file, model, precision, kind in wanted:
         achieved = require(model, precision, file)
@@ -152,9 +178,79 @@ def _graphs(
         evidence = parity.no_evidence()
         if judge is not None:
             tolerance = replace(parity.TOLERANCES[kind], **(options.tolerance or {}))
-            evidence = judge.evidence(data, kind, tolerance, file)
+            evidence = _evidence(judge, data, kind, tolerance, file)
         say(f"{file}: {achieved.precision}, {len(data) / 1e6:.1f} MB; {_found(evidence)}")
         done.append((_entry(checkpoint, file, model, data, achieved.to_dict(), evidence), data))
+    return done
+
+
+def _evidence(
+    judge: parity.Judge, data: bytes, kind: str, tolerance: parity.Tolerance, file: str
+) -> dict[str, Any]:
+    """Parity on every engine; for bfloat16 on those that run it, which onnxruntime on a CPU does not."""
+    if kind == "bf16":
+        able = tuple(name for name in judge.engines or [n for n, _ in installed()] if _opens(name, data))
+        if not able:
+            return parity.no_evidence() | {"note": "not measured: no engine here runs bfloat16 convolutions"}
+        judge = replace(judge, engines=able)
+    return judge.evidence(data, kind, tolerance, file)
+
+
+def _opens(engine: str, data: bytes) -> bool:
+    try:
+        open_backend(engine, data).close()
+    except BackendError:
+        return False
+    return True
+
+
+def _plans(options: ExportOptions, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
+    """The precision plan of every role, where int8 was asked for. Raises UsageError where one is missing."""
+    if "int8" not in options.precisions:
+        return {}
+    from hz_calibration.plan import read_plan
+
+    plans = {plan.role: plan for plan in map(read_plan, options.plans)}
+    missing = [role for role in checkpoints if role not in plans]
+    if missing:
+        raise UsageError(
+            f"--int8 follows a precision plan, and there is none for: {', '.join(missing)}.",
+            "Make one:  hz-calibrate CHECKPOINT SCANS...   then give it:  --plan PLAN.json",
+        )
+    return plans
+
+
+def _quantized(model: ModelProto, plan: Any) -> ModelProto:
+    from hz_export.quantize import to_int8
+
+    return to_int8(model, plan)
+
+
+def _engines(
+    models: list[dict[str, Any]],
+    files: Mapping[str, bytes],
+    options: ExportOptions,
+    say: Callable[[str], None],
+) -> list[tuple[dict[str, Any], bytes]]:
+    """A TensorRT engine of every graph in a precision asked for, or of the float32 graphs."""
+    if options.build is None:
+        return []
+    done = []
+    for model in models:
+        if model["precision"] not in (options.precisions or ("fp32",)):
+            continue
+        chosen = replace(options.build, name=model["file"])
+        record, data = build_engine(
+            files[model["file"]],
+            model["role"],
+            model["precision"],
+            chosen,
+            say=say,
+            progress=options.progress,
+        )
+        file = f"{Path(model['file']).stem}.{record.flavour}.engine"
+        evidence = {"measured": [], "note": "never run: parity of an engine is measured on its GPU"}
+        done.append(({**record.to_dict(), "file": file, "parity": evidence}, data))
     return done
 
 

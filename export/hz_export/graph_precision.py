@@ -1,94 +1,115 @@
-"""The precision policy: a float32 ONNX graph to a float16 one, and what any graph really computes in.
+"""The precision policy: a float32 ONNX graph to a float16 or bfloat16 one.
 
 Engines that are strongly typed (TensorRT 11) take precision from the graph, so it is decided here:
 
-- convolutions, and the pointwise, pooling and joining operations between them, compute in float16;
-- normalisations stay in float32: their sums over 64^3 voxels overflow float16;
+- convolutions, and the pointwise, pooling and joining operations between them, compute in the reduced type;
+- normalisations stay in float32: their sums over 64^3 voxels overflow float16 and drown in bfloat16;
 - everything after the last convolution (an output activation, an age network's linear layers) and both
   ends of the graph stay in float32;
 - a Cast stands at each border, once per tensor, and weights are stored in the type they are used in: no
   Cast ever feeds a weight, and none stands between a Concat and the ConvTranspose that reads it.
 
-Nothing here trusts what was asked for: `achieved` reads the types back from the finished graph, and
-`require` refuses a graph that is not what it is called. Pure onnx and numpy.
+Bfloat16 has float32's range and 8 bits of precision. ONNX has bfloat16 convolutions since opset 22, so that
+such a graph is of opset 22; its transposed convolutions stay in float32, because TensorRT for RTX 1.7 has
+no bfloat16 kernel for them ("Could not infer output types for operation: deconv").
+
+Nothing here trusts what was asked for: see `hz_export.graph_report`. Pure onnx and numpy.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx.version_converter
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from hz_export.graph_report import (
+    CONVOLUTIONS,
+    WEIGHTED,
+    WORDS,
+    Precision,
+    achieved,
+    checked,
+    require,
+    tensor_types,
+)
 from hz_runtime.errors import HzError
 
-CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
-NORMS = frozenset(
-    {
-        "InstanceNormalization", "BatchNormalization", "GroupNormalization", "LayerNormalization",
-        "LpNormalization", "MeanVarianceNormalization", "ReduceMean", "ReduceSum", "ReduceSumSquare",
-        "ReduceL2", "GlobalAveragePool",
-    }
-)  # fmt: skip
-HALF_OPERATIONS = CONVOLUTIONS | {"Relu", "LeakyRelu", "Concat", "Add", "MaxPool"}
-WEIGHTED = CONVOLUTIONS | {"Gemm", "MatMul"}
-LARGEST_HALF = 65504.0
-LEAST_FP16_FLOPS = 0.9  # share of the convolutions' arithmetic below which a graph is not called fp16
-SMALLEST_STORED = 1024  # values; halving less than that saves nothing
+__all__ = ["Precision", "achieved", "checked", "half_weights", "require", "to_half", "to_reduced"]
 
-_FLOAT, _HALF = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
-_WORD: dict[int, str] = {
-    TensorProto.FLOAT: "fp32",
-    TensorProto.FLOAT16: "fp16",
-    TensorProto.DOUBLE: "fp64",
-    TensorProto.BFLOAT16: "bf16",
-}
+BETWEEN = frozenset({"Relu", "LeakyRelu", "Concat", "Add", "MaxPool"})
+SMALLEST_STORED = 1024  # values; halving less than that saves nothing
+_FLOAT = int(TensorProto.FLOAT)
 
 
 @dataclass(frozen=True)
-class Precision:
-    """What a graph computes in, read back from its inferred types.
+class Reduced:
+    """A 16-bit type as the policy uses it.
 
-    precision : "fp16", "fp32", or "mixed" for a graph that is neither.
-    operations : per operation type, how many nodes compute in which type.
-    conv_flops : of all convolutions for one volume.  conv_flops_fp16, conv_weights_fp16 : shares in [0, 1]
-        computed in float16.
-    stored_bytes : of all initializers, per type.  casts : Cast nodes.
-    faults : what contradicts the policy, one line each; empty for a graph that keeps it.
+    kind : of onnx.TensorProto.  largest : finite value.  operations : that compute in it.
+    opset : the first whose convolutions take it.
     """
 
-    precision: str
-    operations: dict[str, dict[str, int]]
-    conv_flops: int
-    conv_flops_fp16: float
-    conv_weights_fp16: float
-    stored_bytes: dict[str, int]
-    casts: int
-    faults: tuple[str, ...]
+    word: str
+    kind: int
+    largest: float
+    operations: frozenset[str]
+    opset: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, for the manifest."""
-        return {**self.__dict__, "faults": list(self.faults)}
+    def tensor(self, values: np.ndarray, name: str, label: str) -> TensorProto:
+        """Values (float32) rounded to this type. Raises HzError, naming `label`, where one does not fit."""
+        largest = float(np.abs(values).max(initial=0.0))
+        if not largest <= self.largest:  # also true for NaN
+            long = {"fp16": "float16", "bf16": "bfloat16"}[self.word]
+            raise HzError(
+                f"Weight {label}: {largest:g} does not fit into {long} (largest {self.largest:g}).",
+                f"The training diverged, or this network needs float32: export without --{self.word} and "
+                "--half-weights.",
+            )
+        if self.word == "fp16":
+            return numpy_helper.from_array(values.astype(np.float16), name)
+        return helper.make_tensor(name, self.kind, values.shape, bfloat16_bytes(values), raw=True)
+
+
+REDUCED = {
+    "fp16": Reduced("fp16", int(TensorProto.FLOAT16), 65504.0, CONVOLUTIONS | BETWEEN, 1),
+    "bf16": Reduced("bf16", int(TensorProto.BFLOAT16), 3.3895313892515355e38, BETWEEN | {"Conv"}, 22),
+}
 
 
 def to_half(model: ModelProto) -> ModelProto:
-    """The same network in float16 by this module's policy; a new, checked, topologically sorted model.
+    """The same network in float16; see `to_reduced`."""
+    return to_reduced(model, "fp16")
 
-    Raises HzError for a graph with branches or one that is not float32, and where a weight of a float16
-    operation is not finite or above 65504.
+
+def to_reduced(model: ModelProto, precision: str) -> ModelProto:
+    """The same network in "fp16" or "bf16" by this module's policy; a new, checked, sorted model.
+
+    Raises HzError for a graph with branches or one that is not float32, and where a weight of a reduced
+    operation is not finite or too large for the type.
     """
-    return _Typing(model).typed()
+    reduced = REDUCED[precision]
+    opsets = {item.domain: item.version for item in model.opset_import}
+    if opsets.get("", 0) < reduced.opset:
+        model = onnx.version_converter.convert_version(checked(_copy(model)), reduced.opset)
+    return _Typing(model, reduced).typed()
+
+
+def bfloat16_bytes(values: np.ndarray) -> bytes:
+    """Finite float32 values rounded to bfloat16, to the nearest and ties to even; little-endian bytes."""
+    bits = np.ascontiguousarray(values, "<f4").view("<u4").astype(np.uint64)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return rounded.astype("<u2").tobytes()
 
 
 def half_weights(model: ModelProto) -> ModelProto:
     """The same float32 arithmetic with large weights stored as float16: about half the file.
 
     Each such weight becomes a float16 initializer and a Cast, which every engine folds when it opens the
-    file. Raises HzError as `to_half` does.
+    file. Raises HzError as `to_reduced` does.
     """
     model = _copy(model)
     graph = model.graph
@@ -100,7 +121,7 @@ def half_weights(model: ModelProto) -> ModelProto:
             continue
         name = tensor.name
         stored = f"{name}_stored"
-        tensor.CopyFrom(_half_tensor(values, stored, name))
+        tensor.CopyFrom(REDUCED["fp16"].tensor(values, stored, name))
         casts.append(helper.make_node("Cast", [stored], [name], name=f"{name}_widen", to=_FLOAT))
     nodes = [*casts, *graph.node]
     del graph.node[:]
@@ -108,78 +129,12 @@ def half_weights(model: ModelProto) -> ModelProto:
     return checked(model)
 
 
-def achieved(model: ModelProto) -> Precision:
-    """Read back what every node of a graph computes in."""
-    model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    types, shapes = tensor_types(model), _shapes(model)
-    operations: dict[str, Counter[str]] = {}
-    flops: Counter[str] = Counter()
-    weights: Counter[str] = Counter()
-    faults = []
-    for node in model.graph.node:
-        word = _computes_in(node, types)
-        if word is None or node.op_type in ("Cast", "Constant", "Shape", "Reshape", "Flatten"):
-            continue
-        operations.setdefault(node.op_type, Counter())[word] += 1
-        if node.op_type in CONVOLUTIONS:
-            flops[word] += _conv_flops(node, shapes)
-            weights[word] += int(np.prod(shapes[node.input[1]]))
-        if node.op_type in NORMS and word != "fp32":
-            faults.append(f"{node.op_type} {node.name} computes in {word}")
-    faults += [
-        f"{end.name} is not float32"
-        for end in _ends(model)
-        if types[end.name] in (_HALF, TensorProto.BFLOAT16)
-    ]
-    return Precision(
-        precision=_label(flops, operations),
-        operations={kind: dict(sorted(count.items())) for kind, count in sorted(operations.items())},
-        conv_flops=sum(flops.values()),
-        conv_flops_fp16=_share(flops),
-        conv_weights_fp16=_share(weights),
-        stored_bytes=_stored(model),
-        casts=sum(node.op_type == "Cast" for node in model.graph.node),
-        faults=tuple(faults),
-    )
-
-
-def require(model: ModelProto, asked: str, where: str) -> Precision:
-    """`achieved`, or HzError where that is not the precision asked for or the policy is broken."""
-    found = achieved(model)
-    if found.precision != asked:
-        share = f"{found.conv_flops_fp16:.0%} of the convolutions' arithmetic is float16"
-        raise HzError(
-            f"{where}: asked for {asked}, the graph computes in {found.precision} ({share}).",
-            "This network has operations that the precision policy does not know; export it without --fp16.",
-        )
-    if found.faults:
-        raise HzError(
-            f"{where}: {'; '.join(found.faults)}.", "Report this: the precision policy was not kept."
-        )
-    return found
-
-
-def checked(model: ModelProto) -> ModelProto:
-    """The model with its value types inferred anew, after onnx's full check (which includes node order)."""
-    del model.graph.value_info[:]
-    model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-def tensor_types(model: ModelProto) -> dict[str, int]:
-    """Element type of every tensor of an inferred model, by name."""
-    graph = model.graph
-    values = [*graph.input, *graph.output, *graph.value_info]
-    types = {value.name: value.type.tensor_type.elem_type for value in values}
-    return {**types, **{tensor.name: tensor.data_type for tensor in graph.initializer}}
-
-
 class _Typing:
     """One pass over the nodes in order; `made` says under which name a tensor exists in which type."""
 
-    def __init__(self, model: ModelProto) -> None:
+    def __init__(self, model: ModelProto, reduced: Reduced) -> None:
         self.model = checked(_copy(model))
+        self.reduced = reduced
         graph = self.model.graph
         self.types = tensor_types(self.model)
         _refuse_unsuitable(self.model, self.types)
@@ -188,11 +143,11 @@ class _Typing:
         self.made: dict[tuple[str, int], str] = {(value.name, _FLOAT): value.name for value in graph.input}
         self.nodes: list[NodeProto] = []
         self.kept: dict[str, TensorProto] = {}
-        self.half = _half_nodes(graph.node)
+        self.chosen = _reduced_nodes(graph.node, reduced)
 
     def typed(self) -> ModelProto:
         for index, node in enumerate(self.model.graph.node):
-            self._add(node, _HALF if index in self.half else _FLOAT)
+            self._add(node, self.reduced.kind if index in self.chosen else _FLOAT)
         for name in self.results:
             if self.types[name] == _FLOAT:
                 self._tensor(name, _FLOAT)
@@ -215,7 +170,8 @@ class _Typing:
         if self.types.get(name) != _FLOAT:
             return name
         # A result of the network keeps its name for its float32 form.
-        self.made[name, kind] = f"{name}_fp16" if kind == _HALF and name in self.results else name
+        taken = kind != _FLOAT and name in self.results
+        self.made[name, kind] = f"{name}_{self.reduced.word}" if taken else name
         return self.made[name, kind]
 
     def _tensor(self, name: str, kind: int) -> str:
@@ -224,8 +180,8 @@ class _Typing:
             return self._weight(name, kind)
         if self.types.get(name) != _FLOAT or (name, kind) in self.made:
             return self.made.get((name, kind), name)
-        source = self.made[name, _FLOAT if kind == _HALF else _HALF]
-        suffix = "fp16" if kind == _HALF else "fp32"
+        source = self.made[name, self.reduced.kind if kind == _FLOAT else _FLOAT]
+        suffix = "fp32" if kind == _FLOAT else self.reduced.word
         target = name if name in self.results and kind == _FLOAT else f"{name}_{suffix}"
         self.nodes.append(helper.make_node("Cast", [source], [target], name=f"{name}_to_{suffix}", to=kind))
         self.made[name, kind] = target
@@ -236,23 +192,32 @@ class _Typing:
         if tensor.data_type != _FLOAT or kind == _FLOAT:
             self.kept[name] = tensor
             return name
-        half = f"{name}_fp16"
-        if half not in self.kept:
-            self.kept[half] = _half_tensor(numpy_helper.to_array(tensor), half, name)
-        return half
+        small = f"{name}_{self.reduced.word}"
+        if small not in self.kept:
+            self.kept[small] = self.reduced.tensor(numpy_helper.to_array(tensor), small, name)
+        return small
 
 
-def _half_nodes(nodes: Any) -> set[int]:
-    """Indices of the nodes that compute in float16: of a half operation, at or before a convolution."""
+def _reduced_nodes(nodes: Any, reduced: Reduced) -> set[int]:
+    """Indices of the nodes that compute in the reduced type: of its operations, at or before a convolution.
+
+    A Concat whose readers all stay in float32 stays there too: no Cast between it and a ConvTranspose.
+    """
+    readers: dict[str, list[int]] = {}
+    for index, node in enumerate(nodes):
+        for name in node.input:
+            readers.setdefault(name, []).append(index)
     leads: set[str] = set()  # tensors that a convolution depends on
-    half = set()
+    chosen: set[int] = set()
     for index in reversed(range(len(nodes))):
         node = nodes[index]
-        if node.op_type in CONVOLUTIONS or any(name in leads for name in node.output):
-            leads.update(node.input)
-            if node.op_type in HALF_OPERATIONS:
-                half.add(index)
-    return half
+        if node.op_type not in CONVOLUTIONS and not any(name in leads for name in node.output):
+            continue
+        leads.update(node.input)
+        only_wide = chosen.isdisjoint(readers.get(node.output[0], []))
+        if node.op_type in reduced.operations and not (node.op_type == "Concat" and only_wide):
+            chosen.add(index)
+    return chosen
 
 
 def _refuse_unsuitable(model: ModelProto, types: dict[str, int]) -> None:
@@ -261,7 +226,7 @@ def _refuse_unsuitable(model: ModelProto, types: dict[str, int]) -> None:
             raise HzError(
                 f"{node.op_type} {node.name}: graphs with branches are not typed.", "Export it in float32."
             )
-    other = sorted({_WORD[t] for t in types.values() if t in _WORD and t != _FLOAT})
+    other = sorted({WORDS[t] for t in types.values() if t in WORDS and t != _FLOAT})
     if other:
         raise HzError(
             f"The graph is not float32 throughout (found {', '.join(other)}).",
@@ -269,66 +234,7 @@ def _refuse_unsuitable(model: ModelProto, types: dict[str, int]) -> None:
         )
 
 
-def _half_tensor(values: np.ndarray, name: str, label: str) -> TensorProto:
-    largest = float(np.abs(values).max(initial=0.0))
-    if not largest <= LARGEST_HALF:  # also true for NaN
-        raise HzError(
-            f"Weight {label}: {largest:g} does not fit into float16 (largest {LARGEST_HALF:g}).",
-            "The training diverged, or this network needs float32: export without --fp16 and --half-weights.",
-        )
-    return numpy_helper.from_array(values.astype(np.float16), name)
-
-
 def _copy(model: ModelProto) -> ModelProto:
     new = ModelProto()
     new.CopyFrom(model)
     return new
-
-
-def _ends(model: ModelProto) -> Iterator[Any]:
-    yield from model.graph.input
-    yield from model.graph.output
-
-
-def _shapes(model: ModelProto) -> dict[str, list[int]]:
-    """Shape of every tensor; a free axis counts as 1."""
-    graph = model.graph
-    shapes = {
-        value.name: [axis.dim_value or 1 for axis in value.type.tensor_type.shape.dim]
-        for value in [*graph.input, *graph.output, *graph.value_info]
-    }
-    return {**shapes, **{tensor.name: list(tensor.dims) for tensor in graph.initializer}}
-
-
-def _computes_in(node: NodeProto, types: dict[str, int]) -> str | None:
-    """fp32, fp16, ... or "mixed"; None for a node without floating-point tensors."""
-    words = {_WORD[types[name]] for name in [*node.input, *node.output] if types.get(name) in _WORD}
-    return words.pop() if len(words) == 1 else ("mixed" if words else None)
-
-
-def _conv_flops(node: NodeProto, shapes: dict[str, list[int]]) -> int:
-    """Two per weight and position: output voxels of a Conv, input voxels of a ConvTranspose."""
-    where = node.output[0] if node.op_type == "Conv" else node.input[0]
-    return 2 * int(np.prod(shapes[node.input[1]])) * int(np.prod(shapes[where][2:]))
-
-
-def _share(count: Counter[str]) -> float:
-    total = sum(count.values())
-    return round(count["fp16"] / total, 6) if total else 0.0
-
-
-def _label(flops: Counter[str], operations: dict[str, Counter[str]]) -> str:
-    used = {word for count in operations.values() for word in count}
-    if used <= {"fp32"}:
-        return "fp32"
-    if _share(flops) >= LEAST_FP16_FLOPS:
-        return "fp16"
-    return "mixed"
-
-
-def _stored(model: ModelProto) -> dict[str, int]:
-    stored: Counter[str] = Counter()
-    for tensor in model.graph.initializer:
-        word = _WORD.get(tensor.data_type, TensorProto.DataType.Name(tensor.data_type).lower())
-        stored[word] += numpy_helper.to_array(tensor).nbytes
-    return dict(sorted(stored.items()))

@@ -23,10 +23,13 @@ SYSTEMS = {
 }
 
 
-def model_card(name: str, manifest: Mapping[str, Any], metas: Mapping[str, Mapping[str, Any]]) -> str:
+def model_card(
+    name: str, manifest: Mapping[str, Any], metas: Mapping[str, Mapping[str, Any]], note: str = ""
+) -> str:
     """Markdown of the whole card.
 
     manifest : of the bundle, models with their parity included.  metas : checkpoint JSON by role.
+    note : what else a reader of the scores must know.
     """
     parts = [
         f"# {name}",
@@ -34,6 +37,7 @@ def model_card(name: str, manifest: Mapping[str, Any], metas: Mapping[str, Mappi
         _section("Intended use", manifest["intended_use"]),
         _section("Must not be used for", "\n".join(f"- {line}" for line in NOT_FOR)),
     ]
+    parts.append(_section("Note", note))
     parts += [_network(role, meta) for role, meta in metas.items()]
     parts.append(
         _section("Age-bias correction", _age_bias(manifest.get("age_bias"))) if "age" in metas else ""
@@ -70,6 +74,7 @@ def _network(role: str, meta: Mapping[str, Any]) -> str:
         "split": meta.get("split"),
         "seed": meta.get("seed"),
         "network": meta.get("network"),
+        "n4": meta.get("n4"),
         "schedule": meta.get("schedule"),
         "settings": meta.get("settings"),
     }
@@ -139,10 +144,11 @@ def _age_bias(bias: Mapping[str, Any] | None) -> str:
 def _files(models: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for entry in models:
-        measured = entry.get("parity", {}).get("measured", [])
-        for row in measured or [None]:
+        evidence = entry.get("parity", {})
+        for row in evidence.get("measured", []) or [None]:
             ran = _engine(row["backend"]) if row else "not measured"
-            rows.append((entry["file"], entry["precision"], f"{entry['parameters']:,}", ran, _parity(row)))
+            said = _parity(row) if row else evidence.get("note", "unproven (--no-parity)")
+            rows.append((entry["file"], entry["precision"], f"{entry['parameters']:,}", ran, said))
     volumes = next((e["parity"]["volumes"] for e in models if e.get("parity", {}).get("volumes")), None)
     source = f"Measured on {volumes['n']} volumes: {volumes['source']}.\n\n" if volumes else ""
     return source + _table(
@@ -154,9 +160,7 @@ def _engine(ran: Mapping[str, str]) -> str:
     return f"{ran['name']} {ran['provider']}, arithmetic: {ran['precision']}"
 
 
-def _parity(row: Mapping[str, Any] | None) -> str:
-    if row is None:
-        return "unproven (--no-parity)"
+def _parity(row: Mapping[str, Any]) -> str:
     said = []
     if "brain" in row:
         said.append(

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import torch
@@ -25,7 +25,9 @@ from torch import nn
 
 from hz_export.graph_precision import checked
 from hz_runtime.errors import HzError, UsageError
-from hz_runtime.recipe import Recipe
+
+if TYPE_CHECKING:
+    from hz_runtime.recipe import Recipe
 
 OPSET = 18
 INPUT = "volume"
@@ -59,6 +61,7 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint:
     """The exported network of a checkpoint that hz-train wrote: a CycleGAN's forward generator, or the age
     network. Raises UsageError for anything else, or where tensors and network do not match."""
+    from hz_runtime.recipe import Recipe
     from hz_train.age_cnn import AgeCNN
     from hz_train.checkpoint import load_checkpoint, without_prefix
     from hz_train.volume_cyclegan import Generator

@@ -30,6 +30,7 @@ from hz_runtime.manifest import (
     ROLES,
     SCHEMA,
     AgeBias,
+    EngineEntry,
     Manifest,
     ModelEntry,
     TensorSpec,
@@ -41,7 +42,16 @@ from hz_runtime.manifest import (
 if TYPE_CHECKING:
     from hz_runtime.tasks import AgePredictor, Harmonizer
 
-__all__ = ["AgeBias", "Bundle", "ModelEntry", "TensorSpec", "default_bundle", "load_bundle", "write_bundle"]
+__all__ = [
+    "AgeBias",
+    "Bundle",
+    "EngineEntry",
+    "ModelEntry",
+    "TensorSpec",
+    "default_bundle",
+    "load_bundle",
+    "write_bundle",
+]
 
 MANIFEST = "bundle.json"
 MAX_FILE_BYTES = 2 << 30  # ONNX's own limit: one protobuf message holds less than 2 GiB
@@ -55,7 +65,7 @@ class Bundle(Manifest):
     path: Path
 
     def model(self, role: str, *, precision: str | None = None, to: str | None = None) -> ModelEntry:
-        """The one model of `role`, in `precision` (None: the first of fp32, fp16 there is), to site `to`.
+        """The one model of `role`, in `precision` (None: the first of PRECISIONS there is), to site `to`.
 
         Raises BundleError where the bundle has no such model and UsageError where `to` is needed to choose.
         """
@@ -85,8 +95,12 @@ class Bundle(Manifest):
             "Export the one you need:  hz-export --help",
         )
 
-    def read(self, entry: ModelEntry) -> bytes:
-        """The model's bytes, read once and proven to be the manifest's; hand exactly these to an engine."""
+    def engines_of(self, model: ModelEntry) -> tuple[EngineEntry, ...]:
+        """The TensorRT engines that were built from this very file."""
+        return tuple(entry for entry in self.engines if entry.record.model_sha256 == model.sha256)
+
+    def read(self, entry: ModelEntry | EngineEntry) -> bytes:
+        """The bytes of a model or engine, read once and proven to be the manifest's; hand these on."""
         where = self.path.name
         with _opened(self.path, entry.file, where) as (handle, size):
             if size != entry.bytes:
@@ -154,7 +168,8 @@ def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
         data = handle.read(MAX_MANIFEST_BYTES + 1)
     manifest = parse(data, where)
     sizes = {name: _verify(root, name, sha, where) for name, sha in manifest.files.items()}
-    for entry in manifest.models:
+    listed: tuple[ModelEntry | EngineEntry, ...] = (*manifest.models, *manifest.engines)
+    for entry in listed:
         if entry.bytes != sizes[entry.file]:
             raise _changed(where, entry.file, f"{sizes[entry.file]} bytes, expected {entry.bytes}")
     return Bundle(

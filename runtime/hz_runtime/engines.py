@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -118,6 +118,23 @@ def default_cache() -> Path:
     return Path(base) / "hz" / "engines"
 
 
+@contextmanager
+def file_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """One process at a time inside, for one lock file, which stays. Ends with its process, however that ends.
+
+    waiting : told once, where another process is inside.  Raises OSError where the file cannot be made.
+    """
+    import fcntl
+
+    with open(path, "wb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
 class EngineCache:
     """A folder of KEY.engine and KEY.json pairs, shared by any number of processes."""
 
@@ -135,37 +152,60 @@ class EngineCache:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise BackendError(f"Engine {key[:12]} cannot be read ({error.strerror}).", _again(key)) from None
+            raise self._refused(key, f"cannot be read ({error.strerror})") from None
         try:
             record = EngineRecord.from_dict(json.loads(text))
         except (ValueError, BackendError):
-            raise BackendError(f"The record of engine {key[:12]} is not readable.", _again(key)) from None
+            raise self._refused(key, "has a record that is not readable") from None
         if record.key != key:
-            raise BackendError(f"Engine {key[:12]} was built for something else.", _again(key))
+            raise self._refused(key, "was built for something else")
         if sha256_bytes(data) != record.sha256:
-            raise BackendError(f"Engine {key[:12]} does not match its sha256.", _again(key))
+            raise self._refused(key, "does not match its sha256")
         return record, data
 
     def store(self, record: EngineRecord, data: bytes) -> None:
-        """Keep an engine; the record goes last, so that a pair found is whole."""
+        """Keep an engine; the record goes last, so that a pair found is whole.
+
+        Raises HzError where the folder cannot be written.
+        """
         if sha256_bytes(data) != record.sha256:
             raise ValueError("the record is of other bytes")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         atomic_write_bytes(self.folder / f"{record.key}.engine", data)
         text = json.dumps(record.to_dict(), indent=1, sort_keys=True)
         atomic_write_bytes(self.folder / f"{record.key}.json", text.encode())
 
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
+    def lock(self, name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
         """One process at a time inside, for one `name` (a key): of several that start together one builds,
-        the others wait and then find what it built. Ends with its process, however that ends."""
-        import fcntl
+        the others wait and then find what it built. Ends with its process, however that ends.
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / f"{name}.lock", "wb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+        waiting : told once, where another process is inside.
+        """
+        self._make_folder()
+        try:
+            stream = (self.folder / f"{name}.lock").open("ab")
+        except OSError as error:
+            raise self._unwritable(error) from None
+        stream.close()
+        with file_lock(self.folder / f"{name}.lock", waiting):
             yield
 
+    def rebuild(self, key: str) -> str:
+        """The remedy for an engine that is refused: the command after which it is built again."""
+        return f"Remove it; the next run builds it again:  rm {self.folder}/{key[:12]}*"
 
-def _again(key: str) -> str:
-    return f"Delete {key[:12]}*.engine and its .json from the engine folder; it is built again when needed."
+    def _refused(self, key: str, what: str) -> BackendError:
+        return BackendError(f"Engine {key[:12]} {what}.", self.rebuild(key))
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> BackendError:
+        return BackendError(
+            f"The folder for engines cannot be written ({self.folder}: {error.strerror}).",
+            "Name another one:  export HZ_ENGINES=FOLDER",
+        )

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hz_runtime.errors import BundleError
+from hz_runtime.engines import FLAVOURS, RECORD, EngineRecord
+from hz_runtime.errors import BackendError, BundleError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "1.0"
 ROLES = ("harmonizer", "age", "diagnosis", "brain-mask")
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 MAX_MANIFEST_BYTES = 4 << 20
 MIN_AGE_SLOPE = 0.05  # a flatter fit says that the predictor does not see age; dividing by it invents ages
 
@@ -70,6 +71,27 @@ class ModelEntry:
 
 
 @dataclass(frozen=True)
+class EngineEntry:
+    """One built TensorRT engine of the bundle.
+
+    record : what it was built from; `record.model_sha256` is one of the bundle's models.
+    parity : how far this very engine strays from the network; empty where it was never run.
+    """
+
+    file: str
+    record: EngineRecord
+    parity: Mapping[str, Any]
+
+    @property
+    def sha256(self) -> str:
+        return self.record.sha256
+
+    @property
+    def bytes(self) -> int:
+        return self.record.bytes
+
+
+@dataclass(frozen=True)
 class AgeBias:
     """Regression dilution of an age predictor: raw ~ slope * age + intercept on held-out predictions."""
 
@@ -101,6 +123,7 @@ class Manifest:
     intended_use: str
     files: Mapping[str, str]
     raw: Mapping[str, Any]
+    engines: tuple[EngineEntry, ...]
 
 
 def canonical(manifest: Mapping[str, Any]) -> bytes:
@@ -139,12 +162,13 @@ def parse(data: bytes, where: str) -> Manifest:
     entries = _get(raw, "models", list, where)
     if not entries:
         raise BundleError(f"{where}: bundle.json lists no models.", REMEDY)
+    models = tuple(_model(e, files, f"{where}: models[{i}]") for i, e in enumerate(entries))
     return Manifest(
         id=declared,
         schema=raw["schema"],
         name=_get(raw, "name", str, where),
         created=_get(raw, "created", str, where, ""),
-        models=tuple(_model(e, files, f"{where}: models[{i}]") for i, e in enumerate(entries)),
+        models=models,
         recipe=_get(raw, "recipe", dict, where),
         cohort=_get(raw, "cohort", dict, where, {}),
         statistics=_statistics(_get(raw, "statistics", dict, where, {}), where),
@@ -154,6 +178,7 @@ def parse(data: bytes, where: str) -> Manifest:
         intended_use=_get(raw, "intended_use", str, where, ""),
         files=files,
         raw=raw,
+        engines=_engines(_get(raw, "engines", list, where, []), files, models, where),
     )
 
 
@@ -263,6 +288,35 @@ def _model(raw: object, files: Mapping[str, str], where: str) -> ModelEntry:
         parity=parity,
         provenance=_get(raw, "provenance", dict, where, {}),
     )
+
+
+def _engines(
+    raw: list[Any], files: Mapping[str, str], models: tuple[ModelEntry, ...], where: str
+) -> tuple[EngineEntry, ...]:
+    """The engines that this hz knows how to read; a newer layout or another TensorRT is left out."""
+    found = []
+    known = {entry.sha256: entry for entry in models}
+    for index, item in enumerate(raw):
+        at = f"{where}: engines[{index}]"
+        if not isinstance(item, dict):
+            raise BundleError(f"{at} is not an object.", REMEDY)
+        if item.get("record") != RECORD or item.get("flavour") not in FLAVOURS:
+            continue
+        file = check_name(_get(item, "file", str, at), at)
+        try:
+            record = EngineRecord.from_dict(item)
+        except BackendError:
+            raise BundleError(f"{at}: the record of {file} is not readable.", REMEDY) from None
+        if files.get(file) != _sha(record.sha256, f"{at}: sha256"):
+            raise BundleError(f"{at}: {file} is not among the bundle's files under that sha256.", REMEDY)
+        model = known.get(record.model_sha256)
+        if model is None or model.role != record.role:
+            raise BundleError(f"{at}: {file} was built from no {record.role} model of this bundle.", REMEDY)
+        parity: dict[str, Any] = _get(item, "parity", dict, at, {})
+        if parity.get("sha256", record.sha256) != record.sha256:
+            raise BundleError(f"{at}: the parity evidence for {file} was measured on another file.", REMEDY)
+        found.append(EngineEntry(file, record, parity))
+    return tuple(found)
 
 
 def _specs(raw: list[Any], where: str) -> tuple[TensorSpec, ...]:

@@ -93,3 +93,53 @@ def test_from_checkpoint_to_bundle(tmp_path: Path) -> None:
     again = export(*command)
     assert again.exit_code == 2
     assert "site.hz exists" in again.output
+
+
+@pytest.mark.parametrize("text", ["1,4", "4,1,16", "0,1,2", "a,b,c", "1,2,3,4"])
+def test_malformed_batches_are_a_usage_error(text: str) -> None:
+    done = export("c.safetensors", "--out", "x.hz", "--batches", text)
+    assert done.exit_code == 2
+    assert "is not MIN,BEST,MAX" in done.output
+
+
+def test_tensorrt_that_is_not_here_is_exit_5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    from hz_export import engine_target
+    from small_checkpoints import write_age
+
+    monkeypatch.setattr(engine_target, "find_spec", lambda name: None)
+    done = export("--fp16", "--engine", "tensorrt", write_age(tmp_path), "--out", tmp_path / "x.hz")
+    assert done.exit_code == 5
+    assert "TensorRT (tensorrt) is not installed" in done.output
+    assert "hz-mri[tensorrt]" in done.output
+
+
+def test_an_engine_for_workstations_needs_no_gpu(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT for RTX:  pip install 'hz-mri[rtx]'")
+    from hz_runtime.bundle import load_bundle
+    from small_checkpoints import write_age
+
+    command = ("--fp16", "--bf16", "--engine", "rtx", "--batches", "1,1,2", "--no-parity")
+    done = export(*command, write_age(tmp_path), "--out", tmp_path / "x.hz")
+    assert done.exit_code == 0, done.output
+    engines = load_bundle(tmp_path / "x.hz").engines
+    assert [(e.record.precision, e.record.profile.most) for e in engines] == [("fp16", 2), ("bf16", 2)]
+    unknown = export(
+        "--engine", "rtx", "--capability", "9.0", tmp_path / "age.safetensors", "--out", tmp_path / "y.hz"
+    )
+    assert unknown.exit_code == 5
+    assert "does not build for compute capability 9.0" in unknown.output
+
+
+def test_int8_without_a_plan_says_how_to_make_one(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    from small_checkpoints import write_age
+
+    done = export("--int8", write_age(tmp_path), "--out", tmp_path / "x.hz", "--no-parity")
+    assert done.exit_code == 2
+    assert "none for: age" in done.output
+    assert "hz-calibrate" in done.output

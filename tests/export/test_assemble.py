@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from hz_export import assemble  # noqa: E402
+from hz_export import assemble, engine_target  # noqa: E402
 from hz_export.assemble import ExportOptions, export_bundle  # noqa: E402
+from hz_export.engine import EngineOptions  # noqa: E402
 from hz_export.graph_precision import achieved  # noqa: E402
 from hz_export.to_onnx import read_checkpoint  # noqa: E402
 from hz_runtime.bundle import Bundle, load_bundle  # noqa: E402
-from hz_runtime.errors import HzError, UsageError  # noqa: E402
+from hz_runtime.engines import Profile  # noqa: E402
+from hz_runtime.errors import BackendError, HzError, UsageError  # noqa: E402
 from hz_runtime.recipe import Recipe  # noqa: E402
 from small_checkpoints import write_age, write_harmonizer  # noqa: E402
 from small_scans import write_scans  # noqa: E402
@@ -28,7 +31,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "scans").mkdir()
     write_scans(folder / "scans", 2)
     options = ExportOptions(
-        half=True, half_weights=True, scans=(folder / "scans",), engines=("onnxruntime",), name="Small"
+        precisions=("fp16",),
+        half_weights=True,
+        scans=(folder / "scans",),
+        engines=("onnxruntime",),
+        name="Small",
     )
     said: list[str] = []
     paths = [write_harmonizer(folder), write_age(folder)]
@@ -206,3 +213,86 @@ def test_a_flat_age_network_gets_no_correction(make_age, tmp_path: Path) -> None
     bundle = export_bundle([path], tmp_path / "a.hz", FAST)
     assert bundle.age_bias is None
     assert json.loads((bundle.path / "bundle.json").read_text())["age_bias"] is None
+
+
+def test_bfloat16_is_measured_where_an_engine_runs_it(make_harmonizer, tmp_path: Path) -> None:
+    """onnxruntime has no bfloat16 convolution on a CPU; OpenVINO has."""
+    (tmp_path / "scans").mkdir()
+    write_scans(tmp_path / "scans", 1)
+    options = ExportOptions(
+        precisions=("bf16",), scans=(tmp_path / "scans",), engines=("onnxruntime",), overwrite=True
+    )
+    path = make_harmonizer()
+    (_, entry) = export_bundle([path], tmp_path / "h.hz", options).models
+    assert (entry.file, entry.precision) == ("harmonizer.bf16.onnx", "bf16")
+    assert entry.parity == {
+        "measured": [],
+        "note": "not measured: no engine here runs bfloat16 convolutions",
+    }
+    pytest.importorskip("openvino")
+    both = replace(options, engines=("onnxruntime", "openvino"))
+    (_, entry) = export_bundle([path], tmp_path / "h.hz", both).models
+    assert [row["backend"]["name"] for row in entry.parity["measured"]] == ["openvino"]
+    assert entry.parity["sha256"] == entry.sha256
+
+
+def test_engines_of_the_graphs_asked_for_are_in_the_bundle(make_harmonizer, make_age, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT for RTX:  pip install 'hz-mri[rtx]'")
+    said: list[str] = []
+    build = EngineOptions(profile=Profile(1, 2, 4), capability=("8.9",))
+    options = replace(FAST, precisions=("fp16",), build=build)
+    bundle = export_bundle([make_harmonizer(), make_age()], tmp_path / "b.hz", options, said.append)
+    assert [(e.file, e.record.role, e.record.precision) for e in bundle.engines] == [
+        ("harmonizer.fp16.tensorrt_rtx.engine", "harmonizer", "fp16"),
+        ("age.fp16.tensorrt_rtx.engine", "age", "fp16"),
+    ]
+    for entry in bundle.engines:
+        assert entry.record.profile == Profile(1, 2, 4)
+        assert entry.record.capability == ("8.9",)
+        model = bundle.model(entry.record.role, precision="fp16")
+        assert bundle.engines_of(model) == (entry,)
+        assert entry.parity["measured"] == []  # no GPU here: nothing is claimed
+        assert len(bundle.read(entry)) == entry.bytes
+    assert "layers: " in "\n".join(said)
+    assert said[-1].startswith("b.hz: 4 models, 2 engines, ")
+
+
+def test_without_a_reduced_precision_engines_are_float32(make_age, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT for RTX:  pip install 'hz-mri[rtx]'")
+    options = replace(FAST, build=EngineOptions(), half_weights=True)
+    (entry,) = export_bundle([make_age()], tmp_path / "b.hz", options).engines
+    assert (entry.file, entry.record.precision) == ("age.tensorrt_rtx.engine", "fp32")
+    assert set(entry.record.layers) == {"fp32"}
+
+
+def test_a_missing_builder_is_said_before_anything_is_exported(
+    make_age, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_target, "find_spec", lambda name: None)
+    monkeypatch.setattr(assemble, "to_onnx", lambda *_: pytest.fail("exported"))
+    options = replace(FAST, build=EngineOptions("tensorrt"))
+    with pytest.raises(BackendError, match="is not installed"):
+        export_bundle([make_age()], tmp_path / "b.hz", options)
+
+
+def test_int8_follows_the_plan_of_its_network(make_harmonizer, tmp_path: Path) -> None:
+    from hz_calibration.plan import write_plan
+    from hz_export.to_onnx import to_onnx
+    from small_plans import plan_of
+
+    path = make_harmonizer()
+    plan = plan_of(to_onnx(read_checkpoint(path).network, "harmonized"), "harmonizer")
+    write_plan(tmp_path / "plan.json", plan)
+    options = replace(FAST, precisions=("int8",), plans=(tmp_path / "plan.json",))
+    bundle = export_bundle([path], tmp_path / "h.hz", options)
+    assert [(e.file, e.precision) for e in bundle.models] == [
+        ("harmonizer.onnx", "fp32"),
+        ("harmonizer.int8.onnx", "int8"),
+    ]
+    few = replace(plan, int8=plan.int8[:1])
+    write_plan(tmp_path / "plan.json", few)
+    with pytest.raises(HzError, match=r"asked for int8, the graph computes in mixed"):
+        export_bundle([path], tmp_path / "b.hz", options)
+    write_plan(tmp_path / "plan.json", replace(plan, role="age"))
+    with pytest.raises(UsageError, match="there is none for: harmonizer"):
+        export_bundle([path], tmp_path / "b.hz", options)

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from hz_export.graph_precision import achieved, half_weights, require, to_half
+from hz_export.graph_precision import achieved, bfloat16_bytes, half_weights, require, to_half, to_reduced
 from hz_runtime.errors import HzError
 
 GRID = (8, 8, 8)
@@ -267,3 +267,158 @@ def test_half_weights_halve_the_file_and_compute_in_float32() -> None:
         nodes, {**constants, "w": big.astype(np.float16).astype(np.float32)}, {"y": ["N", 32, *GRID]}
     )
     np.testing.assert_array_equal(run(stored, volume()), run(rounded, volume()))
+
+
+def test_golden_bfloat16_graph() -> None:
+    """As in float16, but the transposed convolution and the join that it reads stay in float32."""
+    model = to_reduced(unet(), "bf16")
+    b16, f32 = TensorProto.BFLOAT16, TensorProto.FLOAT
+    kinds = types(model)
+    found = [(n.op_type, [kinds[i] for i in n.input], kinds[n.output[0]]) for n in model.graph.node]
+    assert found == [
+        ("Cast", [f32], b16),
+        ("Conv", [b16, b16, b16], b16),
+        ("Cast", [b16], f32),
+        ("InstanceNormalization", [f32, f32, f32], f32),
+        ("Cast", [f32], b16),
+        ("Relu", [b16], b16),
+        ("Conv", [b16, b16], b16),
+        ("Cast", [b16], f32),
+        ("InstanceNormalization", [f32, f32, f32], f32),
+        ("Cast", [f32], b16),
+        ("Add", [b16, b16], b16),
+        ("Cast", [b16], f32),
+        ("Cast", [b16], f32),
+        ("Concat", [f32, f32], f32),
+        ("ConvTranspose", [f32, f32], f32),
+        ("Cast", [f32], b16),
+        ("Relu", [b16], b16),
+        ("Concat", [b16, b16], b16),
+        ("Conv", [b16, b16, b16], b16),
+        ("Cast", [b16], f32),
+        ("Clip", [f32, f32, f32], f32),
+    ]
+    assert [item.version for item in model.opset_import] == [22]  # the first with bfloat16 convolutions
+    share = (54 + 108 + 108 * 8) / (54 + 108 + 324 + 108 * 8)  # all but the transposed one
+    found = achieved(model)
+    assert found.conv_flops_bf16 == pytest.approx(share, abs=1e-6)
+    assert (found.precision, found.faults) == ("bf16", ())
+    assert found.stored_bytes == {"bf16": 2 * (54 + 2 + 108 + 108 + 1), "fp32": 4 * (324 + 6)}
+
+
+def test_bfloat16_rounds_to_the_nearest_and_ties_to_even() -> None:
+    ulp = 2.0**-7  # of bfloat16 at 1
+    given = np.float32([1, 1 + ulp / 2, 1 + 1.5 * ulp, 1 + 0.51 * ulp, -1 - 0.49 * ulp, 0, -0.0, 1e30, 3e-30])
+    words = np.frombuffer(bfloat16_bytes(given), "<u2").astype("<u4") << 16
+    back = words.view("<f4")
+    np.testing.assert_array_equal(back[:7], np.float32([1, 1, 1 + 2 * ulp, 1 + ulp, -1, 0, -0.0]))
+    np.testing.assert_allclose(back[7:], given[7:], rtol=2**-7)
+    assert np.signbit(back[6])
+
+
+def test_bfloat16_takes_weights_that_float16_does_not_but_no_others() -> None:
+    nodes = [helper.make_node("Conv", ["volume", "w"], ["y"], "conv")]
+    for value, fits in ((70000.0, True), (3.4e38, False), (np.nan, False)):
+        wide = make(nodes, {"w": np.full((1, 1, 1, 1, 1), value, np.float32)}, {"y": ["N", 1, *GRID]})
+        if fits:
+            assert achieved(to_reduced(wide, "bf16")).precision == "bf16"
+        else:
+            with pytest.raises(HzError, match=r"Weight w: .* does not fit into bfloat16"):
+                to_reduced(wide, "bf16")
+
+
+def quantized(**changes: object) -> ModelProto:
+    """Two convolutions in int8, a norm and a head in float32; `changes` break the policy one way each.
+
+    norm_reads : the tensor that the norm reads.  bias : "int32" for a quantized one.  zero : the first
+    quantizer's zero point.  head : whether the last convolution is quantized too.
+    """
+    node = helper.make_node
+    q = {"s": np.float32(0.02), "z": np.int8(changes.get("zero", 0)), "z0": np.int8(0)}
+    weights_ = {
+        f"w{i}": np.full(shape, 3, np.int8)
+        for i, shape in enumerate([(4, 1, 3, 3, 3), (4, 4, 3, 3, 3), (1, 4, 1, 1, 1)])
+    }
+    scales = {f"ws{i}": np.full(len(w), 0.01, np.float32) for i, w in enumerate(weights_.values())}
+    zeros = {f"wz{i}": np.zeros(len(w), np.int8) for i, w in enumerate(weights_.values())}
+
+    def pair(tensor: str, zero: str = "z0") -> list:
+        return [
+            node("QuantizeLinear", [tensor, "s", zero], [f"{tensor}_q"], f"{tensor}_quantize"),
+            node("DequantizeLinear", [f"{tensor}_q", "s", zero], [f"{tensor}_d"], f"{tensor}_dequantize"),
+        ]
+
+    def weight(i: int) -> object:
+        return node(
+            "DequantizeLinear", [f"w{i}", f"ws{i}", f"wz{i}"], [f"w{i}_d"], f"w{i}_dequantize", axis=0
+        )
+
+    int32 = changes.get("bias") == "int32"
+    constants = {
+        **q,
+        **weights_,
+        **scales,
+        **zeros,
+        "one": np.ones(4, np.float32),
+        "nil": np.zeros(4, np.float32),
+    }
+    constants |= (
+        {"b": np.zeros(4, np.int32), "bs": np.full(4, 1e-3, np.float32), "bz": np.zeros(4, np.int32)}
+        if int32
+        else {"b_d": np.zeros(4, np.float32)}
+    )
+    nodes = [
+        *pair("volume", "z"), weight(0), weight(1),
+        *([node("DequantizeLinear", ["b", "bs", "bz"], ["b_d"], "b_dequantize", axis=0)] if int32 else []),
+        node("Conv", ["volume_d", "w0_d", "b_d"], ["c0"], "conv0", pads=[1] * 6),
+        *(pair("c0") if changes.get("norm_reads") else []),
+        node("InstanceNormalization", [changes.get("norm_reads", "c0"), "one", "nil"], ["n"], "norm"),
+        *pair("n"),
+        node("Conv", ["n_d", "w1_d"], ["c1"], "conv1", pads=[1] * 6),
+    ]  # fmt: skip
+    if changes.get("head"):
+        nodes += [*pair("c1"), weight(2), node("Conv", ["c1_d", "w2_d"], ["y"], "head")]
+    else:
+        nodes += [node("Conv", ["c1", "w2_f"], ["y"], "head")]
+        constants["w2_f"] = np.ones((1, 4, 1, 1, 1), np.float32)
+    used = {name for n in nodes for name in n.input}
+    return make(nodes, {k: v for k, v in constants.items() if k in used}, {"y": ["N", 1, *GRID]})
+
+
+def test_int8_is_the_share_of_convolutions_with_quantized_input_and_weights() -> None:
+    found = require(quantized(), "int8", "age.int8.onnx")
+    assert found.operations == {"Conv": {"fp32": 1, "int8": 2}, "InstanceNormalization": {"fp32": 1}}
+    assert found.conv_flops_int8 == pytest.approx((108 + 432) / (108 + 432 + 4), abs=1e-6)
+    assert found.stored_bytes["int8"] == 108 + 432 + 8 + 2  # weights, their zero points, and z, z0
+    assert found.faults == ()
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({"bias": "int32"}, "DequantizeLinear b_dequantize reads an int32 bias, which TensorRT refuses"),
+        ({"norm_reads": "c0_d"}, "InstanceNormalization norm reads quantized values"),
+        ({"zero": 3}, "QuantizeLinear volume_quantize is not symmetric"),
+        ({"head": True}, "Conv head is the network's head and computes in int8"),
+    ],
+)
+def test_an_int8_graph_that_breaks_the_policy_is_refused(broken: dict[str, object], said: str) -> None:
+    with pytest.raises(HzError, match=f"age.int8.onnx: .*{said}"):
+        require(quantized(**broken), "int8", "age.int8.onnx")
+
+
+def test_an_unsorted_graph_is_refused_by_the_name_of_its_node() -> None:
+    half = to_half(unet())
+    nodes = list(half.graph.node)
+    del half.graph.node[:]
+    half.graph.node.extend([*nodes[1:], nodes[0]])
+    with pytest.raises(HzError, match=r"x\.onnx: not in topological order: Conv conv1 reads volume_fp16"):
+        require(half, "fp16", "x.onnx")
+
+
+def test_a_graph_whose_types_do_not_fit_is_refused() -> None:
+    half = to_half(unet())
+    tensor = next(t for t in half.graph.initializer if t.name == "w1_fp16")
+    tensor.CopyFrom(numpy_helper.from_array(weights(2, 1, 3, 3, 3), "w1_fp16"))
+    with pytest.raises(HzError, match=r"x\.onnx: not a sound ONNX graph"):
+        require(half, "fp16", "x.onnx")

@@ -81,3 +81,9 @@ def test_card_admits_what_is_missing() -> None:
     assert "None are stored in the checkpoint." in card
     assert "stay pulled towards the mean age" in card
     assert "Not stated in the checkpoints." in card
+
+
+def test_a_note_stands_on_the_card():
+    card = model_card("x", MANIFEST, {"harmonizer": META}, "The scores were looked at twice.")
+    assert "## Note\n\nThe scores were looked at twice." in card
+    assert "## Note" not in model_card("x", MANIFEST, {"harmonizer": META})

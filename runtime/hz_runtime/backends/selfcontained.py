@@ -40,6 +40,36 @@ def check_self_contained(model: bytes, where: str) -> None:
         raise BundleError(f"{where}: its weights lie in another, unverified file (external data).", REMEDY)
 
 
+def early_reader(model: bytes) -> tuple[str, str] | None:
+    """(node, tensor) of the first node that reads a tensor before any node makes it; None for a graph in
+    topological order. Raises ValueError or IndexError for bytes that are no ONNX model."""
+    graphs = [value for field, value in _fields(memoryview(model)) if field == 7]
+    for graph in graphs:
+        if isinstance(graph, memoryview) and (found := _early_in(list(_fields(graph)))):
+            return found
+    return None
+
+
+def _early_in(graph: list[tuple[int, memoryview | int]]) -> tuple[str, str] | None:
+    # GraphProto: 1 nodes, 5 initializers, 11 inputs; a TensorProto's name is 8, a ValueInfoProto's is 1
+    ready = {""}
+    for place, name in ((5, 8), (11, 1)):
+        ready.update(text for field, value in graph if field == place for text in _texts(value, name))
+    for node in (value for field, value in graph if field == 1):
+        early = next((name for name in _texts(node, 1) if name not in ready), None)
+        if early is not None:
+            return " ".join(_texts(node, 4) + _texts(node, 3)), early  # operation and name
+        ready.update(_texts(node, 2))
+    return None
+
+
+def _texts(message: memoryview | int, wanted: int) -> list[str]:
+    if isinstance(message, int):
+        raise ValueError("not a message")
+    found = (value for field, value in _fields(message) if field == wanted)
+    return [bytes(value).decode() for value in found if isinstance(value, memoryview)]
+
+
 def _points_outside(model: memoryview) -> bool:
     pending = [(model, "model", 0)]
     while pending:
