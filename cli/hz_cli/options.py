@@ -11,7 +11,15 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-BACKENDS = ("auto", "onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-cpu")
+BACKENDS = (
+    "auto",
+    "tensorrt",
+    "tensorrt-rtx",
+    "onnxruntime",
+    "openvino",
+    "onnxruntime-cuda",
+    "onnxruntime-cpu",
+)
 
 
 def together(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -50,6 +58,16 @@ backend = together(
         metavar="N",
         type=click.IntRange(1),
         help="CPU threads for the network.  [default: all of this process]",
+    ),
+)
+engine = together(
+    click.option(
+        "--no-build",
+        is_flag=True,
+        help="Never build a TensorRT engine here; use those of the bundle and of earlier runs.",
+    ),
+    click.option(
+        "--cuda-graphs", "graphs", is_flag=True, help="TensorRT: record the GPU's work once, then replay it."
     ),
 )
 progress = together(

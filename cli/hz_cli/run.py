@@ -54,6 +54,7 @@ Exit codes: 0 all done; 2 usage; 3 some scans failed, the rest are complete; 4 b
 )
 @click.option("--age", metavar="YEARS", type=click.FloatRange(0, 130), help="Known age, for a single scan.")
 @options.backend
+@options.engine
 @click.option(
     "--batch", metavar="N", type=click.IntRange(1, 64), help="Scans a network call.  [default: 1 on a CPU]"
 )
@@ -71,6 +72,7 @@ def main(
     participants: Path | None,
     age: float | None,
     no_report: bool,
+    no_build: bool,
     plain: bool,
     quiet: bool,
     **choices: Any,
@@ -95,7 +97,8 @@ def main(
     from hz_runtime.pipeline import RunOptions, run_batch
 
     ages = _known_ages(participants, age, inputs, out)
-    run_options = RunOptions(ages=ages, report=not no_report, **choices)
+    build = None if no_build else _builder(quiet)
+    run_options = RunOptions(ages=ages, report=not no_report, build=build, **choices)
     progress = render.Progress(plain=plain, quiet=quiet)
     try:
         report = run_batch(inputs, load_bundle(model), out, run_options, progress, stop)
@@ -106,6 +109,36 @@ def main(
     look = "predictions.tsv and run.json" if no_report else "report.html"
     render.say(f"{report.summary()}; see {look} in {out}")
     ctx.exit(report.exit_code)
+
+
+def _builder(quiet: bool) -> Any:
+    """What builds a TensorRT engine for this machine's GPU when the ladder asks for one."""
+
+    def build(wanted: Any) -> Any:
+        from hz_export.engine import build_engine
+        from hz_export.engine_target import EngineOptions
+        from hz_runtime.engines import EngineCache
+
+        def say(line: str) -> None:
+            if not quiet:
+                render.say(line, err=True)
+
+        return build_engine(
+            wanted.model,
+            wanted.role,
+            wanted.precision,
+            EngineOptions(
+                flavour=wanted.flavour,
+                capability=(wanted.capability,),
+                name=wanted.file,
+                version_compatible=False,  # it stays on this machine
+            ),
+            EngineCache(),
+            say,
+            progress=not quiet,
+        )
+
+    return build
 
 
 def _known_ages(participants: Path | None, age: float | None, inputs: tuple[str, ...], out: Path) -> Any:

@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hz_runtime.backends.base import usable_threads
+from hz_runtime.backends.base import notes, on_gpu, usable_threads
 from hz_runtime.errors import HzError, UsageError
 from hz_runtime.files import atomic_write_bytes
 from hz_runtime.flow import Event, Flow
@@ -40,6 +41,7 @@ from hz_runtime.stages import Space, Stages, scrub
 from hz_runtime.volume import ReadLimits
 
 if TYPE_CHECKING:
+    from hz_runtime.backends.ladder import Build
     from hz_runtime.bundle import Bundle
 
 GPU_BATCH = 4
@@ -50,7 +52,7 @@ class RunOptions:
     """How to run; None means: choose well here.
 
     space : "native" (default; the scan's own grid), "model" (the network's), or "both".
-    to : site to harmonize to.  backend, require : as `backends.choose`.
+    to : site to harmonize to.  backend, require, build, graphs : as `backends.choose`.
     dtype : of the written volumes; int16 keeps 1/32767 of the range.
     threads : CPU threads of the network (None: all); also scales the other stages.
     batch : scans a network call; None: 1 on a CPU, 4 on a GPU.
@@ -70,6 +72,8 @@ class RunOptions:
     ages: KnownAges = field(default_factory=KnownAges)
     max_voxels: int | None = None
     limits: ReadLimits | None = None
+    build: Build | None = None
+    graphs: bool = False
 
     def __post_init__(self) -> None:
         for name, values in {"space": ("native", "model", "both"), "dtype": ("int16", "float32")}.items():
@@ -108,6 +112,9 @@ def run_batch(
             log.write(f"hz {hz_version()}: {len(chosen.scans)} scans, bundle {bundle.name} {bundle.id}")
             for step in ladder:
                 log.write(step)
+            if options.backend != "auto":  # what was asked for by name and is not to be had is said aloud
+                for step in _passed_over(ladder):
+                    emit(Event("note", step))
             emit(Event("start", f"{backend.name} on {backend.device}", total=len(chosen.scans)))
             for note in chosen.notes:
                 log.write(note)
@@ -119,6 +126,10 @@ def run_batch(
             scans = flow.run(chosen.scans)
             seconds = time.perf_counter() - clock
             interrupted = stop.is_set()
+            said = _notes(stages)
+            for note in said:
+                log.write(note)
+                emit(Event("note", note))
             run = {
                 "schema": "1.0",
                 "hz_version": hz_version(),
@@ -127,7 +138,7 @@ def run_batch(
                 "seconds": round(seconds, 3),
                 "interrupted": interrupted,
                 "bundle": {"name": bundle.name, "id": bundle.id},
-                "backend": {**_backend(backend), "ladder": list(ladder)},
+                "backend": {**_backend(backend), "ladder": list(ladder), "notes": said},
                 "options": {**_shown(options), "batch": batch, "to": stages.options["to"]},
                 "timings": _timings(scans, seconds),
                 "counts": count(scans),
@@ -149,18 +160,23 @@ def _open(bundle: Bundle, out: Path, options: RunOptions) -> tuple[Stages, tuple
     from hz_runtime.tasks import AgePredictor, Harmonizer
 
     recipe = Recipe.from_dict(dict(bundle.recipe))
-    backend, ladder = choose(
-        bundle, "harmonizer", options.backend, require=options.require, to=options.to, threads=options.threads
+    how = partial(
+        choose,
+        bundle,
+        backend=options.backend,
+        require=options.require,
+        threads=options.threads,
+        build=options.build,
+        graphs=options.graphs,
     )
+    backend, ladder = how("harmonizer", to=options.to)
     entry = bundle.entry(backend.sha256)
     predictor = None
     if any(model.role == "age" for model in bundle.models):
-        second, steps = choose(
-            bundle, "age", options.backend, require=options.require, threads=options.threads
-        )
+        second, steps = how("age")
         predictor = AgePredictor(second, bundle.age_bias, recipe)
         ladder = (*(f"harmonizer: {s}" for s in ladder), *(f"age: {s}" for s in steps))
-    batch = options.batch or (1 if "CUDA" not in backend.provider.upper() else GPU_BATCH)
+    batch = options.batch or (GPU_BATCH if on_gpu(backend) else 1)
     stages = Stages(
         bundle=bundle,
         recipe=recipe,
@@ -190,10 +206,24 @@ def _backend(backend: Any) -> dict[str, str]:
     return describe(backend)
 
 
+def _passed_over(ladder: Sequence[str]) -> list[str]:
+    """The ladder's steps that did not end in an engine, which `choose` words so."""
+    return [step for step in ladder if ": runs " not in step]
+
+
+def _notes(stages: Stages) -> list[str]:
+    """What the engines had to do to get through the run."""
+    said = [f"harmonizer: {note}" for note in notes(stages.harmonizer.backend)]
+    if stages.predictor is not None:
+        said += [f"age: {note}" for note in notes(stages.predictor.backend)]
+    return said
+
+
 def _shown(options: RunOptions) -> dict[str, Any]:
-    """Options as run.json shows them: no ages, no paths."""
+    """Options as run.json shows them: no ages, no paths, and of `build` whether engines may be built."""
     hidden = ("ages", "limits")
-    return {k: v for k, v in asdict(options).items() if k not in hidden}
+    shown = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in hidden}
+    return {**shown, "build": options.build is not None}
 
 
 def _timings(scans: Sequence[ScanResult], wall: float) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from hz_runtime.results import DONE_BEFORE, ScanResult, hz_version
 from hz_runtime.volume import Geometry, ReadLimits, Volume, read_volume, write_volume
 
 if TYPE_CHECKING:
+    from hz_runtime.backends.base import Backend
     from hz_runtime.bundle import Bundle
     from hz_runtime.tasks import AgePredictor, Harmonizer
 
@@ -53,6 +54,7 @@ class Job:
     harmonized: F32 | None = None  # (64, 64, 64) in [0, 1]
     age_raw: float | None = None
     age_corrected: float | None = None
+    engine: dict[str, str] | None = None  # what ran its network; a run may change engines on its way
     voxels: int = 0  # what the memory bound counts it as while it holds its volume
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -147,6 +149,7 @@ class Stages:
             assert job.prepared is not None
             row[...] = job.prepared.grid
         harmonized = np.asarray(self.harmonizer(batch), np.float32)
+        engine = _engine(self.harmonizer.backend)
         ages = self.predictor(harmonized) if self.predictor else None
         for n, job in enumerate(jobs):
             if not np.isfinite(harmonized[n]).all():
@@ -154,6 +157,7 @@ class Stages:
                     "the network gave non-finite values for this scan.", "Try --backend onnxruntime."
                 )
             job.harmonized = np.clip(harmonized[n], 0.0, 1.0)
+            job.engine = engine
             if ages is not None:
                 job.age_raw = _years(ages.raw, n)
                 corrected = self.predictor is not None and self.predictor.bias is not None
@@ -254,7 +258,6 @@ class Stages:
 
     def _sidecar(self, job: Job, prepared: Prepared, space: str) -> dict[str, Any]:
         """BIDS derivative metadata of one output volume."""
-        backend = self.harmonizer.backend
         target = self.options["to"]
         return {
             "Description": f"T1-weighted scan harmonized to {target or 'the reference site'}",
@@ -267,11 +270,7 @@ class Stages:
                     "Name": "hz",
                     "Version": hz_version(),
                     "Bundle": {"Name": self.bundle.name, "Id": self.bundle.id},
-                    "Engine": {
-                        "Name": backend.name,
-                        "Provider": backend.provider,
-                        "Precision": backend.precision,
-                    },
+                    "Engine": job.engine or _engine(self.harmonizer.backend),
                     "Options": dict(self.options),
                 }
             ],
@@ -285,6 +284,11 @@ class Stages:
         shape = " x ".join(map(str, self.recipe.grid_shape))
         moved = ", moved to the scan" if any(prepared.shift_mm) else ""
         return f"{self.recipe.template} template field of view on {shape} voxels{moved}"
+
+
+def _engine(backend: Backend) -> dict[str, str]:
+    """What a sidecar says about the engine."""
+    return {"Name": backend.name, "Provider": backend.provider, "Precision": backend.precision}
 
 
 def _sidecar(volume_name: str) -> str:

@@ -116,12 +116,72 @@ def test_a_refused_bundle_is_exit_4(hz_run, model: Path, tmp_path: Path) -> None
 def test_a_required_engine_that_is_not_there_is_exit_5(
     hz_run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hz_runtime.backends import base
+    from hz_runtime.backends import ladder
 
-    monkeypatch.setattr(base, "_missing", lambda *_: "taken away by this test")
+    monkeypatch.setattr(ladder, "_missing", lambda *_: ("taken away by this test", "Put it back."))
     done = hz_run(write_scan(tmp_path / "a.nii.gz"), "--model", model, "--require", "openvino")
     assert done.exit_code == 5
-    assert "openvino" in done.stderr
+    assert done.stderr == (
+        "error: Required backend openvino: OpenVINO CPU: not available (taken away by this test). "
+        "Put it back (or leave --require out)\n"
+    )
+
+
+@pytest.mark.parametrize("engine", ["tensorrt", "tensorrt-rtx"])
+def test_tensorrt_without_a_driver_is_one_line_and_no_crash(model: Path, tmp_path: Path, engine: str) -> None:
+    """In a process of its own: TensorRT touched without a driver crashes when the interpreter ends."""
+    from hz_runtime.backends import cuda
+
+    if cuda.has_driver():
+        pytest.skip("this machine has an NVIDIA driver")
+    scan = write_scan(tmp_path / "a.nii.gz")
+    started = time.monotonic()
+    done = subprocess.run(
+        [*command(scan, tmp_path / "out", model), "--require", engine],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 5, done.stderr
+    assert time.monotonic() - started < 20  # alone it takes 0.4 s; a busy machine is no failure
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "no NVIDIA driver is installed" in done.stderr
+    assert "nvidia-smi" in done.stderr
+    assert not (tmp_path / "out/run.json").exists()
+
+
+def test_a_backend_that_is_not_to_be_had_is_announced(hz_run, model: Path, tmp_path: Path) -> None:
+    from hz_runtime.backends import cuda
+
+    if cuda.has_driver():
+        pytest.skip("this machine has an NVIDIA driver")
+    done = hz_run(write_scan(tmp_path / "a.nii.gz"), "--model", model, "--backend", "tensorrt", "--no-build")
+    assert done.exit_code == 0, done.output
+    assert "harmonizer: TensorRT: not available (no NVIDIA driver is installed)" in done.stderr
+    run = json.loads(Path("hz-out/run.json").read_text())
+    assert run["backend"]["notes"] == []
+    assert run["options"]["build"] is False
+
+
+def test_the_builder_builds_for_the_gpu_that_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """hz-run's lazy build, for real, where TensorRT for RTX is installed: it needs no GPU, torch or onnx."""
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed here")
+    from hz_cli.run import _builder
+    from hz_runtime.backends.ladder import BuildRequest
+    from hz_runtime.errors import BackendError
+
+    monkeypatch.setenv("HZ_ENGINES", str(tmp_path))
+    data = tiny.harmonizer_onnx("fp16")
+    wanted = BuildRequest(data, "harmonizer.fp16.onnx", "harmonizer", "fp16", "tensorrt_rtx", "8.9")
+    record, engine = _builder(quiet=True)(wanted)
+    assert (record.capability, record.flavour, record.bytes) == (("8.9",), "tensorrt_rtx", len(engine))
+    assert _builder(quiet=True)(wanted)[0] == record  # the second time it is kept
+    assert list(tmp_path.glob("*.engine"))
+    with pytest.raises(BackendError, match=r"9\.0"):  # an H100: not one of its GPUs
+        _builder(quiet=True)(BuildRequest(data, "h.onnx", "harmonizer", "fp16", "tensorrt_rtx", "9.0"))
 
 
 def test_a_fault_of_hz_is_exit_1_without_traceback(
@@ -218,7 +278,16 @@ def test_help_imports_nothing_heavy() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for option in ("--out", "--model", "--to", "--space", "--backend", "--require", "--participants"):
+    for option in (
+        "--out",
+        "--model",
+        "--to",
+        "--space",
+        "--backend",
+        "--require",
+        "--no-build",
+        "--cuda-graphs",
+    ):
         assert option in done.stdout
     assert "Exit codes" in done.stdout
 

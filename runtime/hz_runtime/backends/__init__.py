@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from hz_runtime.backends.base import Backend, choose, describe, installed, open_backend
+from hz_runtime.backends.base import Backend, describe, installed, open_backend
+from hz_runtime.backends.ladder import choose
 
 __all__ = ["Backend", "choose", "describe", "installed", "open_backend"]

@@ -1,4 +1,4 @@
-"""What every engine offers (`Backend`), and which one runs a model (`choose`).
+"""What every engine offers (`Backend`), and the rungs of the ladder of them (ladder.py picks one).
 
 A backend is one network, opened from bytes on one device. It takes float32 batches and gives float32
 arrays; `run` may be called from several threads, is deterministic from run to run, and refuses input or
@@ -19,30 +19,50 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from hz_runtime.bundle import Bundle, ModelEntry
 
 # The rungs, fastest first: (public name, engine, device, precision that is fastest there).
 LADDER = (
+    ("tensorrt", "tensorrt", "cuda", "fp16"),
+    ("tensorrt-rtx", "tensorrt_rtx", "cuda", "fp16"),
     ("onnxruntime-cuda", "onnxruntime", "cuda", "fp16"),
     ("openvino", "openvino", "cpu", "fp32"),
     ("onnxruntime-cpu", "onnxruntime", "cpu", "fp32"),
 )
 LABELS = {
+    "tensorrt": "TensorRT",
+    "tensorrt-rtx": "TensorRT for RTX",
     "onnxruntime-cuda": "onnxruntime CUDA",
     "openvino": "OpenVINO CPU",
     "onnxruntime-cpu": "onnxruntime CPU",
 }
-BACKENDS = ("auto", "openvino", "onnxruntime", *(n for n, *_ in LADDER if n.startswith("onnxruntime-")))
+BACKENDS = (
+    "auto",
+    "tensorrt",
+    "tensorrt-rtx",
+    "openvino",
+    "onnxruntime",
+    "onnxruntime-cuda",
+    "onnxruntime-cpu",
+)
 REMEDY = "Install an engine:  pip install 'hz-mri[cpu]'"
+
+
+class EngineFailure(BackendError):
+    """An engine that had opened failed to run: no fault of what it was given. The next rung may do better."""
+
+
+class OutOfMemory(EngineFailure):
+    """The GPU has no room, not even for the smallest batch."""
 
 
 class Backend(Protocol):
     """One network, opened by one engine on one device.
 
-    name : "onnxruntime" or "openvino".  version : of the engine.
+    name : "tensorrt", "tensorrt-rtx", "onnxruntime" or "openvino".  version : of the engine.
     provider : what really runs it, read back from the engine, e.g. "CPUExecutionProvider".
     device : the hardware, in words.  precision : the type the arithmetic is done in, read back or pinned.
-    inputs, outputs : the tensors, with their free axes.  sha256 : of the model's bytes.
+    inputs, outputs : the tensors, with their free axes.  sha256 : of the ONNX model's bytes.
+    A backend may also have `engine_sha256`, of a built engine's bytes, and `notes`, see `notes`.
     """
 
     name: str
@@ -58,7 +78,7 @@ class Backend(Protocol):
         """Every output, by name, of a batch (N, 1, D, H, W) float32; N >= 1 is free.
 
         Thread-safe. Raises BackendError for another shape or dtype, for input or output that is not finite,
-        after `close`, and where the engine fails.
+        after `close`, and where the engine fails (EngineFailure, where another engine might not).
         """
         ...
 
@@ -70,11 +90,24 @@ class Backend(Protocol):
 def describe(backend: Backend) -> dict[str, str]:
     """What run.json says about a backend."""
     keys = ("name", "version", "provider", "device", "precision")
-    return {key: str(getattr(backend, key)) for key in keys}
+    told = {key: str(getattr(backend, key)) for key in keys}
+    if engine := getattr(backend, "engine_sha256", ""):
+        told["engine_sha256"] = str(engine)
+    return told
+
+
+def notes(backend: Backend) -> tuple[str, ...]:
+    """What a backend had to do to go on, one line each: smaller batches, or another rung of the ladder."""
+    return tuple(getattr(backend, "notes", ()))
+
+
+def on_gpu(backend: Backend) -> bool:
+    """Whether the network runs on a GPU, where batches pay."""
+    return "CUDA" in backend.provider.upper()
 
 
 def installed() -> tuple[tuple[str, str], ...]:
-    """(engine, version) of every engine this environment holds; imports none of them."""
+    """(engine, version) of every engine here that takes ONNX bytes (`open_backend`); imports none of them."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = []
@@ -127,82 +160,6 @@ def open_backend(
     from hz_runtime.backends import openvino
 
     return openvino.open_model(model, device, count, where)
-
-
-def choose(
-    bundle: Bundle,
-    role: str,
-    backend: str = "auto",
-    require: str | None = None,
-    *,
-    to: str | None = None,
-    precision: str | None = None,
-    threads: int | None = None,
-) -> tuple[Backend, tuple[str, ...]]:
-    """Open the bundle's model of `role` on the first rung of the ladder that works.
-
-    backend : one of BACKENDS; its rungs are tried first, the others after it. require : the same names, and
-    no other rung is tried. precision : None for the fastest on the rung (fp16 on CUDA, fp32 on a CPU).
-    Returns the backend and one line for every rung tried, the last one being the rung taken.
-    Raises BackendError (exit 5) where no rung works, BundleError where the model is not the bundle's.
-    """
-    steps: list[str] = []
-    for rung, engine, device, fastest in _rungs(backend, require):
-        missing = _missing(engine, device)
-        if missing:
-            steps.append(f"{LABELS[rung]}: not available ({missing})")
-            continue
-        entry = _entry(bundle, role, precision, fastest, to)
-        data = bundle.read(entry)
-        try:
-            opened = open_backend(engine, data, device=device, threads=threads, where=entry.file)
-        except BackendError as error:
-            steps.append(f"{LABELS[rung]}: could not open {entry.file} ({error.message})")
-            continue
-        asked = "" if entry.precision == (precision or fastest) else f", {fastest} is not in the bundle"
-        steps.append(f"{LABELS[rung]}: runs {entry.file} ({entry.precision}{asked}) on {opened.device}")
-        return opened, tuple(steps)
-    if require:
-        raise BackendError(f"Required backend {require}: {'; '.join(steps)}.", _install_line(require))
-    raise BackendError(f"No backend can run {role}: {'; '.join(steps)}.", REMEDY)
-
-
-def _rungs(backend: str, require: str | None) -> list[tuple[str, str, str, str]]:
-    for asked in (backend, require or "auto"):
-        if asked not in BACKENDS:
-            raise UsageError(f"No backend is called {asked!r}.", f"Known: {', '.join(BACKENDS)}.")
-    wanted = backend if require in (None, "auto") else require
-    first = [rung for rung in LADDER if wanted in (rung[0], rung[1])]
-    if require not in (None, "auto"):
-        return first
-    return first + [rung for rung in LADDER if rung not in first]
-
-
-def _missing(engine: str, device: str) -> str:
-    """Why a rung cannot even be tried, or ""."""
-    if find_spec(engine) is None:
-        return f"{engine} is not installed"
-    if device == "cuda":
-        from hz_runtime.backends import ort
-
-        return "" if ort.has_cuda() else "no CUDAExecutionProvider in this onnxruntime"
-    return ""
-
-
-def _entry(bundle: Bundle, role: str, precision: str | None, fastest: str, to: str | None) -> ModelEntry:
-    """The model in the precision asked for; else in the fastest one, else in any that there is."""
-    if precision:
-        return bundle.model(role, precision=precision, to=to)
-    any_precision = bundle.model(role, to=to)
-    same = [e for e in bundle.models if e.role == role and e.target == any_precision.target]
-    return next((entry for entry in same if entry.precision == fastest), any_precision)
-
-
-def _install_line(require: str) -> str:
-    if require == "onnxruntime-cuda":
-        return "On a machine with an NVIDIA GPU:  pip install 'hz-mri[gpu]'  (or leave --require out)"
-    extra = "openvino" if require == "openvino" else "cpu"
-    return f"pip install 'hz-mri[{extra}]'  (or leave --require out)"
 
 
 def check_batch(batch: Any, spec: TensorSpec) -> NDArray[np.float32]:
