@@ -3,13 +3,20 @@
 The correction of Cole et al. 2018 (and Smith et al. 2019): fit raw ~ slope * age + intercept on held-out
 predictions, then report (raw - intercept) / slope. Fitted on the training fit it would correct nothing,
 since a network that has memorised its cohort shows no bias there.
+
+How much a correction helps is measured on subjects that it was not fitted on either: fitted and judged on the
+same predictions, the slope would always come out as exactly 1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
+from hz_runtime.errors import UsageError
 from hz_runtime.manifest import AgeBias
 
 F64 = NDArray[np.float64]
@@ -18,19 +25,88 @@ LEAST_SLOPE = 0.2  # below it the correction multiplies a network's noise by mor
 LEAST_N = 10
 
 
-def fit_age_bias(ages: F64, held_out_predictions: F64, how: str) -> AgeBias | None:
+@dataclass(frozen=True)
+class RegressionToMean:
+    """How far held-out predictions are pulled towards the mean age, and what the correction leaves of it.
+
+    slope_before, slope_after : of predicted on true age, 1 where there is no pull; after: every subject
+    corrected by coefficients fitted on all the others.
+    mae_before, mae_after : mean absolute errors of the same predictions, years. The correction takes out bias
+    and widens noise by 1 / slope, so that it may well raise this error.
+    """
+
+    slope_before: float
+    slope_after: float
+    mae_before: float
+    mae_after: float
+    n: int
+
+    def __str__(self) -> str:
+        return (
+            f"slope of predicted on true age {self.slope_before:.2f}, corrected {self.slope_after:.2f} "
+            f"(1: no pull to the mean); mean error {self.mae_before:.2f} and {self.mae_after:.2f} years, "
+            f"{self.n} held-out subjects"
+        )
+
+
+def fit_age_bias(
+    ages: F64,
+    held_out_predictions: F64,
+    how: str,
+    *,
+    subjects: Sequence[str] = (),
+    trained_on: Collection[str] = (),
+) -> AgeBias | None:
     """Least-squares fit of raw ~ slope * age + intercept.
 
     ages, held_out_predictions : (n,) years; every prediction from a model that never saw that subject.
     how : where the predictions come from, for the bundle.
+    subjects : whose predictions these are, and trained_on : whom the predicting model has seen, where that is
+    known: one of both is an error.
     Returns None where a correction would do harm: fewer than 10 subjects, one single age, or a slope under
     0.2 (the prediction hardly depends on age).
+    Raises UsageError for a prediction of a subject that the model was trained on.
     """
+    seen = sorted(set(subjects) & set(trained_on))
+    if seen:
+        raise UsageError(
+            f"{len(seen)} of {len(ages)} predictions are of subjects that the model has seen: {seen[0]}.",
+            "Fit the age bias on held-out predictions only (hz-train age keeps them).",
+        )
     if len(ages) < LEAST_N or float(np.std(ages)) == 0:
         return None
-    slope, intercept = np.polyfit(
-        np.asarray(ages, np.float64), np.asarray(held_out_predictions, np.float64), 1
-    )
+    slope, intercept = _line(ages, held_out_predictions)
     if slope < LEAST_SLOPE:
         return None
-    return AgeBias(float(slope), float(intercept), len(ages), how)
+    return AgeBias(slope, intercept, len(ages), how)
+
+
+def regression_to_mean(ages: F64, held_out_predictions: F64) -> RegressionToMean | None:
+    """The pull to the mean before and after a correction that no subject took part in for itself.
+
+    ages, held_out_predictions : (n,) years, as in `fit_age_bias`, and None where that gives None, or where
+    leaving one subject out does.
+    """
+    ages, raw = np.asarray(ages, np.float64), np.asarray(held_out_predictions, np.float64)
+    corrected = np.empty_like(raw)
+    if fit_age_bias(ages, raw, "") is None:
+        return None
+    for k in range(len(ages)):
+        others = np.arange(len(ages)) != k
+        slope, intercept = _line(ages[others], raw[others])
+        if slope < LEAST_SLOPE:
+            return None
+        corrected[k] = (raw[k] - intercept) / slope
+    return RegressionToMean(
+        slope_before=_line(ages, raw)[0],
+        slope_after=_line(ages, corrected)[0],
+        mae_before=float(np.abs(raw - ages).mean()),
+        mae_after=float(np.abs(corrected - ages).mean()),
+        n=len(ages),
+    )
+
+
+def _line(ages: F64, predictions: F64) -> tuple[float, float]:
+    """(slope, intercept) of predictions on ages."""
+    slope, intercept = np.polyfit(np.asarray(ages, np.float64), np.asarray(predictions, np.float64), 1)
+    return float(slope), float(intercept)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hz_calibration.age_bias import fit_age_bias
+from hz_calibration.age_bias import fit_age_bias, regression_to_mean
+from hz_runtime.errors import UsageError
 
 
 def test_known_dilution_is_taken_out():
@@ -24,3 +25,35 @@ def test_no_correction_where_it_would_do_harm(slope):
     assert fit_age_bias(ages, slope * ages + 40, "x") is None
     assert fit_age_bias(ages[:5], ages[:5], "x") is None
     assert fit_age_bias(np.full(40, 30.0), ages, "x") is None
+
+
+def test_the_pull_to_the_mean_is_reported_on_subjects_the_correction_never_saw():
+    ages = np.random.default_rng(2).uniform(20, 80, 60)
+    raw = 0.6 * ages + 20 + np.random.default_rng(3).normal(0, 4, 60)
+    found = regression_to_mean(ages, raw)
+    assert found.slope_before == pytest.approx(np.polyfit(ages, raw, 1)[0])
+    assert found.slope_after == pytest.approx(1, abs=0.05)
+    assert found.slope_after != pytest.approx(1, abs=1e-6)  # that would be the fit judging itself
+    assert found.mae_before == pytest.approx(np.abs(raw - ages).mean())
+    # By hand for one subject: corrected with the line through all the others.
+    slope, intercept = np.polyfit(ages[1:], raw[1:], 1)
+    corrected = [(raw[0] - intercept) / slope]
+    for k in range(1, 60):
+        s, i = np.polyfit(np.delete(ages, k), np.delete(raw, k), 1)
+        corrected.append((raw[k] - i) / s)
+    assert found.mae_after == pytest.approx(np.abs(np.array(corrected) - ages).mean())
+    assert "60 held-out subjects" in str(found)
+
+
+def test_no_report_where_there_is_no_correction():
+    ages = np.linspace(20, 80, 40)
+    assert regression_to_mean(ages, 0.1 * ages + 40) is None
+    assert regression_to_mean(ages[:5], ages[:5]) is None
+
+
+def test_predictions_of_subjects_that_were_trained_on_are_refused():
+    ages = np.linspace(20, 80, 12)
+    subjects = [f"sub-{n}" for n in range(12)]
+    assert fit_age_bias(ages, ages, "x", subjects=subjects, trained_on={"sub-99"}) is not None
+    with pytest.raises(UsageError, match=r"1 of 12 predictions .* sub-4"):
+        fit_age_bias(ages, ages, "x", subjects=subjects, trained_on={"sub-4", "sub-99"})

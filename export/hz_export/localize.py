@@ -1,0 +1,210 @@
+"""Which nodes break parity: bisection over sets of nodes of an ONNX graph.
+
+Nodes are taken in graph order. With the first k of them reduced the error starts at 0 and ends past the
+tolerance, so that some node tips it: bisection finds it in log2(n) runs. It is restored, and the search goes
+on among the rest until everything that is still reduced keeps to the tolerance. At the end every named
+node is tried without: a node that turns out not to be needed is dropped, so that what is named is minimal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from hz_calibration.graph import convolutions, folded, in_half
+from hz_calibration.plan import PrecisionPlan
+from hz_calibration.yardstick import answers
+from hz_export.quantize import to_int8
+from hz_runtime.errors import BackendError, HzError
+
+F32 = NDArray[np.float32]
+# (found, expected) answers to one number: the error.
+Measure = Callable[[F32, F32], float]
+ReducedBy = Callable[[set[str]], ModelProto]
+
+MOST_NAMED = 8
+ENGINE = "onnxruntime"
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """A node that breaks parity.
+
+    alone : error where only this node is reduced.  without : error where every node but this one is.
+    Infinite where the network gives values that are not finite.
+    """
+
+    node: str
+    operation: str
+    alone: float
+    without: float
+
+
+@dataclass(frozen=True)
+class LocalizedNodes:
+    """What was found.
+
+    culprits : in graph order.  everything : error with all nodes reduced.  rest : error with all but the
+    culprits reduced; past the tolerance only where `complete` is not true.
+    complete : whether leaving the culprits as they are keeps parity; otherwise the error is spread over more
+    nodes than are named.
+    runs : networks that were run.
+    """
+
+    culprits: tuple[Culprit, ...]
+    everything: float
+    rest: float
+    tolerance: float
+    complete: bool
+    runs: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(culprit.node for culprit in self.culprits)
+
+    def lines(self) -> tuple[str, ...]:
+        """For a terminal: the verdict, then one line a node."""
+        if not self.culprits:
+            return (f"parity holds: error {self.everything:.3g}, at most {self.tolerance:g}.",)
+        count = f"{len(self.culprits)} node{'s' * (len(self.culprits) > 1)}"
+        head = f"error {self.everything:.3g} (at most {self.tolerance:g}); without {count} {self.rest:.3g}"
+        if not self.complete:
+            head += ": the error is spread over more nodes than these"
+        return head, *(
+            f"  {c.operation} {c.node}: alone {c.alone:.3g}, all but it {c.without:.3g}"
+            for c in self.culprits
+        )
+
+
+def localize(
+    reference: ModelProto,
+    reduced_by: ReducedBy,
+    grids: F32,
+    tolerance: float,
+    measure: Measure,
+    *,
+    nodes: Sequence[str] | None = None,
+    engine: str = ENGINE,
+    most: int = MOST_NAMED,
+    step: Callable[[], None] = lambda: None,
+) -> LocalizedNodes:
+    """Name the nodes whose reduced precision puts a network past a tolerance.
+
+    reference : the float32 graph.  reduced_by : the graph with exactly these nodes reduced.  grids : (n, D,
+    H, W) float32 that both are given.  measure : the error of (found, expected) answers.  nodes : that may be
+    reduced, in graph order; none for the convolutions.  most : nodes to name before giving up.  step : called
+    after every run.
+    """
+    order = tuple(nodes) if nodes is not None else tuple(node.name for node in convolutions(reference))
+    unknown = sorted(set(order) - {node.name for node in reference.graph.node})
+    if unknown:
+        raise HzError(f"The graph has no node {unknown[0]!r}.", "Name nodes of the float32 graph.")
+    search = _Search(reduced_by, grids, tolerance, measure, answers(reference, grids, engine), engine, step)
+    everything = search.error(order)
+    named: list[str] = []
+    rest = everything
+    while rest > tolerance and len(named) < most and len(named) < len(order):
+        left = [n for n in order if n not in named]
+        named.append(left[search.tipping(left)])
+        rest = search.error([n for n in order if n not in named])
+    complete = rest <= tolerance
+    if complete:
+        named, rest = search.pruned(order, named, rest)
+    operations = {node.name: node.op_type for node in reference.graph.node}
+    culprits = tuple(
+        Culprit(n, operations[n], search.error([n]), search.error([m for m in order if m != n]))
+        for n in order
+        if n in named
+    )
+    return LocalizedNodes(culprits, everything, rest, tolerance, complete, search.runs)
+
+
+class _Search:
+    """Errors of sets of reduced nodes, each measured once."""
+
+    def __init__(
+        self,
+        reduced_by: ReducedBy,
+        grids: F32,
+        tolerance: float,
+        measure: Measure,
+        expected: F32,
+        engine: str,
+        step: Callable[[], None],
+    ) -> None:
+        self.reduced_by = reduced_by
+        self.grids = grids
+        self.tolerance = tolerance
+        self.measure = measure
+        self.expected = expected
+        self.engine = engine
+        self.step = step
+        self.known: dict[frozenset[str], float] = {frozenset(): 0.0}
+
+    @property
+    def runs(self) -> int:
+        return len(self.known) - 1
+
+    def error(self, nodes: Sequence[str]) -> float:
+        """Infinite where the network gives values that are not finite, or cannot be run at all."""
+        key = frozenset(nodes)
+        if key not in self.known:
+            try:
+                found = answers(self.reduced_by(set(nodes)), self.grids, self.engine)
+                error = float(self.measure(found, self.expected))
+            except (BackendError, HzError) as failure:
+                if "finite" not in failure.message:
+                    raise
+                error = float("inf")
+            self.known[key] = error if error == error else float("inf")  # NaN
+            self.step()
+        return self.known[key]
+
+    def tipping(self, nodes: Sequence[str]) -> int:
+        """Index of a node that, reduced after all before it, takes the error past the tolerance.
+
+        All of `nodes` reduced are past it, none of them is not: bisection keeps that of its two ends.
+        """
+        within, past = 0, len(nodes)  # how many of the first nodes are reduced
+        while past - within > 1:
+            middle = (within + past) // 2
+            if self.error(nodes[:middle]) > self.tolerance:
+                past = middle
+            else:
+                within = middle
+        return past - 1
+
+    def pruned(self, order: Sequence[str], named: list[str], rest: float) -> tuple[list[str], float]:
+        """Without those that the tolerance does not need restored."""
+        for node in list(named[:-1]):
+            fewer = [n for n in named if n != node]
+            error = self.error([n for n in order if n not in fewer])
+            if error <= self.tolerance:
+                named, rest = fewer, error
+        return named, rest
+
+
+def by_half(model: ModelProto) -> ReducedBy:
+    """For `localize`: the named nodes in float16, the others in float32."""
+    plain = folded(model)
+    return lambda nodes: in_half(plain, nodes)
+
+
+def by_int8(model: ModelProto, plan: PrecisionPlan) -> ReducedBy:
+    """For `localize`: the named nodes in int8 with the plan's ranges; only nodes that the plan quantizes."""
+    return lambda nodes: to_int8(model, replace(plan, int8=tuple(n for n in plan.int8 if n in nodes)))
+
+
+def brain_difference(grids: F32, above: float) -> Measure:
+    """For `localize`: mean absolute difference where the prepared scans exceed `above`, intensity units."""
+    brain = grids > above
+    return lambda found, expected: float(np.abs(found.astype(np.float64) - expected)[brain].mean())
+
+
+def largest_difference(found: F32, expected: F32) -> float:
+    """For `localize`: the largest absolute difference, for ages."""
+    return float(np.abs(found.astype(np.float64) - expected).max())
