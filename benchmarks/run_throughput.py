@@ -43,6 +43,7 @@ import torch  # noqa: E402
 
 from machine import describe_machine  # noqa: E402
 from plain_script import harmonize_all  # noqa: E402
+from weights import load_from_onnx  # noqa: E402
 
 RATIO_WANTED, STAGE_RATIO_ALLOWED, MEMORY_ALLOWED_GB = 2.0, 1.25, 1.5
 
@@ -72,28 +73,9 @@ def networks(bundle: Path, checkpoint: Path | None) -> tuple[torch.nn.Module, to
 
         generator.load_state_dict(without_prefix("generator", load_checkpoint(checkpoint)[0]))
         return generator.eval(), age, "checkpoint"
-    found = initializers(loaded.read(loaded.model("harmonizer", precision="fp32")))
-    state = generator.state_dict()
-    for name, value in state.items():
-        if name.endswith(".bias"):  # the exporter leaves out a bias of zeros
-            found.setdefault(name, np.zeros(value.shape, np.float32))
-    if all(name in found and found[name].shape == tuple(value.shape) for name, value in state.items()):
-        generator.load_state_dict({name: torch.from_numpy(found[name].copy()).float() for name in state})
+    if load_from_onnx(generator, loaded.read(loaded.model("harmonizer", precision="fp32"))):
         return generator.eval(), age, "bundle"
     return generator.eval(), age, "random (the bundle's do not map back to the network)"
-
-
-def initializers(model: bytes) -> dict[str, np.ndarray]:
-    """Weights of an ONNX file by name; a float16 weight behind a Cast goes by the Cast's name too."""
-    import onnx
-    from onnx import numpy_helper
-
-    graph = onnx.load_model_from_string(model).graph
-    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Cast" and node.input[0] in found:
-            found.setdefault(node.output[0], found[node.input[0]])
-    return found
 
 
 def run_hz(bundle: Path, scans: Path, out: Path, threads: int, report: bool) -> dict[str, float]:

@@ -1,61 +1,48 @@
-"""Parity: how far an ONNX file strays from the PyTorch network it was exported from, on real volumes.
+"""Parity: how far a file strays from the PyTorch network it was exported from, on real volumes.
 
 The reference is the checkpoint's network in torch, float32, on the CPU. The candidate is a finished file,
 opened from its very bytes by every engine at hand; evidence carries the file's sha256, because it speaks
 of no other file. Differences are stated in intensity units (volumes are in [0, 1]) for a harmonizer, over
-the whole grid and inside the brain, and in years for an age network.
+the whole grid and inside the brain, and in years for an age network. They are kept volume by volume
+(`differences`), so that thresholds can be judged again without running anything (`rejudge`).
 
 What this does not know: an engine on a CPU need not do float16 arithmetic. onnxruntime rounds tensors to
 float16 between operations and computes inside them in float32; OpenVINO computes float16 graphs in float32
-throughout. Evidence for a GPU's float16 units needs onnxruntime-gpu on a GPU; the provider says which it was.
+throughout. Evidence for a GPU's float16 units needs an engine on a GPU; the provider says which it was.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from hz_runtime.backends import describe, installed, open_backend
+from hz_export.differences import TOLERANCES, Tolerance, checks, differences, measured, stated
+from hz_runtime.backends import Backend, describe, installed, open_backend
 from hz_runtime.errors import BackendError, HzError, UsageError
 from hz_runtime.files import sha256_bytes
 from hz_runtime.recipe import Recipe, prepare
 from hz_runtime.volume import is_scan_name, read_volume
 
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["TOLERANCES", "Judge", "Tolerance", "Volumes", "brains", "differences", "reference", "rejudge"]
+
 F32 = NDArray[np.float32]
+# A torch network, or any function from (n, D, H, W) float32 to (n, D, H, W) or to (n,) years.
+Network: TypeAlias = Union["nn.Module", Callable[[F32], F32]]
 
 BRAIN_ABOVE = 0.02  # of a prepared volume in [0, 1], zero outside the brain
 MOST_VOLUMES = 8
 TEMPLATE_VIEWS = 4
 TEMPLATE = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far a file may stray before it is not published.
-
-    mean, p999 : absolute difference inside the brain, mean and 99.9th percentile, intensity units.
-    years : largest difference of any predicted age.
-    """
-
-    mean: float
-    p999: float
-    years: float
-
-
-# By how a file computes and stores. Rounding a weight to float16 moves it by at most 1 part in 2048.
-TOLERANCES = {
-    "fp32": Tolerance(mean=1e-4, p999=1e-3, years=0.05),
-    "fp32, half weights": Tolerance(mean=1e-3, p999=1e-2, years=0.1),
-    "fp16": Tolerance(mean=2e-3, p999=2e-2, years=0.25),
-}
 
 
 @dataclass(frozen=True)
@@ -70,26 +57,35 @@ class Volumes:
     sha256: tuple[str, ...]
     source: str
 
+    def stated(self, n: int) -> dict[str, Any]:
+        """As evidence states them."""
+        return {"n": n, "sha256": list(self.sha256), "source": self.source}
+
 
 @dataclass(frozen=True)
 class Judge:
     """Measures files against one reference network.
 
-    network : torch, evaluation mode.  inputs : (n, D, H, W) float32 that it is given.  brain : (n, D, H, W)
-    bool.  volumes : what `inputs` came from.  years : for a harmonizer, the age network behind it, so that
-    its error is also known in years.
+    network : torch, evaluation mode, or a function.  inputs : (n, D, H, W) float32 that it is given.
+    brain : (n, D, H, W) bool.  volumes : what `inputs` came from.  years : for a harmonizer, the age network
+    behind it, so that its error is also known in years.  engines : what `evidence` opens files with; none
+    for all installed.  name : of the reference, for the evidence of one that is not a torch network.
     """
 
-    network: nn.Module
+    network: Network
     inputs: F32
     brain: NDArray[np.bool_]
     volumes: Volumes
-    years: nn.Module | None = None
+    years: Network | None = None
     engines: tuple[str, ...] = ()
+    name: str = ""
     expected: F32 = field(init=False)
+    expected_years: F32 | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "expected", reference(self.network, self.inputs))
+        if self.years is not None:
+            object.__setattr__(self, "expected_years", reference(self.years, self.expected))
 
     def evidence(self, model: bytes, kind: str, tolerance: Tolerance, where: str) -> dict[str, Any]:
         """Parity of one file on every engine, for its manifest entry.
@@ -97,73 +93,110 @@ class Judge:
         model : the file's bytes.  kind : a key of TOLERANCES.  where : the file's name, for messages.
         Raises HzError, with what was found, where an engine fails or strays past the tolerance.
         """
-        measured = []
+        rows = []
         for engine in self.engines or tuple(name for name, _ in installed()):
-            measured.append(self._measure(model, engine, where))
-        if not measured:
+            rows.append(self._measure(model, engine, where))
+        if not rows:
             raise HzError("No engine is installed to measure parity with.", "pip install 'hz-mri[cpu]'")
-        for row in measured:
-            _refuse_past(row, tolerance, f"{where} on {row['backend']['name']} {row['backend']['provider']}")
+        for row in rows:
+            _refuse_past(row, tolerance, f"{where} on {ran(row)}")
+        return self.stated(sha256_bytes(model), kind, tolerance, rows)
+
+    def stated(
+        self, sha256: str, kind: str, tolerance: Tolerance, rows: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Evidence about the file with this sha256 from rows that `row` made."""
         return {
-            "sha256": sha256_bytes(model),
-            "reference": f"torch {torch.__version__} float32, CPU",
+            "sha256": sha256,
+            "reference": self.name or torch_reference(),
             "kind": kind,
-            "volumes": {
-                "n": len(self.inputs),
-                "sha256": list(self.volumes.sha256),
-                "source": self.volumes.source,
-            },
-            "tolerance": {k: v for k, v in tolerance.__dict__.items() if k in _judged(measured[0])},
-            "measured": measured,
+            "volumes": self.volumes.stated(len(self.inputs)),
+            "tolerance": stated(rows[0], tolerance) if rows else {},
+            "measured": list(rows),
         }
+
+    def row(self, backend: Backend) -> dict[str, Any]:
+        """What an opened engine answers to the very same volumes, one at a time, against the reference.
+
+        Raises BackendError where the engine fails or answers with values that are not finite.
+        """
+        parts = [next(iter(backend.run(v[None, None]).values())) for v in self.inputs]
+        return {"backend": describe(backend), **self.against(np.concatenate(parts))}
+
+    def against(self, found: F32) -> dict[str, Any]:
+        """`differences.measured` of answers that somebody else has, of any shape with the same values."""
+        answers = found.reshape(self.expected.shape)
+        ages = None
+        if self.years is not None and self.expected_years is not None:
+            ages = (reference(self.years, answers), self.expected_years)
+        return measured(answers, self.expected, self.brain, ages)
 
     def _measure(self, model: bytes, engine: str, where: str) -> dict[str, Any]:
         try:
             backend = open_backend(engine, model, where=where)
             try:
-                parts = [next(iter(backend.run(v[None, None]).values())) for v in self.inputs]
-                ran = describe(backend)
+                return self.row(backend)
             finally:
                 backend.close()
         except BackendError as error:
             raise HzError(f"parity of {where}: {error.message}", "Not published. " + error.remedy) from error
-        found = np.concatenate(parts).reshape(self.expected.shape)
-        return {"backend": ran, **self._differences(found)}
-
-    def _differences(self, found: F32) -> dict[str, Any]:
-        if self.expected.ndim == 1:
-            return {"years": differences(found, self.expected)}
-        rows: dict[str, Any] = {
-            "brain": {**differences(found[self.brain], self.expected[self.brain])},
-            "overall": {**differences(found, self.expected)},
-        }
-        if self.years is not None:
-            rows["years"] = differences(reference(self.years, found), reference(self.years, self.expected))
-        return rows
 
 
-def differences(found: F32, expected: F32) -> dict[str, float | int | None]:
-    """max, p99.9 and mean absolute difference, PSNR in dB for a range of 1 (None where equal), and how many
-    values were not finite (those are left out of the rest)."""
-    finite = np.isfinite(found)
-    gap = np.abs(found.astype(np.float64) - expected)[finite]
-    mse = float(np.square(gap).mean()) if gap.size else float("inf")
-    return {
-        "max": float(gap.max(initial=0.0)),
-        "p999": float(np.percentile(gap, 99.9)) if gap.size else 0.0,
-        "mean": float(gap.mean()) if gap.size else 0.0,
-        "psnr_db": round(-10 * float(np.log10(mse)), 2) if 0 < mse < float("inf") else None,
-        "nonfinite": int(found.size - np.count_nonzero(finite)),
-    }
+def ran(row: Mapping[str, Any]) -> str:
+    """Which engine a row is of, in words."""
+    return f"{row['backend']['name']} {row['backend']['provider']}"
 
 
-@torch.no_grad()
-def reference(network: nn.Module, volumes: F32) -> F32:
-    """Torch float32 on the CPU, one volume at a time: (n, D, H, W) volumes, or (n,) years."""
+def torch_reference() -> str:
+    """What the reference is, as evidence states it."""
+    import torch
+
+    return f"torch {torch.__version__} float32, CPU"
+
+
+def reference(network: Network, volumes: F32) -> F32:
+    """Its answers, (n, D, H, W) volumes or (n,) years; torch in float32 on the CPU, one at a time."""
+    torch = sys.modules.get("torch")  # whoever holds a torch network has imported it
+    if torch is None or not isinstance(network, torch.nn.Module):
+        answers: F32 = np.asarray(network(volumes), np.float32)
+        return answers
     network = network.eval()
-    made = [network(torch.from_numpy(np.ascontiguousarray(v))[None, None]).numpy() for v in volumes]
+    with torch.no_grad():
+        made = [network(torch.from_numpy(np.ascontiguousarray(v))[None, None]).numpy() for v in volumes]
     joined: F32 = np.concatenate(made)
     return joined.reshape(len(volumes), *volumes.shape[1:]) if joined.ndim == 5 else joined.reshape(-1)
+
+
+def rejudge(
+    recorded: Mapping[str, Any], changes: Mapping[str, float] | None = None
+) -> Iterator[tuple[str, Mapping[str, Any], str, tuple[str, ...]]]:
+    """Judge evidence again, from its numbers alone.
+
+    recorded : what `hz-bench parity --json` wrote, or a bundle.json.  changes : fields of Tolerance to
+    replace in each file's own.  Gives (file, row, its kind, what is past its threshold) for every row.
+    Raises UsageError where this is no such evidence, or a threshold's number was not kept.
+    """
+    rows = 0
+    try:
+        for model in recorded["models"]:
+            evidence = model["parity"]
+            kind = evidence.get("kind", "fp32")
+            tolerance = replace(TOLERANCES[kind], **(changes or {}))
+            if evidence["measured"] and evidence["sha256"] != model["sha256"]:
+                raise UsageError(
+                    f"the evidence for {model['file']} is of other bytes ({evidence['sha256'][:12]}...).",
+                    "Measure again:  hz-bench parity BUNDLE",
+                )
+            for row in evidence["measured"]:
+                rows += 1
+                yield model["file"], row, kind, tuple(str(c) for c in checks(row, tolerance) if c.past)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"this is not evidence of parity ({type(error).__name__}: {error}).",
+            "Give what hz-bench parity --json wrote, or a bundle.json.",
+        ) from None
+    if not rows:
+        raise UsageError("this evidence holds no measurement.", "Measure:  hz-bench parity BUNDLE")
 
 
 def brains(grids: F32) -> NDArray[np.bool_]:
@@ -224,24 +257,8 @@ def no_evidence() -> dict[str, Any]:
     return {"measured": [], "note": "not measured (--no-parity)"}
 
 
-def _judged(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return (("mean", "p999") if "brain" in row else ()) + (("years",) if "years" in row else ())
-
-
 def _refuse_past(row: Mapping[str, Any], tolerance: Tolerance, where: str) -> None:
-    found = []
-    if "brain" in row:
-        found += [
-            (row["brain"]["mean"], tolerance.mean, "mean difference in the brain"),
-            (row["brain"]["p999"], tolerance.p999, "99.9th percentile in the brain"),
-            (row["overall"]["nonfinite"], 0, "non-finite values"),
-        ]
-    if "years" in row:
-        found += [
-            (row["years"]["max"], tolerance.years, "largest difference in years"),
-            (row["years"]["nonfinite"], 0, "non-finite ages"),
-        ]
-    past = [f"{what} {value:.3g} (at most {limit:g})" for value, limit, what in found if not value <= limit]
+    past = [str(check) for check in checks(row, tolerance) if check.past]
     if past:
         raise HzError(
             f"parity of {where}: {'; '.join(past)}.",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,14 @@ from onnx import numpy_helper
 torch = pytest.importorskip("torch")
 
 from hz_export import parity  # noqa: E402
+from hz_export.bundle_parity import ParityOptions, kind_of, measure_bundle, verdict  # noqa: E402
+from hz_export.differences import checks, measured, spread  # noqa: E402
 from hz_export.parity import TOLERANCES, Judge, Tolerance, Volumes  # noqa: E402
+from hz_runtime.bundle import load_bundle, write_bundle  # noqa: E402
 from hz_runtime.errors import HzError, UsageError  # noqa: E402
 from hz_runtime.recipe import Recipe  # noqa: E402
 from small_scans import write_scans  # noqa: E402
-from tiny import age_onnx, harmonizer_onnx  # noqa: E402
+from tiny import age_onnx, harmonizer_onnx, tiny_files, tiny_manifest  # noqa: E402
 
 
 class Affine(torch.nn.Module):
@@ -123,7 +128,7 @@ def test_an_age_network_is_judged_in_years_alone(volumes: Volumes) -> None:
     evidence = judge.evidence(age_onnx(), "fp32", TOLERANCES["fp32"], "age.onnx")
     assert evidence["tolerance"] == {"years": 0.05}
     (row,) = evidence["measured"]
-    assert set(row) == {"backend", "years"}
+    assert set(row) == {"backend", "years", "per_volume"}
     assert row["years"]["max"] < 1e-3
 
 
@@ -167,3 +172,174 @@ def test_without_scans_and_without_nilearn_there_is_no_silent_default(
     monkeypatch.setattr(parity.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match="parity needs real volumes"):
         parity.template_volumes(Recipe())
+
+
+def test_every_volume_keeps_its_own_numbers() -> None:
+    """Two volumes, one off by a ramp inside the brain, the other by nothing."""
+    expected = np.full((2, 1, 1, 1000), 0.5, np.float32)
+    brain = np.zeros(expected.shape, bool)
+    brain[..., :500] = True
+    found = expected.copy()
+    found[1, 0, 0, :500] += np.arange(500, dtype=np.float32) / 1000
+    row = measured(
+        found, expected, brain, (np.array([40.5, 39.0], np.float32), np.array([40.0, 40.0], np.float32))
+    )
+    still, moved = row["per_volume"]
+    assert still["brain"] == {
+        **dict.fromkeys(("mean", "p50", "p90", "p99", "p999", "max"), 0.0),
+        "nonfinite": 0,
+    }
+    assert moved["brain"]["mean"] == pytest.approx(0.2495, rel=1e-5)
+    assert moved["brain"]["p90"] == pytest.approx(0.4491, rel=1e-5)  # rank 449.1 of 0..499, in thousandths
+    assert moved["brain"]["max"] == pytest.approx(0.499, rel=1e-5)
+    assert moved["overall"]["mean"] == pytest.approx(0.2495 / 2, rel=1e-5)
+    assert [volume["years"] for volume in row["per_volume"]] == [0.5, -1.0]
+    assert row["brain"]["mean"] == pytest.approx(0.2495 / 2, rel=1e-5)
+    assert row["brain"]["reference_mean"] == 0.5
+    json.dumps(row, allow_nan=False)
+
+
+def test_quantiles_of_a_volume_that_is_all_nan() -> None:
+    got = spread(np.full(4, np.nan, np.float32), np.zeros(4, np.float32))
+    assert (got["nonfinite"], got["mean"], got["p50"]) == (4, 0.0, 0.0)
+
+
+def row_of(years: list[float], error: float = 0.01, level: float = 0.5) -> dict:
+    """What `measured` would keep of volumes of one voxel in the brain."""
+    expected = np.full((len(years), 1, 1, 1), level, np.float32)
+    ages = np.zeros(len(years), np.float32)
+    return measured(expected + np.float32(error), expected, expected > 0, (ages + np.float32(years), ages))
+
+
+def test_a_mean_error_is_judged_relative_to_the_brain() -> None:
+    """The same error is twice as large in a brain half as bright."""
+    tolerance = Tolerance(1, 1, 99, relative=0.03)
+    past = [[c.key for c in checks(row_of([0.0], level=level), tolerance) if c.past] for level in (0.5, 0.25)]
+    assert past == [[], ["relative"]]
+
+
+def test_ages_may_be_judged_by_most_scans() -> None:
+    tolerance = Tolerance(1, 1, 99, years95=0.5)
+    nineteen = row_of([0.4] * 19 + [3.0])  # 95 % of 20
+    eighteen = row_of([0.4] * 18 + [-3.0, 3.0])
+    assert [c.past for c in checks(nineteen, tolerance) if c.key == "years95"] == [False]
+    assert [c.past for c in checks(eighteen, tolerance) if c.key == "years95"] == [True]
+
+
+def test_an_age_that_is_not_finite_is_past_any_limit() -> None:
+    row = row_of([0.0, float("nan")])
+    assert row["per_volume"][1]["years"] is None
+    past = {c.key for c in checks(row, Tolerance(1, 1, 99, years95=50)) if c.past}
+    assert past == {"nonfinite", "years95"}
+
+
+def test_evidence_is_judged_again_without_running(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = with_bias(0.11)  # off by 0.01 and 2 years
+    evidence = judge.evidence(data, "fp32", Tolerance(1, 1, 99), "x.onnx")
+    recorded = {
+        "models": [{"file": "x.onnx", "sha256": hashlib.sha256(data).hexdigest(), "parity": evidence}]
+    }
+    recorded = json.loads(json.dumps(recorded, allow_nan=False))
+    monkeypatch.setattr(parity, "open_backend", None)  # nothing may run
+    ((file, row, kind, past),) = parity.rejudge(recorded)
+    assert (file, kind, row["backend"]["name"]) == ("x.onnx", "fp32", "onnxruntime")
+    assert [text.split(" 0.0")[0] for text in past[:1]] == ["mean difference in the brain"]
+    assert any("largest difference in years 2" in text for text in past)
+    ((*_, past),) = parity.rejudge(recorded, {"mean": 0.02, "p999": 0.02, "years": 2.1, "relative": 0.5})
+    assert past == ()
+    ((*_, past),) = parity.rejudge(recorded, {"mean": 0.02, "p999": 0.02, "years": 2.1, "years95": 1.9})
+    assert past == ("years that 95 % of scans keep to 2 (at most 1.9)",)
+
+
+def test_evidence_of_other_bytes_is_not_judged(judge: Judge) -> None:
+    evidence = judge.evidence(harmonizer_onnx(), "fp32", TOLERANCES["fp32"], "x.onnx")
+    with pytest.raises(UsageError, match=r"x\.onnx is of other bytes"):
+        list(parity.rejudge({"models": [{"file": "x.onnx", "sha256": "0" * 64, "parity": evidence}]}))
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", '{"models": [{}]}', '{"models": []}', '{"models": [{"file": 1, "parity": []}]}']
+)
+def test_what_is_no_evidence_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="evidence"):
+        list(parity.rejudge(json.loads(text)))
+
+
+def test_numbers_that_were_not_kept_are_asked_for(judge: Judge) -> None:
+    evidence = judge.evidence(harmonizer_onnx(), "fp32", TOLERANCES["fp32"], "x.onnx")
+    row = {k: v for k, v in evidence["measured"][0].items() if k != "per_volume"}
+    with pytest.raises(UsageError, match="holds no 'per_volume'") as raised:
+        checks(row, replace(TOLERANCES["fp32"], years95=0.5))
+    assert "hz-bench parity" in raised.value.remedy
+
+
+def test_a_reference_may_be_a_function(volumes: Volumes) -> None:
+    """Without torch the bundle's own file answers; the evidence says so."""
+    brain = parity.brains(volumes.grids)
+    judge = Judge(
+        lambda v: np.clip(0.8 * v + 0.1, 0, 1), volumes.grids, brain, volumes,
+        lambda v: 20 + 200 * v.mean(axis=(1, 2, 3)), ("onnxruntime",), "arithmetic",
+    )  # fmt: skip
+    evidence = judge.evidence(harmonizer_onnx(), "fp32", TOLERANCES["fp32"], "harmonizer.onnx")
+    assert evidence["reference"] == "arithmetic"
+    assert evidence["measured"][0]["years"]["max"] < 1e-3
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> ParityOptions:
+    write_scans(tmp_path / "scans", 2)
+    return ParityOptions(scans=(tmp_path / "scans",), rungs=("onnxruntime-cpu",), threads=1)
+
+
+def test_a_bundle_agrees_with_itself_file_by_file(tiny_bundle: Path, options: ParityOptions) -> None:
+    bundle = load_bundle(tiny_bundle)
+    result = measure_bundle(bundle, options)
+    json.dumps(result, allow_nan=False)
+    found = [(m["file"], m["sha256"], m["parity"]["sha256"]) for m in result["models"]]
+    assert found == [(e.file, e.sha256, e.sha256) for e in bundle.models]
+    fp32, fp16 = (m["parity"] for m in result["models"][:2])
+    assert fp32["reference"] == "the bundle's own harmonizer.onnx on onnxruntime-cpu"
+    assert fp32["measured"][0]["overall"]["max"] == 0
+    assert 0 < fp16["measured"][0]["brain"]["max"] < 1e-3  # float16 has 11 bits
+    assert fp16["measured"][0]["backend"]["rung"] == "onnxruntime-cpu"
+    assert fp16["measured"][0]["backend"]["sha256"] == bundle.models[1].sha256
+    assert len(fp16["measured"][0]["per_volume"]) == 2
+    assert verdict(result) == []
+    (wrong,) = verdict({**result, "models": result["models"][1:2]}, {"mean": 0.0, "years": 99.0})
+    assert wrong.startswith("harmonizer.fp16.onnx on onnxruntime CPUExecutionProvider: mean difference")
+
+
+def test_a_file_that_gives_nan_is_a_failure_and_not_an_absence(
+    tmp_path: Path, options: ParityOptions
+) -> None:
+    files = {**tiny_files(), "harmonizer.fp16.onnx": with_bias(float("nan"))}
+    bundle = write_bundle(tmp_path / "nan.hz", tiny_manifest(), files)
+    rungs = ("onnxruntime-cuda", "onnxruntime-cpu")  # OpenVINO's Clip turns NaN into a number
+    result = measure_bundle(bundle, replace(options, rungs=rungs))
+    broken = next(m for m in result["models"] if m["file"] == "harmonizer.fp16.onnx")
+    assert broken["parity"]["measured"] == []
+    assert all(item["failed"] for item in broken["not_run"] if item["backend"] == "onnxruntime-cpu")
+    absent = [item for item in broken["not_run"] if item["backend"] == "onnxruntime-cuda"]
+    assert [item["failed"] for item in absent] == [False]
+    assert any(
+        "harmonizer.fp16.onnx on onnxruntime-cpu" in line and "non-finite" in line for line in verdict(result)
+    )
+
+
+def test_the_kind_goes_by_what_a_file_computes_and_stores(tiny_bundle: Path) -> None:
+    bundle = load_bundle(tiny_bundle)
+    assert [kind_of(bundle, entry) for entry in bundle.models] == ["fp32", "fp16", "fp32", "fp16"]
+    raw = {**bundle.raw, "models": [dict(m) for m in bundle.raw["models"]]}
+    raw["models"][0]["achieved"] = {"stored_bytes": {"fp16": 10, "fp32": 2}}
+    assert kind_of(replace(bundle, raw=raw), bundle.models[0]) == "fp32, half weights"
+
+
+def test_a_checkpoint_of_another_bundle_is_refused(
+    tiny_bundle: Path, options: ParityOptions, tmp_path: Path
+) -> None:
+    pytest.importorskip("safetensors")
+    from small_checkpoints import write_harmonizer
+
+    path = write_harmonizer(tmp_path)
+    with pytest.raises(UsageError, match=r"tiny\.hz was not exported from harmonizer\.safetensors"):
+        measure_bundle(load_bundle(tiny_bundle), replace(options, checkpoints=(path,)))

@@ -1,0 +1,294 @@
+"""hz-bench: speed and parity of a bundle on this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hz_cli import options, render
+from hz_cli.bench_table import parity_lines, speed_lines
+
+TOLERANCES = ("mean", "p999", "years", "relative", "years95")
+SPEED_NOTES = """\b
+ms: median milliseconds a volume; p95: what 95 % of the calls kept to.
+model: the network alone, its data where it computes; transfers: from host memory to host memory.
+of peak: share of the matrix multiplication speed measured in the same rounds.
+x base: how many times faster than the baseline, median over rounds that took turns.
+"""
+PARITY_NOTES = """\b
+--tolerance: mean=X, p999=X (intensity units inside the brain), relative=X (mean over the brain's mean),
+years=X (largest), years95=X (that 95 % of scans keep to). Defaults go by how a file computes.
+
+\b
+Exit codes: 0 within tolerance; 1 past it, or an engine failed; 2 usage; 3 a scan of --scans cannot be
+used; 4 bundle refused; 5 no engine is here.
+"""
+
+
+def _tolerances(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
+    """mean=2e-3 years95=0.5, any of them."""
+    found = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = -1.0
+        if name not in TOLERANCES or not 0 <= number < 1e6:
+            wanted = ", ".join(f"{name}=X" for name in TOLERANCES)
+            raise click.BadParameter(f"{text!r} is none of {wanted}", ctx, param)
+        found[name] = number
+    return found
+
+
+def _batches(ctx: click.Context, param: click.Parameter, given: str) -> tuple[int, ...]:
+    """1,4,16"""
+    try:
+        sizes = tuple(int(part) for part in given.split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or not all(1 <= size <= 1024 for size in sizes):
+        raise click.BadParameter(f"{given!r} is not a list such as 1,4,16", ctx, param)
+    return tuple(dict.fromkeys(sizes))
+
+
+_bundle = click.argument("bundle", metavar="[BUNDLE]", required=False, type=click.Path(path_type=Path))
+_scans = click.option(
+    "--scans",
+    metavar="PATH",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="Skull-stripped scans, or a folder of them; repeatable.",
+)
+_json = click.option(
+    "--json",
+    "json_out",
+    metavar="FILE",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Also write everything as JSON; - for standard output, and the table goes to standard error.",
+)
+_threads = click.option(
+    "--threads", metavar="N", type=click.IntRange(1), help="CPU threads.  [default: all of this process]"
+)
+
+
+@click.group(context_settings=options.CONTEXT)
+@options.version
+def bench() -> None:
+    """Measure a bundle on this machine.
+
+    \b
+      hz-bench speed
+      hz-bench parity reference.hz --checkpoint harmonizer.safetensors --scans study/
+    """
+
+
+@bench.command(cls=render.HzCommand, context_settings=options.CONTEXT, epilog=SPEED_NOTES)
+@_bundle
+@click.option(
+    "--role", type=click.Choice(["harmonizer", "age"]), default="harmonizer", show_default=True,
+    help="Network to time.",
+)  # fmt: skip
+@options.to_site
+@click.option(
+    "--batch", "batches", metavar="N,N,...", default="1,4,16", show_default=True, callback=_batches,
+    help="Volumes a call.",
+)  # fmt: skip
+@click.option(
+    "--checkpoint",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The network's checkpoint: brings PyTorch's own ways of running it into the same race.",
+)
+@_scans
+@click.option("--only", metavar="TEXT", multiple=True, help="Engines whose names hold TEXT; repeatable.")
+@click.option("--repeat", type=click.IntRange(1), default=10, show_default=True, help="Timed rounds.")
+@click.option(
+    "--warmup", type=click.IntRange(0), default=3, show_default=True, help="Untimed calls of each first."
+)
+@click.option(
+    "--seconds", type=click.FloatRange(0), default=60.0, show_default=True,
+    help="Start no more rounds of a batch size after this, once three are done.",
+)  # fmt: skip
+@_threads
+@_json
+def speed(
+    bundle: Path | None,
+    json_out: Path | None,
+    repeat: int,
+    warmup: int,
+    seconds: float,
+    **choices: Any,
+) -> None:
+    """Time BUNDLE's network on every engine here, all of them in turns.
+
+    Engines, PyTorch (--checkpoint) and a matrix multiplication take turns, so that ratios are fair on a
+    machine that drifts. With --scans, whole runs (read, prepare, infer, write) are timed too.
+    """
+    _check_installed(("torch", "onnx", "safetensors") if choices["checkpoint"] else ())
+    from hz_export.bench import Plan
+    from hz_export.speed import SpeedOptions, measure_speed
+    from hz_runtime.bundle import load_bundle
+
+    chosen = SpeedOptions(plan=Plan(repeat, warmup, most_seconds=seconds), **choices)
+    result = measure_speed(load_bundle(bundle), chosen, _note)
+    _publish(result, speed_lines(result), json_out)
+
+
+@bench.command(cls=render.HzCommand, context_settings=options.CONTEXT, epilog=PARITY_NOTES)
+@_bundle
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    metavar="FILE",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="What the bundle was exported from; repeatable.  [default: its own fp32 file is the reference]",
+)
+@_scans
+@click.option(
+    "--backend", "rungs", multiple=True, type=click.Choice(options.BACKENDS[1:]),
+    help="Engines to ask; repeatable.  [default: all that are here]",
+)  # fmt: skip
+@options.to_site
+@click.option(
+    "--tolerance", metavar="KEY=X", multiple=True, callback=_tolerances, help="Instead of every file's own."
+)
+@click.option(
+    "--rejudge",
+    metavar="EVIDENCE.json",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Judge earlier numbers (--json, or a bundle.json) by these tolerances; runs nothing.",
+)
+@_threads
+@_json
+@click.pass_context
+def parity(
+    ctx: click.Context,
+    /,
+    bundle: Path | None,
+    rejudge: Path | None,
+    json_out: Path | None,
+    tolerance: dict[str, float],
+    rungs: tuple[str, ...],
+    **choices: Any,
+) -> None:
+    """Compare BUNDLE's files on every engine here with PyTorch, on real volumes.
+
+    Differences are in intensity units inside the brain (volumes are in [0, 1]) and in years. The evidence
+    names each file by its sha256 and keeps every volume's numbers.
+    """
+    if rejudge is not None:
+        wrong = _rejudged(rejudge, bundle, tolerance)
+    else:
+        _check_installed(("torch", "onnx", "safetensors") if choices["checkpoints"] else ())
+        from hz_export.bundle_parity import ParityOptions, measure_bundle, verdict
+        from hz_runtime.bundle import load_bundle
+
+        chosen = ParityOptions(rungs=_rungs(rungs), tolerance=tolerance, **choices)
+        result = measure_bundle(load_bundle(bundle), chosen, _note)
+        wrong = list(verdict(result, tolerance))
+        if not any(model["parity"]["measured"] or _failures(model) for model in result["models"]):
+            from hz_runtime.errors import BackendError
+
+            raise BackendError(f"{'; '.join(wrong)}.", "pip install 'hz-mri[cpu]'  (or leave --backend out)")
+        _publish(result, parity_lines(result), json_out)
+    for line in wrong:
+        render.say(click.style("past: ", fg="red") + line, err=True)
+    if not wrong:
+        render.say("within tolerance", err=json_out is not None and str(json_out) == "-")
+    ctx.exit(1 if wrong else 0)
+
+
+def _failures(model: Mapping[str, Any]) -> bool:
+    return any(item["failed"] for item in model["not_run"])
+
+
+def _rungs(asked: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the ladder for what --backend takes: an engine stands for all of its rungs."""
+    from hz_runtime.backends.base import LADDER
+
+    return tuple(rung for rung, engine, *_ in LADDER if rung in asked or engine in asked)
+
+
+def _rejudged(path: Path, bundle: Path | None, tolerance: Mapping[str, float]) -> list[str]:
+    """What is past its tolerance in earlier evidence, one line each; says what was judged."""
+    from hz_export.parity import ran, rejudge
+    from hz_runtime.errors import UsageError
+
+    try:
+        recorded = json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise UsageError(
+            f"{path.name} is not JSON.", "Give what hz-bench parity --json wrote, or a bundle.json."
+        ) from None
+    if not isinstance(recorded, dict):
+        raise UsageError(f"{path.name} is not evidence of parity.", "Give what hz-bench parity --json wrote.")
+    if bundle is not None:
+        _check_same(recorded, bundle)
+    wrong = []
+    for file, row, kind, past in rejudge(recorded, tolerance):
+        render.say(f"{file} ({kind}) on {ran(row)}: {'past' if past else 'within'}")
+        wrong += [f"{file} on {ran(row)}: {what}" for what in past]
+    return wrong
+
+
+def _check_same(recorded: Mapping[str, Any], path: Path) -> None:
+    """Evidence speaks of bytes: refuse it for a bundle that holds others."""
+    from hz_runtime.bundle import load_bundle
+    from hz_runtime.errors import BundleError
+
+    loaded = load_bundle(path)
+    held = {entry.sha256 for entry in loaded.models}
+    for model in recorded.get("models", []):
+        if model.get("sha256") not in held:
+            raise BundleError(
+                f"{loaded.path.name}: the evidence for {model.get('file')} is of other bytes.",
+                f"Measure this bundle:  hz-bench parity {path.name}",
+            )
+
+
+def _publish(result: Mapping[str, Any], lines: Iterator[str], out: Path | None) -> None:
+    """The lines, and the JSON where it was asked for."""
+    to_stdout = out is not None and str(out) == "-"
+    for line in lines:
+        render.say(line, err=to_stdout)
+    if out is None:
+        return
+    text = json.dumps(result, indent=1, allow_nan=False) + "\n"
+    if to_stdout:
+        render.say(text.rstrip("\n"))
+        return
+    from hz_runtime.files import atomic_write_bytes
+
+    atomic_write_bytes(out, text.encode())
+
+
+def _note(text: str) -> None:
+    render.say(text, err=True)
+
+
+def _check_installed(names: Sequence[str]) -> None:
+    from importlib.util import find_spec
+
+    from hz_runtime.errors import UsageError
+
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"--checkpoint needs {', '.join(missing)}, which this environment does not have.",
+            "pip install 'hz-mri[export]'",
+        )
+
+
+def main() -> None:
+    """Entry point of hz-bench."""
+    render.run_command(bench)
+
+
+if __name__ == "__main__":
+    main()

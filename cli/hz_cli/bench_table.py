@@ -1,0 +1,81 @@
+"""What hz-bench prints: its results as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+
+def speed_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """The result of `measure_speed` as lines."""
+    machine, model = result["machine"], result["model"]
+    yield f"{result['bundle']['name']}, {model['role']} on {machine['cpu']}, {result['threads']} threads"
+    if machine["gpu"]:
+        yield f"GPU {machine['gpu']['name']}, driver {machine['gpu']['driver']}"
+    for device, peaks in result["peak"].items():
+        for precision, peak in peaks.items():
+            yield f"peak of {precision} on {device}: {peak['flops_per_s'] / 1e9:.0f} GFLOP/s ({peak['how']})"
+    for device, name in result["baseline"].items():
+        yield f"baseline on {device}: {name}"
+    rows = [("engine", "batch", "what", "ms", "p95", "volumes/s", "GFLOP/s", "of peak", "x base")]
+    for contender in result["contenders"]:
+        for batch, scopes in contender["batches"].items():
+            rows += [(contender["name"], batch, scope, *_timed(row)) for scope, row in scopes.items()]
+    yield ""
+    yield from table(rows)
+    if "end_to_end" in result:
+        whole = [("whole run", "scans", "s/scan", "p95", "precision")]
+        for rung, row in result["end_to_end"].items():
+            whole.append((rung, *_whole(row)))
+        yield ""
+        yield from table(whole)
+    yield ""
+    for item in result["left_out"]:
+        yield f"left out: {item['name']}: {item['why']}"
+
+
+def parity_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """The result of `measure_bundle` as lines."""
+    rows = [("file", "engine", "arithmetic", "brain mean", "brain p99.9", "brain max", "years")]
+    references: dict[str, None] = {}
+    for model in result["models"]:
+        references[f"{model['role']} reference: {model['parity']['reference']}"] = None
+        for row in model["parity"]["measured"]:
+            brain = row.get("brain")
+            years = f"{row['years']['max']:.3f}" if "years" in row else "-"
+            numbers = [f"{brain[k]:.1e}" for k in ("mean", "p999", "max")] if brain else ["-"] * 3
+            rows.append((model["file"], row["backend"]["rung"], row["backend"]["precision"], *numbers, years))
+    yield from references
+    yield from table(rows)
+    for model in result["models"]:
+        for item in model["not_run"]:
+            yield f"not run: {model['file']} on {item['backend']}: {item['why']}"
+
+
+def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows as aligned lines: words to the left, what follows the first column to the right."""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        yield "  ".join(cells).rstrip()
+
+
+def _timed(row: Mapping[str, Any]) -> tuple[str, ...]:
+    if "error" in row:
+        return (f"failed: {row['error'][:60]}", *[""] * 5)
+    rate, share, times = (row.get(key) for key in ("flops_per_s", "share_of_peak", "times_baseline"))
+    return (
+        f"{row['median_ms']:.3f}",
+        f"{row['p95_ms']:.3f}",
+        f"{1e3 / row['median_ms']:.2f}",
+        f"{rate / 1e9:.0f}" if rate else "-",
+        f"{share:.0%}" if share else "-",
+        f"{times:.2f}" if times else "-",
+    )
+
+
+def _whole(row: Mapping[str, Any]) -> tuple[str, ...]:
+    if "error" in row:
+        return (f"failed: {row['error'][:60]}", "", "", "")
+    seconds = (f"{row[key] / 1e3:.3f}" for key in ("median_ms", "p95_ms"))
+    return (str(row["scans"]), *seconds, row["precision"])
