@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # How models/reference.hz was made. Needs the cohort (participants.tsv and its scans) and hours of CPU.
 #   benchmarks/train_reference.sh COHORT/participants.tsv WORK_FOLDER [SCANS_FOR_PARITY...]
+# The age network now in models/reference.hz was kept from the first release, whose augmentation was
+# weaker; its card has the settings it was trained with.
 # Only the permissively licensed sites are named: nothing trained on oasis1 (CC BY-NC) ships.
 set -euo pipefail
 cohort=$1 work=$2
@@ -12,4 +14,7 @@ hz-train age --cohort "$cohort" --sites ds002748 --preset reference \
 scans=()
 for scan in "$@"; do scans+=(--scans "$scan"); done
 hz-export --fp16 --half-weights "$work/harmonizer/harmonizer.safetensors" "$work/age/age.safetensors" \
-  --out models/reference.hz --name reference --overwrite "${scans[@]}"
+  --out models/reference.hz --name reference --overwrite "${scans[@]}" --note "The harmonizer's held-out \
+subjects were looked at while its training was developed, through scanners simulated as in training: \
+development scores, no independent test. The age network is that of hz 0.1.0: trained with weaker \
+augmentation, on scans of the target site as they are, not on harmonized ones."
