@@ -81,13 +81,23 @@ def train() -> None:
     default=None,
     help="Take out every scan's receive field first, as the paper does.  [default: yes, except quick]",
 )
+@click.option("--coarse", type=click.IntRange(0), help="Epochs of restoration on volumes of half the size.")
+@click.option("--warmup", type=click.IntRange(0), help="Epochs of restoration after them, on whole volumes.")
+@click.option("--warmup-lr", type=click.FloatRange(0, min_open=True), help="Learning rate they start with.")
 @click.option(
-    "--warmup",
-    type=click.IntRange(0),
-    help="Epochs of restoration, on whole volumes, before the adversarial ones.",
+    "--start-from",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Checkpoint whose networks are trained further, in place of new ones.",
 )
 def cyclegan(
-    cohort: Path, out: Path, preset: str, source: str, target: str, held_out: float, **given: Any
+    cohort: Path,
+    out: Path,
+    preset: str,
+    source: str,
+    target: str,
+    held_out: float,
+    start_from: Path | None,
+    **given: Any,
 ) -> None:
     """3D CycleGAN of Komandur 2023: harmonize source sites to a target site."""
     from hz_train.augment import Augmentation
@@ -100,7 +110,15 @@ def cyclegan(
         chosen = adjusted(chosen, augmentation=Augmentation.strong()) if augment else _unaugmented(chosen)
     sites = [s.strip() for s in source.split(",") if s.strip()]
     path = train_cyclegan(
-        read_participants(cohort), sites, target, out, chosen, held_out, device=device, licence=licence
+        read_participants(cohort),
+        sites,
+        target,
+        out,
+        chosen,
+        held_out,
+        device=device,
+        licence=licence,
+        start_from=start_from,
     )
     click.echo(f"checkpoint: {path}\nnext:  hz-export --fp16 {path} --out NAME.hz")
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hz_runtime.errors import UsageError
 from hz_runtime.recipe import Recipe
 from hz_train.augment import Augmentation
-from hz_train.checkpoint import save_checkpoint, with_prefix
+from hz_train.checkpoint import load_checkpoint, save_checkpoint, with_prefix, without_prefix
 from hz_train.cohort import Cohort
 from hz_train.cyclegan_task import CycleGANTask, Settings, even, simulated
 from hz_train.datasets import PreparedCohort, describe, load, statistics
@@ -68,10 +68,13 @@ def train_cyclegan(
     recipe: Recipe | None = None,
     device: str = "auto",
     licence: str = "",
+    start_from: Path | None = None,
 ) -> Path:
     """Train source sites to the target site; returns the checkpoint, `out`/harmonizer.safetensors.
 
     held_out : share of each site's subjects that training never sees and the scores are taken on.
+    start_from : a checkpoint whose networks are gone on from, in place of random ones. With another seed or
+        cohort than its own, its training subjects may be among the held-out ones.
     Raises UsageError where a site is empty or stands on both sides, before anything is read.
     """
     if target in source:
@@ -93,6 +96,7 @@ def train_cyclegan(
     held_x, held_y = side(held, source), side(held, [target])
     run = Run.start(preset.schedule, device)
     task = CycleGANTask(train_x.grids, train_y.grids, held_x.grids, held_y.grids, preset.settings, run)
+    origin = _go_on(task, start_from, recipe) if start_from else None
     identity = {
         "kind": "volume_cyclegan",
         "sources": list(source),
@@ -101,6 +105,7 @@ def train_cyclegan(
         "recipe": recipe.to_dict(),
         "settings": asdict(preset.settings),
         "n4": preset.n4,
+        "started_from": origin,
         "scans": sorted(prepared.sha256),
     }
     fit(task, run, out, identity)
@@ -122,6 +127,7 @@ def train_cyclegan(
             "schedule": asdict(preset.schedule),
             "settings": asdict(preset.settings),
             "n4": preset.n4,
+            "started_from": origin,
             "metrics": held_out_scores(task, held_x, held_y),
             "licence": licence,
         }
@@ -131,6 +137,20 @@ def train_cyclegan(
                 tensors.update(with_prefix(name, network.state_dict()))
         save_checkpoint(path, tensors, meta)
     return path
+
+
+def _go_on(task: CycleGANTask, checkpoint: Path, recipe: Recipe) -> dict[str, Any]:
+    """Give a new task the networks of a checkpoint; returns what the new checkpoint says of the old one."""
+    tensors, meta = load_checkpoint(checkpoint)
+    if meta.get("kind") != "volume_cyclegan" or not Recipe.from_dict(meta["recipe"]).prepares_as(recipe):
+        raise UsageError(
+            f"{checkpoint.name} is no volume_cyclegan of this recipe.", "Name the checkpoint of one."
+        )
+    if meta["network"]["width"] != task.settings.width:
+        raise UsageError(f"{checkpoint.name} has networks of width {meta['network']['width']}.")
+    for name, network in task.networks.items():
+        network.load_state_dict(without_prefix("generator" if name == "average" else name, tensors))
+    return {key: meta.get(key) for key in ("sha256", "seed", "schedule", "settings", "started_from")}
 
 
 def describe_or_none(prepared: PreparedCohort) -> dict[str, object] | None:
