@@ -22,7 +22,7 @@ class Augmentation:
     gamma : largest |log| of the exponent of the tone curve.
     bend : largest departure of the tone curve's inner knots from that power law, in intensity units.
     bias : largest |log| of the multiplicative field.
-    fieldless : how often there is no field at all. A network that met a field on every scan would see one in a
+    fieldless : how often there is no field at all. A network that met one on every scan would see one in a
         flat contrast, too, and take out what is not there.
     noise : largest standard deviation, in intensity units.
     blur : largest Gaussian sigma in voxels.
