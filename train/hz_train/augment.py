@@ -22,18 +22,15 @@ class Augmentation:
     gamma : largest |log| of the exponent of the tone curve.
     bend : largest departure of the tone curve's inner knots from that power law, in intensity units.
     bias : largest |log| of the multiplicative field.
-    fieldless : how often there is no field at all. A network that met one on every scan would see one in a
-        flat contrast, too, and take out what is not there.
     noise : largest standard deviation, in intensity units.
     blur : largest Gaussian sigma in voxels.
     scale : largest |log| of the isotropic change of size in `pose`; each axis adds a third of it.
     mixing : how often a head is averaged with another one.
     """
 
-    gamma: float = 0.9
+    gamma: float = 0.7
     bend: float = 0.08
     bias: float = 0.5
-    fieldless: float = 0.4
     noise: float = 0.015
     blur: float = 0.8
     scale: float = 0.2
@@ -47,9 +44,7 @@ class Augmentation:
     @classmethod
     def mild(cls) -> Augmentation:
         """For the age network, which sees harmonized scans."""
-        return cls(
-            gamma=0.15, bend=0.02, bias=0.1, fieldless=0.0, noise=0.01, blur=0.4, scale=0.0, mixing=0.0
-        )
+        return cls(gamma=0.15, bend=0.02, bias=0.1, noise=0.01, blur=0.4, scale=0.0, mixing=0.0)
 
 
 def tone_curve(volume: F32, gamma: float, bends: NDArray[np.float64]) -> F32:
@@ -91,8 +86,7 @@ def scanner(volume: F32, rng: np.random.Generator, strength: Augmentation) -> F3
     )
     if rng.random() < 0.5:
         out = gaussian_filter(out, rng.uniform(0, strength.blur))
-    if rng.random() >= strength.fieldless:
-        out = out * bias_field(brain, rng.uniform(0, strength.bias), rng)
+    out = out * bias_field(brain, rng.uniform(0, strength.bias), rng)
     out = out + rng.uniform(0, strength.noise) * rng.standard_normal(volume.shape).astype(np.float32) * brain
     # What min-max makes of a scan depends on its brightest voxel; real cohorts differ there by a third.
     out = np.minimum(out, np.float32(np.percentile(out[brain], rng.uniform(96, 100))))
