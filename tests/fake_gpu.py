@@ -217,8 +217,8 @@ class Driver:
 def engine_bytes(role: str = "harmonizer", **said: Any) -> bytes:
     """An engine of the fake TensorRT.
 
-    said : profile (1, 4, 16), grid, scratch (bytes a volume), host_code (bool), dtype ("FLOAT"), and
-    fails ("", or what TensorRT logs when it runs).
+    said : profile (1, 4, 16), grid, scratch (bytes a volume), host_code (bool), dtype ("FLOAT"), fails
+    ("", or what TensorRT logs when it runs), and stripped (bool: gives zeros until it has its weights).
     """
     return json.dumps({"role": role, **said}).encode()
 
@@ -245,7 +245,7 @@ class ILogger:
     INTERNAL_ERROR, ERROR, WARNING, INFO = range(4)
 
     def log(self, severity: Any, msg: str) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # abstract in TensorRT too: a logger overrides it
 
 
 class Runtime:
@@ -268,6 +268,42 @@ class Runtime:
         return self.trt.ICudaEngine(said, self.logger)
 
 
+class Refitter:
+    def __init__(self, engine: Any, logger: Any) -> None:
+        self.engine, self.logger = engine, logger
+        self.given = False
+
+    def refit_cuda_engine(self) -> bool:
+        self.engine.weights = self.given
+        return self.given
+
+
+class OnnxParserRefitter:
+    """Takes what onnx takes; an engine of the fake knows its network, so that the values do not matter."""
+
+    def __init__(self, refitter: Any, logger: Any) -> None:
+        self.refitter = refitter
+        self.errors: list[Any] = []
+
+    @property
+    def num_errors(self) -> int:
+        return len(self.errors)
+
+    def get_error(self, index: int) -> Any:
+        return self.errors[index]
+
+    def refit_from_bytes(self, model: bytes, path: str = "") -> bool:
+        import onnx
+
+        try:
+            onnx.load_from_string(model)
+        except Exception:
+            self.errors.append(SimpleNamespace(desc=lambda: "Failed to parse the ONNX model."))
+            return False
+        self.refitter.given = True
+        return True
+
+
 class IRuntimeConfig:
     def __init__(self) -> None:
         self.strategy = None
@@ -282,6 +318,7 @@ class ICudaEngine:
 
     def __init__(self, said: dict[str, Any], logger: Any) -> None:
         self.said, self.logger = said, logger
+        self.weights = not said.get("stripped", False)
         self.grid = tuple(said.get("grid", (64, 64, 64)))
         self.profile = said.get("profile", (1, 4, 16))
         self.tensors = {
@@ -367,7 +404,7 @@ class IExecutionContext:
 
         def work(size: int = self.size) -> None:
             self.trt.runs.append((stream_handle, size))
-            result[...] = function(source)
+            result[...] = function(source) if self.engine.weights else 0
 
         self.trt.driver.streams[stream_handle].put("run", work)
         return True
@@ -390,7 +427,9 @@ def fake_tensorrt(driver: Driver, name: str = "tensorrt", version: str = "11.4.0
     if name == "tensorrt_rtx":
         trt.CudaGraphStrategy = enum.Enum("CudaGraphStrategy", ["DISABLED", "WHOLE_GRAPH_CAPTURE"])
 
-    trt.ILogger, trt.IRuntimeConfig = ILogger, IRuntimeConfig
+    trt.ILogger, trt.IRuntimeConfig, trt.Refitter = ILogger, IRuntimeConfig, Refitter
+    if name in ("tensorrt", "tensorrt_rtx"):  # the lean runtimes have no parser
+        trt.OnnxParserRefitter = OnnxParserRefitter
     for made in (Runtime, ICudaEngine, IExecutionContext):  # of this module alone: tests change them
         setattr(trt, made.__name__, type(made.__name__, (made,), {"trt": trt}))
     return trt

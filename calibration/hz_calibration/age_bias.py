@@ -10,8 +10,9 @@ same predictions, the slope would always come out as exactly 1.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,31 +55,45 @@ def fit_age_bias(
     held_out_predictions: F64,
     how: str,
     *,
-    subjects: Sequence[str] = (),
-    trained_on: Collection[str] = (),
+    folds: Sequence[tuple[Collection[str], Collection[str]]] = (),
 ) -> AgeBias | None:
     """Least-squares fit of raw ~ slope * age + intercept.
 
     ages, held_out_predictions : (n,) years; every prediction from a model that never saw that subject.
     how : where the predictions come from, for the bundle.
-    subjects : whose predictions these are, and trained_on : whom the predicting model has seen, where that is
-    known: one of both is an error.
+    folds : where that is known, for every predicting model the subjects that it predicted, and those that it
+    was trained on.
     Returns None where a correction would do harm: fewer than 10 subjects, one single age, or a slope under
     0.2 (the prediction hardly depends on age).
     Raises UsageError for a prediction of a subject that the model was trained on.
     """
-    seen = sorted(set(subjects) & set(trained_on))
-    if seen:
-        raise UsageError(
-            f"{len(seen)} of {len(ages)} predictions are of subjects that the model has seen: {seen[0]}.",
-            "Fit the age bias on held-out predictions only (hz-train age keeps them).",
-        )
+    for predicted, trained_on in folds:
+        _check_held_out(predicted, trained_on)
     if len(ages) < LEAST_N or float(np.std(ages)) == 0:
         return None
     slope, intercept = _line(ages, held_out_predictions)
     if slope < LEAST_SLOPE:
         return None
     return AgeBias(slope, intercept, len(ages), how)
+
+
+def from_held_out(kept: Mapping[str, Any]) -> tuple[AgeBias | None, RegressionToMean | None]:
+    """`fit_age_bias` and `regression_to_mean` of what a checkpoint keeps: "age" and "raw", "how", and, where
+    training has written them, "folds" with "subjects" and "trained_on"."""
+    ages, raw = (np.asarray(kept[key], np.float64) for key in ("age", "raw"))
+    folds = [(fold["subjects"], fold["trained_on"]) for fold in kept.get("folds", [])]
+    how = f"least squares on held-out predictions, {kept['how']}"
+    return fit_age_bias(ages, raw, how, folds=folds), regression_to_mean(ages, raw)
+
+
+def _check_held_out(predicted: Collection[str], trained_on: Collection[str]) -> None:
+    seen = sorted(set(predicted) & set(trained_on))
+    if seen:
+        raise UsageError(
+            f"{len(seen)} of {len(set(predicted))} subjects were seen by the model that predicted their age: "
+            f"{seen[0]}.",
+            "Fit the age bias on held-out predictions only (hz-train age keeps them).",
+        )
 
 
 def regression_to_mean(ages: F64, held_out_predictions: F64) -> RegressionToMean | None:

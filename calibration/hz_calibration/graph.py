@@ -94,12 +94,13 @@ def with_outputs(model: ModelProto, tensors: Iterable[str]) -> ModelProto:
     return new
 
 
-def in_half(model: ModelProto, nodes: Collection[str]) -> ModelProto:
+def in_half(model: ModelProto, nodes: Collection[str], kind: int = TensorProto.FLOAT16) -> ModelProto:
     """A copy in which the named nodes compute in float16 as a GPU's tensor cores do: inputs, weights and
     results are float16 numbers, sums are formed in float32; what is past 65504 becomes infinite.
 
     Written as float32 arithmetic between roundings (a Cast down and one up), because engines on a CPU have no
     float16 convolutions: onnxruntime 1.31 widens such a node itself and drops the rounding of its result.
+    kind : of TensorProto, FLOAT16 or BFLOAT16, for which the same holds.
     """
     new = ModelProto()
     new.CopyFrom(model)
@@ -108,7 +109,7 @@ def in_half(model: ModelProto, nodes: Collection[str]) -> ModelProto:
     _refuse_unknown(nodes, graph.node)
     made: list[NodeProto] = []
     for node in graph.node:
-        made += _half_node(node, weights) if node.name in nodes else [node]
+        made += _half_node(node, weights, kind) if node.name in nodes else [node]
     used = {name for node in made for name in node.input}
     kept = [tensor for name, tensor in weights.items() if name in used]
     del graph.node[:], graph.initializer[:], graph.value_info[:]
@@ -117,40 +118,29 @@ def in_half(model: ModelProto, nodes: Collection[str]) -> ModelProto:
     return new
 
 
-def _half_node(node: NodeProto, weights: dict[str, TensorProto]) -> list[NodeProto]:
-    """[roundings of its inputs, the node, rounding of its results]; adds rounded weights to `weights`."""
+def _half_node(node: NodeProto, weights: dict[str, TensorProto], kind: int) -> list[NodeProto]:
+    """[roundings of its inputs and weights, the node, rounding of its results]."""
     half = NodeProto()
     half.CopyFrom(node)
     before: dict[str, list[NodeProto]] = {}
     after: list[NodeProto] = []
     for place, name in enumerate(node.input):
-        if name in weights:
-            half.input[place] = _half_weight(name, weights)
-        elif name:
+        whole = name in weights and weights[name].data_type != TensorProto.FLOAT  # axes and shapes
+        if name and not whole:
             half.input[place] = f"{name}_for_{node.name}"
-            before[name] = _rounding(name, half.input[place])
+            before[name] = _rounding(name, half.input[place], kind)
     for place, name in enumerate(node.output):
         half.output[place] = f"{name}_of_{node.name}"
-        after += _rounding(half.output[place], name)
+        after += _rounding(half.output[place], name, kind)
     return [*(cast for casts in before.values() for cast in casts), half, *after]
 
 
-def _rounding(source: str, target: str) -> list[NodeProto]:
-    """Two Casts that leave of `source` what float16 holds of it, as `target`."""
+def _rounding(source: str, target: str, kind: int) -> list[NodeProto]:
+    """Two Casts that leave of `source` what this type holds of it, as `target`."""
     return [
-        helper.make_node("Cast", [source], [f"{target}_in_half"], to=TensorProto.FLOAT16),
+        helper.make_node("Cast", [source], [f"{target}_in_half"], to=kind),
         helper.make_node("Cast", [f"{target}_in_half"], [target], to=TensorProto.FLOAT),
     ]
-
-
-def _half_weight(name: str, weights: dict[str, TensorProto]) -> str:
-    values = numpy_helper.to_array(weights[name])
-    if values.dtype != np.float32:
-        return name  # axes and shapes
-    rounded = f"{name}_rounded"
-    with np.errstate(over="ignore"):
-        weights[rounded] = numpy_helper.from_array(values.astype(np.float16).astype(np.float32), rounded)
-    return rounded
 
 
 def _refuse_unknown(nodes: Collection[str], present: Iterable[NodeProto]) -> None:

@@ -12,37 +12,16 @@ import click
 from hz_cli import options, render
 from hz_cli.bench_table import parity_lines, speed_lines
 
-TOLERANCES = ("mean", "p999", "years", "relative", "years95")
 SPEED_NOTES = """\b
-ms: median milliseconds a volume; p95: what 95 % of the calls kept to.
+ms: median milliseconds a volume (of a network of slices: a slice); p95: what 95 % of the calls kept to.
 model: the network alone, its data where it computes; transfers: from host memory to host memory.
 of peak: share of the matrix multiplication speed measured in the same rounds.
 x base: how many times faster than the baseline, median over rounds that took turns.
 """
 PARITY_NOTES = """\b
---tolerance: mean=X, p999=X (intensity units inside the brain), relative=X (mean over the brain's mean),
-years=X (largest), years95=X (that 95 % of scans keep to). Defaults go by how a file computes.
-
-\b
 Exit codes: 0 within tolerance; 1 past it, or an engine failed; 2 usage; 3 a scan of --scans cannot be
 used; 4 bundle refused; 5 no engine is here.
 """
-
-
-def _tolerances(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
-    """mean=2e-3 years95=0.5, any of them."""
-    found = {}
-    for text in given:
-        name, _, value = text.partition("=")
-        try:
-            number = float(value)
-        except ValueError:
-            number = -1.0
-        if name not in TOLERANCES or not 0 <= number < 1e6:
-            wanted = ", ".join(f"{name}=X" for name in TOLERANCES)
-            raise click.BadParameter(f"{text!r} is none of {wanted}", ctx, param)
-        found[name] = number
-    return found
 
 
 def _batches(ctx: click.Context, param: click.Parameter, given: str) -> tuple[int, ...]:
@@ -90,7 +69,7 @@ def bench() -> None:
 @bench.command(cls=render.HzCommand, context_settings=options.CONTEXT, epilog=SPEED_NOTES)
 @_bundle
 @click.option(
-    "--role", type=click.Choice(["harmonizer", "age"]), default="harmonizer", show_default=True,
+    "--role", type=click.Choice(["harmonizer", "age", "diagnosis"]), default="harmonizer", show_default=True,
     help="Network to time.",
 )  # fmt: skip
 @options.to_site
@@ -156,7 +135,11 @@ def speed(
 )  # fmt: skip
 @options.to_site
 @click.option(
-    "--tolerance", metavar="KEY=X", multiple=True, callback=_tolerances, help="Instead of every file's own."
+    "--tolerance",
+    metavar="KEY=X",
+    multiple=True,
+    callback=options.numbers(*options.TOLERANCES),
+    help=f"Instead of every file's own: {options.TOLERANCES_HELP}.",
 )
 @click.option(
     "--rejudge",

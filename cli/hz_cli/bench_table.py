@@ -17,7 +17,8 @@ def speed_lines(result: Mapping[str, Any]) -> Iterator[str]:
             yield f"peak of {precision} on {device}: {peak['flops_per_s'] / 1e9:.0f} GFLOP/s ({peak['how']})"
     for device, name in result["baseline"].items():
         yield f"baseline on {device}: {name}"
-    rows = [("engine", "batch", "what", "ms", "p95", "volumes/s", "GFLOP/s", "of peak", "x base")]
+    reads = model.get("reads", "volumes")
+    rows = [("engine", "batch", "what", "ms", "p95", f"{reads}/s", "GFLOP/s", "of peak", "x base")]
     for contender in result["contenders"]:
         for batch, scopes in contender["batches"].items():
             rows += [(contender["name"], batch, scope, *_timed(row)) for scope, row in scopes.items()]
@@ -36,15 +37,18 @@ def speed_lines(result: Mapping[str, Any]) -> Iterator[str]:
 
 def parity_lines(result: Mapping[str, Any]) -> Iterator[str]:
     """The result of `measure_bundle` as lines."""
-    rows = [("file", "engine", "arithmetic", "brain mean", "brain p99.9", "brain max", "years")]
+    rows = [("file", "engine", "arithmetic", "brain mean", "brain p99.9", "brain max", "answer")]
     references: dict[str, None] = {}
     for model in result["models"]:
         references[f"{model['role']} reference: {model['parity']['reference']}"] = None
         for row in model["parity"]["measured"]:
             brain = row.get("brain")
-            years = f"{row['years']['max']:.3f}" if "years" in row else "-"
+            answer = f"{row['years']['max']:.3f} years" if "years" in row else "-"
+            answer = f"{row['probability']['max']:.1e}" if "probability" in row else answer
             numbers = [f"{brain[k]:.1e}" for k in ("mean", "p999", "max")] if brain else ["-"] * 3
-            rows.append((model["file"], row["backend"]["rung"], row["backend"]["precision"], *numbers, years))
+            rows.append(
+                (model["file"], row["backend"]["rung"], row["backend"]["precision"], *numbers, answer)
+            )
     yield from references
     yield from table(rows)
     for model in result["models"]:

@@ -23,21 +23,6 @@ Exit codes: 0 published; 1 refused (precision or parity not what was asked for);
 """
 
 
-def _tolerances(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
-    """mean=2e-3 p999=2e-2 years=0.25, any of them."""
-    found = {}
-    for text in given:
-        name, _, value = text.partition("=")
-        try:
-            number = float(value)
-        except ValueError:
-            number = -1.0
-        if name not in ("mean", "p999", "years") or not 0 <= number < 1e6:
-            raise click.BadParameter(f"{text!r} is not mean=X, p999=X or years=X", ctx, param)
-        found[name] = number
-    return found
-
-
 def _profile(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, int, int]:
     """1,4,16: in this order, each at least 1."""
     try:
@@ -69,7 +54,8 @@ def _profile(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int
     metavar="PLAN.json",
     multiple=True,
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Precision plan of hz-calibrate for one network; repeatable.",
+    help="Precision plan of hz-calibrate for one network; repeatable. Scans that it was made on are left out "
+    "of the parity that is measured.",
 )
 @click.option(
     "--engine",
@@ -124,10 +110,16 @@ def _profile(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int
     "--tolerance",
     metavar="KEY=X",
     multiple=True,
-    callback=_tolerances,
-    help="Refuse past mean=X or p999=X (intensity units inside the brain) or years=X, for all files.",
+    callback=options.numbers(*options.TOLERANCES),
+    help=f"Refuse, for all files, past any of {options.TOLERANCES_HELP}.",
 )
 @click.option("--no-parity", is_flag=True, help="Publish without measuring; the manifest says so.")
+@click.option(
+    "--localize",
+    is_flag=True,
+    help="Where a file fails parity, bisect over its nodes and name those whose precision breaks it; takes "
+    "minutes then, and nothing otherwise.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if there is one.")
 @options.version
 def main(
@@ -143,7 +135,8 @@ def main(
 ) -> None:
     """Export checkpoints of hz-train as one bundle that hz-run executes without torch.
 
-    CHECKPOINT: the .safetensors files that hz-train named; one harmonizer, one age network, or both.
+    CHECKPOINT: the .safetensors files that hz-train named; a harmonizer, an age network and a diagnosis
+    network, or any of them, of volumes or slices.
     Every file is compared with its PyTorch network on real volumes before anything is published.
 
     \b
@@ -151,6 +144,8 @@ def main(
       hz-export --fp16 --engine rtx harmonizer.safetensors --out site.hz
     """
     _check_installed()
+    if no_parity and choices["localize"]:
+        raise click.UsageError("--localize explains parity that failed: leave --no-parity out.")
     from hz_export.assemble import ExportOptions, export_bundle
 
     asked = {"fp16": fp16, "bf16": bf16, "int8": int8}
@@ -174,7 +169,7 @@ def _engine_options(choices: dict[str, Any]) -> Any:
 
     flavour = {"none": "", "rtx": "tensorrt_rtx"}.get(choices["engine"], choices["engine"])
     del choices["engine"]
-    options = EngineOptions(
+    chosen = EngineOptions(
         flavour=flavour,
         profile=Profile(*choices.pop("batches")),
         capability=tuple(choices.pop("capability")),
@@ -183,7 +178,7 @@ def _engine_options(choices: dict[str, Any]) -> Any:
         strip=choices.pop("strip_weights"),
         timing_cache=choices.pop("timing_cache"),
     )
-    return options if flavour else None
+    return chosen if flavour else None
 
 
 def _check_installed() -> None:

@@ -33,6 +33,34 @@ def together(*options: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
+# Of a file's parity (hz_export.differences.KEYS, which is not imported for a command's --help).
+TOLERANCES = ("mean", "p999", "years", "relative", "years95", "probability")
+TOLERANCES_HELP = (
+    "mean=X, p999=X (intensity units inside the brain), relative=X (mean over the brain's mean), years=X "
+    "(largest), years95=X (that 95 % of scans keep to), probability=X (largest)"
+)
+
+
+def numbers(*names: str) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], dict[str, float]]:
+    """Callback of a repeatable KEY=X option: {name: number}, any of `names`, each from 0 to a million."""
+
+    def parsed(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
+        found = {}
+        for text in given:
+            name, _, value = text.partition("=")
+            try:
+                number = float(value)
+            except ValueError:
+                number = -1.0
+            if name not in names or not 0 <= number < 1e6:
+                wanted = ", ".join(f"{name}=X" for name in names)
+                raise click.BadParameter(f"{text!r} is none of {wanted}", ctx, param)
+            found[name] = number
+        return found
+
+    return parsed
+
+
 model = click.option(
     "--model",
     metavar="BUNDLE",
@@ -52,6 +80,12 @@ backend = together(
         "--require",
         type=click.Choice(BACKENDS[1:]),
         help="Fail (exit 5) rather than run on any other engine.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+        help="Run the bundle's files of this precision, where it holds some.  "
+        "[default: fp16 on a GPU, fp32 on a CPU]",
     ),
     click.option(
         "--threads",

@@ -14,6 +14,9 @@ from hz_cli import options, render
 if TYPE_CHECKING:
     import threading
 
+    from hz_runtime.backends.ladder import Build, BuildRequest
+    from hz_runtime.engines import EngineRecord
+
 EPILOG = """\b
 Exit codes: 0 all done; 2 usage; 3 some scans failed, the rest are complete; 4 bundle refused;
 5 required engine unavailable; 130 interrupted (what was in flight is complete).
@@ -111,32 +114,15 @@ def main(
     ctx.exit(report.exit_code)
 
 
-def _builder(quiet: bool) -> Any:
-    """What builds a TensorRT engine for this machine's GPU when the ladder asks for one."""
+def _builder(quiet: bool) -> Build:
+    """What builds a TensorRT engine for this machine's GPU when the ladder asks for one; the export room is
+    imported only then."""
 
-    def build(wanted: Any) -> Any:
-        from hz_export.engine import build_engine
-        from hz_export.engine_target import EngineOptions
-        from hz_runtime.engines import EngineCache
+    def build(wanted: BuildRequest) -> tuple[EngineRecord, bytes]:
+        from hz_export.engine import builder
 
-        def say(line: str) -> None:
-            if not quiet:
-                render.say(line, err=True)
-
-        return build_engine(
-            wanted.model,
-            wanted.role,
-            wanted.precision,
-            EngineOptions(
-                flavour=wanted.flavour,
-                capability=(wanted.capability,),
-                name=wanted.file,
-                version_compatible=False,  # it stays on this machine
-            ),
-            EngineCache(),
-            say,
-            progress=not quiet,
-        )
+        say = (lambda _: None) if quiet else (lambda line: render.say(line, err=True))
+        return builder(say, progress=not quiet)(wanted)
 
     return build
 

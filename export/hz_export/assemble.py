@@ -7,21 +7,26 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from onnx import ModelProto
 
+from hz_calibration.age_bias import from_held_out
+from hz_calibration.plan import PrecisionPlan
 from hz_export import parity
 from hz_export.engine import EngineOptions, build_engine
 from hz_export.engine_target import find_builder
 from hz_export.graph_precision import half_weights, require, to_reduced
-from hz_export.model_card import INTENDED_USE, model_card
+from hz_export.localize import explained
+from hz_export.model_card import intended_use, model_card
+from hz_export.plans import read_plans, stated
+from hz_export.quantize import to_int8
 from hz_export.to_onnx import OUTPUTS, Checkpoint, read_checkpoint, specs, to_onnx
 from hz_runtime.backends import installed, open_backend
 from hz_runtime.bundle import Bundle, write_bundle
-from hz_runtime.errors import BackendError, UsageError
+from hz_runtime.errors import BackendError, HzError, UsageError
 from hz_runtime.files import sha256_bytes
 from hz_runtime.manifest import SCHEMA
+from hz_runtime.recipe import Recipe
 
 CARD = "MODEL_CARD.md"
 
@@ -32,7 +37,7 @@ class ExportOptions:
 
     note : a remark for the model card, such as what the scores were looked at for.
     precisions : also a graph of every network in each of these: "fp16", "bf16", "int8".
-    plans : files of hz-calibrate, one a role, that int8 follows.
+    plans : files of hz-calibrate, one a role, that int8 follows; their scans are no evidence of parity.
     build : also a TensorRT engine of each of those graphs, or of the float32 ones where there are none.
     progress : draw a bar while engines are built.
     half_weights : store the float32 graphs' weights as float16.
@@ -40,6 +45,7 @@ class ExportOptions:
     scans : files or folders to measure on; none for the MNI152 brain.
     tolerance : fields of `parity.Tolerance` to replace, for all files.
     engines : what to measure with; none for all installed.
+    localize : where a file fails parity, bisect over its nodes and say which ones break it.
     """
 
     name: str = ""
@@ -54,6 +60,7 @@ class ExportOptions:
     tolerance: Mapping[str, float] | None = None
     engines: tuple[str, ...] = ()
     overwrite: bool = False
+    localize: bool = False
 
 
 def export_bundle(
@@ -72,14 +79,18 @@ def export_bundle(
     if options.build is not None:
         find_builder(options.build)
     checkpoints = belong_together([read_checkpoint(path) for path in paths])
-    plans = _plans(options, checkpoints)
-    judges = _judges(checkpoints, options, say) if options.check_parity else {}
+    if "int8" in options.precisions:
+        _refuse_slices(checkpoints)
+    plans = read_plans(options.plans, checkpoints) if "int8" in options.precisions else {}
+    judges = _judges(checkpoints, options, plans, say) if options.check_parity else {}
     models: list[dict[str, Any]] = []
     files: dict[str, bytes] = {}
     for role, checkpoint in checkpoints.items():
         for entry, data in _graphs(checkpoint, options, plans.get(role), judges.get(role), say):
             models.append(entry)
             files[entry["file"]] = data
+    if options.localize:
+        say("localize: nothing to explain: every file keeps to its tolerance")
     engines = []
     for entry, data in _engines(models, files, options, say):
         engines.append(entry)
@@ -87,6 +98,7 @@ def export_bundle(
     name = options.name or out.stem
     manifest = {**_manifest(name, checkpoints, models), **({"engines": engines} if engines else {})}
     metas = {role: checkpoint.meta for role, checkpoint in checkpoints.items()}
+    manifest["age_bias"] = _age_bias(metas.get("age", {}), say)
     files[CARD] = model_card(name, manifest, metas, options.note).encode()
     bundle = write_bundle(out, manifest, files, overwrite=options.overwrite)
     say(
@@ -97,7 +109,7 @@ def export_bundle(
 
 
 def belong_together(checkpoints: Sequence[Checkpoint]) -> dict[str, Checkpoint]:
-    """By role, harmonizer first. Raises UsageError for two of one role, different recipes, or an age network
+    """By role, harmonizer first. Raises UsageError for two of one role, different recipes, or a predictor
     that was trained behind another harmonizer."""
     by_role: dict[str, Checkpoint] = {}
     for checkpoint in checkpoints:
@@ -111,38 +123,73 @@ def belong_together(checkpoints: Sequence[Checkpoint]) -> dict[str, Checkpoint]:
         raise UsageError("no checkpoint was given.", "hz-export --fp16 CHECKPOINT... --out NAME.hz")
     first, *others = checkpoints
     for other in others:
-        ours, theirs = first.recipe.to_dict(), other.recipe.to_dict()
-        differing = sorted(key for key in ours if ours[key] != theirs[key])
-        if differing:
+        if not first.recipe.prepares_as(other.recipe):
+            ours, theirs = asdict(first.recipe), asdict(other.recipe)
+            differing = sorted(key for key in ours if ours[key] != theirs[key] and key != "middle_slices")
             raise UsageError(
                 f"{first.file} and {other.file} prepare scans differently ({', '.join(differing)}).",
                 "Train them with one recipe, or export two bundles.",
             )
-    if {"harmonizer", "age"} <= by_role.keys():
-        _check_behind(by_role["harmonizer"], by_role["age"])
+    common_recipe(by_role)
+    for role, checkpoint in by_role.items():
+        if role != "harmonizer" and "harmonizer" in by_role:
+            _check_behind(by_role["harmonizer"], checkpoint)
     return {role: by_role[role] for role in OUTPUTS if role in by_role}
 
 
-def _check_behind(harmonizer: Checkpoint, age: Checkpoint) -> None:
-    """An age network fits scans that came through this harmonizer, and the target site's own scans."""
-    trained_behind = age.meta.get("harmonizer")
-    on_target = trained_behind is None and list(age.meta.get("sources") or []) == [
+def common_recipe(checkpoints: Mapping[str, Checkpoint]) -> Recipe:
+    """The recipe of a bundle: the checkpoints' own, with the slices that its slice-wise predictors read.
+
+    checkpoints : by role. Raises UsageError where two predictors read different slices.
+    """
+    readers = [c for role, c in checkpoints.items() if c.slice_wise and role != "harmonizer"]
+    counts = {reader.recipe.middle_slices for reader in readers}
+    if len(counts) > 1:
+        said = " and ".join(f"{reader.file} {reader.recipe.middle_slices}" for reader in readers)
+        raise UsageError(
+            f"the predictors read different numbers of middle slices ({said}).",
+            "Train them with one --slices, or export two bundles.",
+        )
+    return replace(next(iter(checkpoints.values())).recipe, middle_slices=max(counts, default=0))
+
+
+def _refuse_slices(checkpoints: Mapping[str, Checkpoint]) -> None:
+    for checkpoint in checkpoints.values():
+        if checkpoint.slice_wise:
+            raise UsageError(
+                f"{checkpoint.file} holds a network of slices; --int8 works on networks of whole volumes.",
+                "Export it in another precision:  hz-export --fp16 CHECKPOINT...",
+            )
+
+
+def _check_behind(harmonizer: Checkpoint, predictor: Checkpoint) -> None:
+    """A predictor fits scans that came through this harmonizer, and the target site's own scans."""
+    trained_behind = predictor.meta.get("harmonizer")
+    on_target = trained_behind is None and list(predictor.meta.get("sources") or []) == [
         harmonizer.meta.get("target")
     ]
     if trained_behind != harmonizer.sha256 and not on_target:
         behind = f"behind harmonizer {trained_behind[:12]}..." if trained_behind else "on scans as they are"
         raise UsageError(
-            f"{age.file} was trained {behind}; {harmonizer.file} is {harmonizer.sha256[:12]}...",
-            "Train it behind this one (hz-train age --harmonizer), or export two bundles.",
+            f"{predictor.file} was trained {behind}; {harmonizer.file} is {harmonizer.sha256[:12]}...",
+            "Train it behind this one (hz-train --harmonizer), or export two bundles.",
         )
 
 
 def _judges(
-    checkpoints: Mapping[str, Checkpoint], options: ExportOptions, say: Callable[[str], None]
+    checkpoints: Mapping[str, Checkpoint],
+    options: ExportOptions,
+    plans: Mapping[str, PrecisionPlan],
+    say: Callable[[str], None],
 ) -> dict[str, parity.Judge]:
     """The reference answers, computed once and used for every file of a role."""
-    recipe = next(iter(checkpoints.values())).recipe
-    volumes = parity.scan_volumes(options.scans, recipe) if options.scans else parity.template_volumes(recipe)
+    recipe = common_recipe(checkpoints)
+    fitted = {scan.sha256 for plan in plans.values() for scan in plan.scans}
+    volumes = (
+        parity.scan_volumes(options.scans, recipe, without=fitted)
+        if options.scans
+        else parity.template_volumes(recipe)
+    )
     say(f"parity on {len(volumes.grids)} volumes: {volumes.source}")
     brain = parity.brains(volumes.grids)
     inputs = volumes.grids
@@ -150,26 +197,34 @@ def _judges(
     for role, checkpoint in checkpoints.items():
         behind = checkpoints.get("age") if role == "harmonizer" else None
         judges[role] = parity.Judge(
-            checkpoint.network, inputs, brain, volumes, behind.network if behind else None, options.engines
+            checkpoint.of_volumes,
+            inputs,
+            brain,
+            volumes,
+            behind.of_volumes if behind else None,
+            options.engines,
+            role=role,
+            middle_slices=recipe.middle_slices,
         )
-        inputs = judges[role].expected  # the age network, next, sees harmonized volumes
+        if role == "harmonizer":
+            inputs = judges[role].expected  # the predictors, next, see harmonized volumes
     return judges
 
 
 def _graphs(
     checkpoint: Checkpoint,
     options: ExportOptions,
-    plan: Any,
+    plan: PrecisionPlan | None,
     judge: parity.Judge | None,
     say: Callable[[str], None],
 ) -> list[tuple[dict[str, Any], bytes]]:
-    full = to_onnx(checkpoint.network, OUTPUTS[checkpoint.role], checkpoint.recipe.grid_shape)
+    full = to_onnx(checkpoint.network, OUTPUTS[checkpoint.role], checkpoint.grid)
     single = half_weights(full) if options.half_weights else full
     wanted = [
         (f"{checkpoint.role}.onnx", single, "fp32", "fp32, half weights" if options.half_weights else "fp32")
     ]
     for precision in options.precisions:
-        model = _quantized(full, plan) if precision == "int8" else to_reduced(full, precision)
+        model = to_int8(full, plan) if precision == "int8" and plan else to_reduced(full, precision)
         wanted.append((f"{checkpoint.role}.{precision}.onnx", model, precision, precision))
     done = []
     for file, model, precision, kind in wanted:
@@ -178,10 +233,33 @@ def _graphs(
         evidence = parity.no_evidence()
         if judge is not None:
             tolerance = replace(parity.TOLERANCES[kind], **(options.tolerance or {}))
-            evidence = _evidence(judge, data, kind, tolerance, file)
+            try:
+                evidence = _evidence(judge, data, kind, tolerance, file)
+            except HzError:
+                if options.localize:
+                    for line in _why(full, model, judge, tolerance, plan if precision == "int8" else None):
+                        say(f"{file}: {line}")
+                raise
         say(f"{file}: {achieved.precision}, {len(data) / 1e6:.1f} MB; {_found(evidence)}")
-        done.append((_entry(checkpoint, file, model, data, achieved.to_dict(), evidence), data))
+        entry = _entry(checkpoint, file, model, data, achieved.to_dict(), evidence)
+        if precision == "int8" and plan:
+            entry["plan"] = stated(plan)
+        done.append((entry, data))
     return done
+
+
+def _why(
+    full: ModelProto,
+    model: ModelProto,
+    judge: parity.Judge,
+    tolerance: parity.Tolerance,
+    plan: PrecisionPlan | None,
+) -> tuple[str, ...]:
+    """Which nodes break a file's parity; never an error of its own, which would hide that one."""
+    try:
+        return explained(full, model, judge, tolerance, plan)
+    except HzError as error:
+        return (f"its nodes cannot be searched: {error.one_line}",)
 
 
 def _evidence(
@@ -202,28 +280,6 @@ def _opens(engine: str, data: bytes) -> bool:
     except BackendError:
         return False
     return True
-
-
-def _plans(options: ExportOptions, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
-    """The precision plan of every role, where int8 was asked for. Raises UsageError where one is missing."""
-    if "int8" not in options.precisions:
-        return {}
-    from hz_calibration.plan import read_plan
-
-    plans = {plan.role: plan for plan in map(read_plan, options.plans)}
-    missing = [role for role in checkpoints if role not in plans]
-    if missing:
-        raise UsageError(
-            f"--int8 follows a precision plan, and there is none for: {', '.join(missing)}.",
-            "Make one:  hz-calibrate CHECKPOINT SCANS...   then give it:  --plan PLAN.json",
-        )
-    return plans
-
-
-def _quantized(model: ModelProto, plan: Any) -> ModelProto:
-    from hz_export.quantize import to_int8
-
-    return to_int8(model, plan)
 
 
 def _engines(
@@ -269,6 +325,7 @@ def _entry(
         "sources": list(meta.get("sources") or []),
         "target": meta.get("target"),
         "parameters": checkpoint.parameters,
+        **({"labels": list(checkpoint.labels)} if checkpoint.labels else {}),
         "parity": evidence,
         "provenance": {
             "checkpoint": checkpoint.file,
@@ -291,21 +348,20 @@ def _manifest(
         "schema": SCHEMA,
         "name": name,
         "models": models,
-        "recipe": next(iter(checkpoints.values())).recipe.to_dict(),
+        "recipe": common_recipe(checkpoints).to_dict(),
         # Features are of scans as they come in, so the first network's cohort sets what is usual.
         "statistics": first.get("statistics") or {},
         "cohort": _cohort(metas),
-        "age_bias": _age_bias(metas.get("age", {})),
         "metrics": {role: meta["metrics"] for role, meta in metas.items() if meta.get("metrics")},
         "licence": "; ".join(licences),
-        "intended_use": INTENDED_USE,
+        "intended_use": intended_use(checkpoints),
     }
 
 
 def _cohort(metas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Who the networks were trained on; the age range is the age network's where there is one."""
     parts = {role: meta.get("cohort") or {} for role, meta in metas.items()}
-    last = list(parts.values())[-1].get("training") or {}
+    last = parts.get("age", list(parts.values())[-1]).get("training") or {}
     summary = {
         "n": last.get("n_subjects"),
         "sites": sorted(last.get("sites", {})),
@@ -314,16 +370,18 @@ def _cohort(metas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {**{key: value for key, value in summary.items() if value}, **parts}
 
 
-def _age_bias(meta: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The correction fitted on the checkpoint's held-out predictions; None where it would do harm."""
+def _age_bias(meta: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any] | None:
+    """The correction fitted on the checkpoint's held-out predictions, and the pull to the mean age before and
+    after it; None where it would do harm."""
     held_out = meta.get("held_out_predictions")
     if not held_out:
         return None
-    from hz_calibration.age_bias import fit_age_bias
-
-    ages, raw = (np.asarray(held_out[key], np.float64) for key in ("age", "raw"))
-    bias = fit_age_bias(ages, raw, f"least squares on held-out predictions, {held_out['how']}")
-    return None if bias is None else asdict(bias)
+    bias, pull = from_held_out(held_out)
+    if bias is None:
+        say("age bias: no correction: too few held-out predictions, or they hardly depend on age")
+        return None
+    say(f"age bias: {pull or 'the pull to the mean age cannot be judged'}")
+    return {**asdict(bias), "regression_to_mean": None if pull is None else asdict(pull)}
 
 
 def _found(evidence: Mapping[str, Any]) -> str:
@@ -335,5 +393,7 @@ def _found(evidence: Mapping[str, Any]) -> str:
             else []
         )
         parts += [f"{row['years']['max']:.3f} years"] if "years" in row else []
+        parts += [f"probability {row['probability']['max']:.1e}"] if "probability" in row else []
+        parts += [f"seams {row['seams']['overall']:.3f}"] if "seams" in row else []
         said.append(f"{row['backend']['name']} {', '.join(parts)}")
     return "parity " + "; ".join(said) if said else "parity not measured"

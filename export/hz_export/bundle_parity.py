@@ -14,18 +14,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hz_export.bench import F32, words
-from hz_export.contenders import builder, entries
+from hz_export.contenders import entries
 from hz_export.differences import TOLERANCES, Tolerance, checks
+from hz_export.engine import builder
 from hz_export.machine import describe_machine
-from hz_export.parity import Judge, Network, Volumes, brains, scan_volumes, template_volumes
+from hz_export.parity import (
+    Judge,
+    Network,
+    Volumes,
+    brains,
+    calibrated_on,
+    scan_volumes,
+    template_volumes,
+)
 from hz_runtime.backends import Backend, choose, describe
 from hz_runtime.backends.base import LADDER
 from hz_runtime.errors import BackendError, UsageError
+from hz_runtime.slices import of_volumes
 
 if TYPE_CHECKING:
     from hz_runtime.bundle import Bundle, ModelEntry
 
-ROLES = ("harmonizer", "age")  # in the order in which volumes pass through them
+ROLES = ("harmonizer", "age", "diagnosis")  # in the order in which volumes pass through them
 REFERENCE_RUNGS = ("onnxruntime-cpu", "openvino")
 Say = Callable[[str], None]
 
@@ -59,12 +69,15 @@ def measure_bundle(bundle: Bundle, options: ParityOptions, say: Say = lambda _: 
 
     machine = describe_machine()
     recipe = Recipe.from_dict(dict(bundle.recipe))
-    volumes = scan_volumes(options.scans, recipe) if options.scans else template_volumes(recipe)
+    fitted = calibrated_on(bundle.raw["models"])
+    volumes = (
+        scan_volumes(options.scans, recipe, without=fitted) if options.scans else template_volumes(recipe)
+    )
     say(f"parity on {len(volumes.grids)} volumes: {volumes.source}")
     networks = _networks(bundle, options)
     models = []
     try:
-        for role, judge in _judges(networks, volumes).items():
+        for role, judge in _judges(networks, volumes, recipe.middle_slices).items():
             for entry in entries(bundle, role, _to(role, options)):
                 models.append(_file(bundle, entry, judge, options, say))
     finally:
@@ -131,12 +144,12 @@ def _from_checkpoints(bundle: Bundle, options: ParityOptions) -> dict[str, Netwo
                 f"{bundle.path.name} was not exported from {path.name}.",
                 "Give the checkpoint that the bundle's manifest names, or export it again.",
             )
-        found[checkpoint.role] = checkpoint.network
+        found[checkpoint.role] = checkpoint.of_volumes
     return found
 
 
 def _from_bundle(bundle: Bundle, role: str, options: ParityOptions) -> Reference:
-    """The bundle's own float32 file on the first CPU engine that is here."""
+    """The bundle's own float32 file on the first CPU engine that is here; no CPU engine has to be built."""
     said = []
     for rung in REFERENCE_RUNGS:
         try:
@@ -147,33 +160,42 @@ def _from_bundle(bundle: Bundle, role: str, options: ParityOptions) -> Reference
             said.append(error.message)
             continue
         entry = bundle.entry(backend.sha256)
-        return Reference(_answers(backend), f"the bundle's own {entry.file} on {rung}", backend)
+        answers = _answers(backend, int(bundle.recipe.get("middle_slices", 0)))
+        return Reference(answers, f"the bundle's own {entry.file} on {rung}", backend)
     raise BackendError(
         f"No engine to take {role} answers from: {'; '.join(said)}.", "pip install 'hz-mri[cpu]'"
     )
 
 
-def _answers(backend: Backend) -> Callable[[F32], F32]:
+def _answers(backend: Backend, middle_slices: int) -> Callable[[F32], F32]:
     """A backend as a function from (n, D, H, W) to (n, D, H, W) or (n,), one volume at a time."""
+    answer = of_volumes(backend, middle_slices)
 
     def network(volumes: F32) -> F32:
-        parts = [next(iter(backend.run(volume[None, None]).values())) for volume in volumes]
-        joined: F32 = np.concatenate(parts)
-        return joined[:, 0] if joined.ndim == 5 else joined.reshape(-1)
+        joined: F32 = np.concatenate([answer(volume[None]) for volume in volumes])
+        return joined
 
     return network
 
 
-def _judges(networks: Mapping[str, Reference], volumes: Volumes) -> dict[str, Judge]:
-    """One judge a role; the age network sees volumes that went through the reference harmonizer."""
+def _judges(networks: Mapping[str, Reference], volumes: Volumes, middle_slices: int) -> dict[str, Judge]:
+    """One judge a role; predictors see volumes that went through the reference harmonizer."""
     judges: dict[str, Judge] = {}
     inputs, brain = volumes.grids, brains(volumes.grids)
     for role, one in networks.items():
         behind = networks.get("age") if role == "harmonizer" else None
         judges[role] = Judge(
-            one.network, inputs, brain, volumes, behind.network if behind else None, name=one.name
+            one.network,
+            inputs,
+            brain,
+            volumes,
+            behind.network if behind else None,
+            name=one.name,
+            role=role,
+            middle_slices=middle_slices,
         )
-        inputs = judges[role].expected
+        if role == "harmonizer":
+            inputs = judges[role].expected
     return judges
 
 

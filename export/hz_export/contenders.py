@@ -1,7 +1,8 @@
 """A bundle's files on every engine of this machine, as contenders for timing.
 
 Engines are opened by the runtime's own ladder, so that what is timed is what hz-run would run: its checks
-of shape and finiteness are part of every call.
+of shape and finiteness are part of every call. A TensorRT engine that neither bundle nor cache holds is built
+first, as hz-run would: a race without the fastest engine would say nothing. Building is not timed.
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hz_export.bench import F32, Candidate, Contender
+from hz_export.engine import builder
 from hz_runtime.backends import Backend, choose, describe
 from hz_runtime.backends.base import LADDER
-from hz_runtime.backends.ladder import Build, BuildRequest
-from hz_runtime.engines import EngineCache, EngineRecord
 
 if TYPE_CHECKING:
     from hz_runtime.bundle import Bundle, ModelEntry
@@ -26,24 +26,6 @@ def entries(bundle: Bundle, role: str, to: str | None = None) -> list[ModelEntry
     """The bundle's files of one role and target, in its order; raises as `Bundle.model` does."""
     target = bundle.model(role, to=to).target
     return [entry for entry in bundle.models if entry.role == role and entry.target == target]
-
-
-def builder(say: Callable[[str], None] = lambda _: None) -> Build:
-    """Builds, or finds in the user's cache, the TensorRT engine that `choose` asks for."""
-
-    def build(wanted: BuildRequest) -> tuple[EngineRecord, bytes]:
-        from hz_export.engine import build_engine
-        from hz_export.engine_target import EngineOptions
-
-        options = EngineOptions(
-            flavour=wanted.flavour,
-            capability=(wanted.capability,),
-            name=wanted.file,
-            version_compatible=False,  # it stays on this machine, as hz-run's own
-        )
-        return build_engine(wanted.model, wanted.role, wanted.precision, options, EngineCache(), say)
-
-    return build
 
 
 def engine_candidates(

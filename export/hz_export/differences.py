@@ -28,6 +28,7 @@ class Tolerance:
     years : largest difference of any predicted age.
     relative : mean difference inside the brain over the reference's mean intensity there; None: not judged.
     years95 : difference that 95 % of the ages keep to, in years; None: not judged.
+    probability : largest difference of any diagnosis' probability.
     """
 
     mean: float
@@ -35,18 +36,20 @@ class Tolerance:
     years: float
     relative: float | None = None
     years95: float | None = None
+    probability: float = 0.05
 
 
 # By how a file computes and stores. Rounding a weight to float16 moves it by at most 1 part in 2048.
 # bfloat16 has 3 bits fewer than float16, eight times the rounding error; half of that is allowed here.
 TOLERANCES = {
-    "fp32": Tolerance(mean=1e-4, p999=1e-3, years=0.05),
-    "fp32, half weights": Tolerance(mean=1e-3, p999=1e-2, years=0.1),
-    "fp16": Tolerance(mean=2e-3, p999=2e-2, years=0.25),
-    "bf16": Tolerance(mean=8e-3, p999=8e-2, years=1.0),
-    "int8": Tolerance(mean=2e-2, p999=2e-1, years=2.0, relative=0.02, years95=0.5),
+    "fp32": Tolerance(mean=1e-4, p999=1e-3, years=0.05, probability=1e-3),
+    "fp32, half weights": Tolerance(mean=1e-3, p999=1e-2, years=0.1, probability=5e-3),
+    "fp16": Tolerance(mean=2e-3, p999=2e-2, years=0.25, probability=1e-2),
+    "bf16": Tolerance(mean=8e-3, p999=8e-2, years=1.0, probability=4e-2),
+    "int8": Tolerance(mean=2e-2, p999=2e-1, years=2.0, probability=5e-2, relative=0.02, years95=0.5),
 }
 KEYS = tuple(Tolerance.__dataclass_fields__)
+UNITS = {"age": "years", "diagnosis": "probability"}  # of a predictor's answers, by its role
 
 
 @dataclass(frozen=True)
@@ -67,17 +70,21 @@ class Check:
 
 
 def measured(
-    found: F32, expected: F32, brain: NDArray[np.bool_], years: tuple[F32, F32] | None = None
+    found: F32,
+    expected: F32,
+    brain: NDArray[np.bool_],
+    years: tuple[F32, F32] | None = None,
+    unit: str = "years",
 ) -> dict[str, Any]:
     """Everything that is kept about one engine's answers, plain JSON types.
 
-    found, expected : (n, D, H, W) volumes, or (n,) years.  brain : (n, D, H, W) bool, ignored for years.
-    years : (found, expected) ages (n,) behind a harmonizer, or None.
+    found, expected : (n, D, H, W) volumes, or (n,) numbers.  brain : (n, D, H, W) bool, ignored for numbers.
+    years : (found, expected) ages (n,) behind a harmonizer, or None.  unit : of numbers, one of UNITS.
     """
     if expected.ndim == 1:
         return {
-            "years": differences(found, expected),
-            "per_volume": [{"years": gap} for gap in _signed(found, expected)],
+            unit: differences(found, expected),
+            "per_volume": [{unit: gap} for gap in _signed(found, expected)],
         }
     rows: dict[str, Any] = {
         "brain": {
@@ -151,6 +158,12 @@ def checks(row: Mapping[str, Any], tolerance: Tolerance) -> tuple[Check, ...]:
             found.append(
                 Check("years95", "years that 95 % of scans keep to", _most(years, 95), tolerance.years95)
             )
+    if "probability" in row:
+        gap = row["probability"]
+        found += [
+            Check("probability", "largest difference in probability", gap["max"], tolerance.probability),
+            Check("nonfinite", "non-finite probabilities", gap["nonfinite"], 0),
+        ]
     return tuple(found)
 
 

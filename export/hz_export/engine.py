@@ -19,13 +19,21 @@ from typing import Any
 from hz_export.engine_messages import build_error, new_logger, parser_error
 from hz_export.engine_progress import new_monitor, run_stoppable
 from hz_export.engine_report import LayerTypes, engine_types, network_types, require_built, require_types
-from hz_export.engine_target import EngineOptions, Target, find_builder, rtx_capabilities, runs_here
+from hz_export.engine_target import (
+    EngineOptions,
+    Target,
+    find_builder,
+    for_this_gpu,
+    rtx_capabilities,
+    runs_here,
+)
+from hz_runtime.backends.ladder import Build, BuildRequest
 from hz_runtime.backends.selfcontained import check_self_contained, early_reader
 from hz_runtime.engines import EngineCache, EngineRecord, engine_key, file_lock
 from hz_runtime.errors import BackendError, HzError
 from hz_runtime.files import atomic_write_bytes, sha256_bytes
 
-__all__ = ["BuildCancelled", "EngineOptions", "build_engine"]
+__all__ = ["BuildCancelled", "EngineOptions", "build_engine", "builder"]
 
 
 class BuildCancelled(HzError):
@@ -78,6 +86,21 @@ def build_engine(
                 cache.rebuild(key),
             )
     return found
+
+
+def builder(say: Callable[[str], None] = lambda _: None, progress: bool = False) -> Build:
+    """What `backends.choose` builds with: engines for this machine's GPU, kept in the user's cache.
+
+    say, progress : as `build_engine`.
+    """
+
+    def build(wanted: BuildRequest) -> tuple[EngineRecord, bytes]:
+        options = for_this_gpu(wanted)
+        return build_engine(
+            wanted.model, wanted.role, wanted.precision, options, EngineCache(), say, progress
+        )
+
+    return build
 
 
 def _build(

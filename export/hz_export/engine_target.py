@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from hz_export.engine_messages import LABELS
+from hz_runtime.backends.ladder import BuildRequest
+from hz_runtime.backends.tensorrt import MODULES
 from hz_runtime.engines import Profile
 from hz_runtime.errors import BackendError, UsageError
 
 OLDEST_PORTABLE = (8, 0)  # TensorRT for RTX: Turing (7.5) only when asked for, its engines are slower
 AMPERE_PLUS = ("8.0+",)
+LEAN = MODULES["tensorrt"][1:]  # they run engines and build none
 INSTALL = {
     "tensorrt": "On a machine with an NVIDIA GPU:  pip install 'hz-mri[tensorrt]'",
     "tensorrt_rtx": "pip install 'hz-mri[rtx]'",
@@ -33,7 +36,7 @@ class EngineOptions:
     capability : compute capabilities, e.g. ("8.9",); none for this machine's GPU (tensorrt) or for all from
     8.0 on that it knows (tensorrt_rtx).  name : the ONNX file's, for messages.
     version_compatible : other TensorRT versions, and the lean runtime, may run it (tensorrt; always off for
-    tensorrt_rtx, which ships no lean runtime).
+    tensorrt_rtx, which ships no lean runtime). It costs some kernels, and brings host code into the engine.
     hardware_compatible : runs on Ampere and newer instead of on this GPU only (tensorrt).
     refit : weights can be replaced later.  strip : the engine holds no weights; they are refitted from the
     ONNX file where it runs. Both need a GPU.
@@ -62,6 +65,25 @@ class EngineOptions:
         return tuple(sorted(name for name, on in chosen.items() if on))
 
 
+def for_this_gpu(wanted: BuildRequest) -> EngineOptions:
+    """How an engine is built that is to run on the machine that builds it.
+
+    Building takes `tensorrt` itself, which then also runs the engine: it is version compatible only where a
+    lean runtime is installed beside it, so that runs from a leaner environment of this machine find it in
+    their cache and can open it.
+    """
+    return EngineOptions(
+        flavour=wanted.flavour,
+        capability=(wanted.capability,),
+        name=wanted.file,
+        version_compatible=_lean_is_here(),
+    )
+
+
+def _lean_is_here() -> bool:
+    return any(find_spec(name) is not None for name in LEAN)
+
+
 @dataclass(frozen=True)
 class Target:
     """A builder that is there, and what it will build for.
@@ -84,6 +106,13 @@ def find_builder(options: EngineOptions) -> Target:
         raise UsageError(f"No TensorRT is called {flavour!r}.", f"Known: {', '.join(LABELS)}.")
     label = LABELS[flavour]
     if find_spec(flavour) is None:
+        if flavour == "tensorrt" and _lean_is_here():
+            raise BackendError(
+                "Only TensorRT's lean runtime is installed: it runs engines that are version compatible and "
+                "builds none.",
+                "Build here (pip install 'hz-mri[tensorrt]'), or ship one in the bundle: on a machine with "
+                "TensorRT and such a GPU  hz-export --fp16 --engine tensorrt ...",
+            )
         raise BackendError(f"{label} ({flavour}) is not installed.", INSTALL[flavour])
     gpu = gpu_capability()
     if gpu is None and flavour == "tensorrt":

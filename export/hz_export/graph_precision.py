@@ -40,7 +40,7 @@ from hz_runtime.errors import HzError
 
 __all__ = ["Precision", "achieved", "checked", "half_weights", "require", "to_half", "to_reduced"]
 
-BETWEEN = frozenset({"Relu", "LeakyRelu", "Concat", "Add", "MaxPool"})
+BETWEEN = frozenset({"Relu", "LeakyRelu", "Concat", "Add", "MaxPool", "Pad"})
 SMALLEST_STORED = 1024  # values; halving less than that saves nothing
 _FLOAT = int(TensorProto.FLOAT)
 

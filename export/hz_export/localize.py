@@ -4,20 +4,26 @@ Nodes are taken in graph order. With the first k of them reduced the error start
 tolerance, so that some node tips it: bisection finds it in log2(n) runs. It is restored, and the search goes
 on among the rest until everything that is still reduced keeps to the tolerance. At the end every named
 node is tried without: a node that turns out not to be needed is dropped, so that what is named is minimal.
+
+`localize` is the search; `explained` runs it for a file that has strayed past its tolerance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from hz_calibration.graph import convolutions, folded, in_half
 from hz_calibration.plan import PrecisionPlan
 from hz_calibration.yardstick import answers
+from hz_export.differences import Check, Tolerance, checks
+from hz_export.graph_report import tensor_types
+from hz_export.parity import Judge
 from hz_export.quantize import to_int8
 from hz_runtime.errors import BackendError, HzError
 
@@ -25,9 +31,11 @@ F32 = NDArray[np.float32]
 # (found, expected) answers to one number: the error.
 Measure = Callable[[F32, F32], float]
 ReducedBy = Callable[[set[str]], ModelProto]
+Ask = Callable[[ModelProto, F32], F32]
 
 MOST_NAMED = 8
-ENGINE = "onnxruntime"
+KINDS = {"fp16": int(TensorProto.FLOAT16), "bf16": int(TensorProto.BFLOAT16)}
+MADE = frozenset({"Relu", "LeakyRelu", "Concat", "MaxPool", "Cast"})  # they give on what a neighbour rounded
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ def localize(
     measure: Measure,
     *,
     nodes: Sequence[str] | None = None,
-    engine: str = ENGINE,
+    ask: Ask = answers,
     most: int = MOST_NAMED,
     step: Callable[[], None] = lambda: None,
 ) -> LocalizedNodes:
@@ -96,14 +104,14 @@ def localize(
 
     reference : the float32 graph.  reduced_by : the graph with exactly these nodes reduced.  grids : (n, D,
     H, W) float32 that both are given.  measure : the error of (found, expected) answers.  nodes : that may be
-    reduced, in graph order; none for the convolutions.  most : nodes to name before giving up.  step : called
-    after every run.
+    reduced, in graph order; none for the convolutions.  ask : for a graph's answers to the grids.
+    most : nodes to name before giving up.  step : called after every run.
     """
     order = tuple(nodes) if nodes is not None else tuple(node.name for node in convolutions(reference))
     unknown = sorted(set(order) - {node.name for node in reference.graph.node})
     if unknown:
         raise HzError(f"The graph has no node {unknown[0]!r}.", "Name nodes of the float32 graph.")
-    search = _Search(reduced_by, grids, tolerance, measure, answers(reference, grids, engine), engine, step)
+    search = _Search(reduced_by, grids, tolerance, measure, ask(reference, grids), ask, step)
     everything = search.error(order)
     named: list[str] = []
     rest = everything
@@ -133,7 +141,7 @@ class _Search:
         tolerance: float,
         measure: Measure,
         expected: F32,
-        engine: str,
+        ask: Ask,
         step: Callable[[], None],
     ) -> None:
         self.reduced_by = reduced_by
@@ -141,7 +149,7 @@ class _Search:
         self.tolerance = tolerance
         self.measure = measure
         self.expected = expected
-        self.engine = engine
+        self.ask = ask
         self.step = step
         self.known: dict[frozenset[str], float] = {frozenset(): 0.0}
 
@@ -154,7 +162,7 @@ class _Search:
         key = frozenset(nodes)
         if key not in self.known:
             try:
-                found = answers(self.reduced_by(set(nodes)), self.grids, self.engine)
+                found = self.ask(self.reduced_by(set(nodes)), self.grids)
                 error = float(self.measure(found, self.expected))
             except (BackendError, HzError) as failure:
                 if "finite" not in failure.message:
@@ -188,23 +196,73 @@ class _Search:
         return named, rest
 
 
-def by_half(model: ModelProto) -> ReducedBy:
-    """For `localize`: the named nodes in float16, the others in float32."""
+def explained(
+    full: ModelProto, model: ModelProto, judge: Judge, tolerance: Tolerance, plan: PrecisionPlan | None = None
+) -> tuple[str, ...]:
+    """Why a file strays past its tolerance: lines that name the nodes, what they are measured by, or why no
+    node can be named.
+
+    full : the float32 graph.  model : the file's, in float16, bfloat16 or, by `plan`, int8.  judge : measured
+    the file, on the volumes that are used here too.
+    The nodes that the file reduces are rounded one set after another by onnxruntime on the CPU, see
+    `hz_calibration.graph.in_half`; what only the failing engine does wrong does not show there.
+    """
+    nodes, reduced_by = _reduction(full, model, plan)
+    if not nodes:
+        return ("no node of it computes in less than float32: look at the export itself.",)
+    ask = partial(answers, middle_slices=judge.middle_slices)
+    try:
+        past = _worst(judge, ask(reduced_by(set(nodes)), judge.inputs), tolerance)
+    except HzError as error:
+        if "finite" not in error.message:
+            raise
+        past = _any(judge, tolerance)
+    if past is None:
+        return (
+            f"rounding the same {len(nodes)} nodes in onnxruntime keeps to the tolerance: the fault is none "
+            "of their precision. Look at the engine that strayed, or at the graph itself.",
+        )
+    key = past.key
+
+    def measure(found: F32, _: F32) -> float:
+        return next(c.value for c in checks(judge.against(found), tolerance) if c.key == key)
+
+    found = localize(folded(full), reduced_by, judge.inputs, past.limit, measure, nodes=nodes, ask=ask)
+    return f"by {past.what}, {len(nodes)} nodes, {found.runs} runs:", *found.lines()
+
+
+def _reduction(
+    full: ModelProto, model: ModelProto, plan: PrecisionPlan | None
+) -> tuple[tuple[str, ...], ReducedBy]:
+    """The nodes that a file reduces, in graph order, and how to reduce some of them only."""
+    if plan is not None:
+        return plan.int8, by_int8(full, plan)
+    types = tensor_types(model)
+    for kind in KINDS.values():
+        made = {n.name for n in model.graph.node if any(types.get(name) == kind for name in n.output)}
+        nodes = [n.name for n in full.graph.node if n.name in made and n.op_type not in MADE]
+        if nodes:
+            return tuple(nodes), by_half(full, kind)
+    return (), by_half(full)
+
+
+def _worst(judge: Judge, found: F32, tolerance: Tolerance) -> Check | None:
+    """The threshold that these answers are furthest past, of those that a network can be bisected by."""
+    held = [c for c in checks(judge.against(found), tolerance) if c.past and c.key != "nonfinite"]
+    return max(held, key=lambda c: c.value / max(c.limit, 1e-300), default=None)
+
+
+def _any(judge: Judge, tolerance: Tolerance) -> Check:
+    """A threshold to bisect by where the whole network's answers are not finite."""
+    return next(c for c in checks(judge.against(judge.expected), tolerance) if c.key != "nonfinite")
+
+
+def by_half(model: ModelProto, kind: int = KINDS["fp16"]) -> ReducedBy:
+    """For `localize`: the named nodes in float16 (or bfloat16), the others in float32."""
     plain = folded(model)
-    return lambda nodes: in_half(plain, nodes)
+    return lambda nodes: in_half(plain, nodes, kind)
 
 
 def by_int8(model: ModelProto, plan: PrecisionPlan) -> ReducedBy:
     """For `localize`: the named nodes in int8 with the plan's ranges; only nodes that the plan quantizes."""
     return lambda nodes: to_int8(model, replace(plan, int8=tuple(n for n in plan.int8 if n in nodes)))
-
-
-def brain_difference(grids: F32, above: float) -> Measure:
-    """For `localize`: mean absolute difference where the prepared scans exceed `above`, intensity units."""
-    brain = grids > above
-    return lambda found, expected: float(np.abs(found.astype(np.float64) - expected)[brain].mean())
-
-
-def largest_difference(found: F32, expected: F32) -> float:
-    """For `localize`: the largest absolute difference, for ages."""
-    return float(np.abs(found.astype(np.float64) - expected).max())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 INTENDED_USE = (
     "Research on groups of adult, skull-stripped, T1-weighted brain MRI: making scans from different "
     "scanners comparable, and estimating brain age. Somebody who can read the scans must check the outputs."
+)
+OF_GROUPS = (
+    "Probabilities of a diagnosis serve to compare groups and methods, where the true diagnoses are known."
 )
 NOT_FOR = (
     "Diagnosis, triage, treatment or any other clinical decision about one person; it is no medical device.",
@@ -16,11 +19,23 @@ NOT_FOR = (
     "Studies whose groups were scanned at different sites: it can remove, or invent, the studied difference.",
     "Identifying a person, or deciding about employment, insurance or legal age.",
 )
-TITLES = {"harmonizer": "Harmonizer", "age": "Brain age"}
+TITLES = {"harmonizer": "Harmonizer", "age": "Brain age", "diagnosis": "Diagnosis"}
 SYSTEMS = {
-    "harmonizer": "the 3D CycleGAN generator of Komandur et al. 2023",
-    "age": "the age CNN of Komandur et al. 2023",
+    "volume_cyclegan": "the 3D CycleGAN generator of Komandur et al. 2023",
+    "age_cnn": "the age CNN of Komandur et al. 2023",
+    "slice_cyclegan": "the slice CycleGAN generator of Bashyam et al. 2020",
+    "slice_resnet": "the slice ResNet of Bashyam et al. 2020",
 }
+UNITS = {"intensity": "intensity units inside the brain", "years": "years"}  # of a plan's errors
+PAPERS = {
+    "Komandur et al. 2023": "Unsupervised harmonization of brain MRI using 3D CycleGANs",
+    "Bashyam et al. 2020": "Medical image harmonization using deep learning based canonical mapping",
+}
+
+
+def intended_use(roles: Collection[str]) -> str:
+    """What a bundle with networks of these roles is for."""
+    return f"{INTENDED_USE} {OF_GROUPS}" if "diagnosis" in roles else INTENDED_USE
 
 
 def model_card(
@@ -43,11 +58,14 @@ def model_card(
         _section("Age-bias correction", _age_bias(manifest.get("age_bias"))) if "age" in metas else ""
     )
     parts.append(_section("Files and their parity with the trained networks", _files(manifest["models"])))
+    parts.append(_section("TensorRT engines", _engines(manifest.get("engines", []))))
+    parts.append(_section("Precision plans", _plans(manifest["models"])))
     parts.append(_section("Input range", _statistics(manifest.get("statistics", {}))))
     parts.append(_section("Preparation", _table(("parameter", "value"), _flat(manifest["recipe"]))))
     parts.append(
         _section("Licence of the training data", manifest["licence"] or "Not stated in the checkpoints.")
     )
+    parts.append(_section("Papers", _papers(metas)))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -61,12 +79,19 @@ def _what(metas: Mapping[str, Mapping[str, Any]]) -> str:
         )
     if "age" in metas:
         said.append("Predicts brain age in years from harmonized scans.")
+    if "diagnosis" in metas:
+        negative, positive = metas["diagnosis"].get("labels") or ("one label", "another")
+        said.append(
+            f"Predicts from harmonized scans how probable {positive} is rather than {negative}, where both "
+            "are as common as in the training cohort; it diagnoses nobody."
+        )
     return " ".join(said)
 
 
 def _network(role: str, meta: Mapping[str, Any]) -> str:
     cohort = meta.get("cohort", {})
-    parts = [f"## {TITLES[role]}: {SYSTEMS[role]}"]
+    system = SYSTEMS.get(str(meta.get("kind")))
+    parts = [f"## {TITLES[role]}" + (f": {system}" if system else "")]
     for part, described in cohort.items():
         if described:
             parts.append(f"### Data: {_words(part)}\n\n{_cohort(described)}")
@@ -74,6 +99,7 @@ def _network(role: str, meta: Mapping[str, Any]) -> str:
         "split": meta.get("split"),
         "seed": meta.get("seed"),
         "network": meta.get("network"),
+        "labels": meta.get("labels") or None,
         "n4": meta.get("n4"),
         "schedule": meta.get("schedule"),
         "settings": meta.get("settings"),
@@ -137,7 +163,18 @@ def _age_bias(bias: Mapping[str, Any] | None) -> str:
         f"Held-out predictions follow {bias['slope']:.4g} * age + {bias['intercept']:.4g} years "
         f"(n = {bias['n']}; {bias.get('how') or 'how: not stated'}). Corrected ages are "
         "(predicted - intercept) / slope; both are always given. The correction multiplies the scatter of "
-        f"single predictions by {1 / bias['slope']:.2g}."
+        f"single predictions by {1 / bias['slope']:.2g}." + _pull(bias.get("regression_to_mean"))
+    )
+
+
+def _pull(pull: Mapping[str, Any] | None) -> str:
+    """What the correction did to subjects that it was not fitted on."""
+    if not pull:
+        return ""
+    return (
+        " Judged on each subject with the others' coefficients, the slope of predicted on true age goes from "
+        f"{pull['slope_before']:.2f} to {pull['slope_after']:.2f} (1: no pull to the mean age), and the mean "
+        f"absolute error from {pull['mae_before']:.2f} to {pull['mae_after']:.2f} years."
     )
 
 
@@ -151,8 +188,19 @@ def _files(models: Sequence[Mapping[str, Any]]) -> str:
             rows.append((entry["file"], entry["precision"], f"{entry['parameters']:,}", ran, said))
     volumes = next((e["parity"]["volumes"] for e in models if e.get("parity", {}).get("volumes")), None)
     source = f"Measured on {volumes['n']} volumes: {volumes['source']}.\n\n" if volumes else ""
-    return source + _table(
-        ("file", "precision", "parameters", "engine", "difference from PyTorch float32"), rows
+    table = _table(("file", "precision", "parameters", "engine", "difference from PyTorch float32"), rows)
+    return source + table + _seams(models)
+
+
+def _seams(models: Sequence[Mapping[str, Any]]) -> str:
+    """What a harmonizer of slices leaves between them, measured on its first file; "" for one of volumes."""
+    measured = [row for entry in models for row in entry.get("parity", {}).get("measured", [])]
+    found = next((row["seams"] for row in measured if "seams" in row), None)
+    if found is None:
+        return ""
+    return (
+        f"\n\nSeams: neighbouring harmonized slices differ {found['overall']:.3g} times as much as their "
+        f"anatomy and contrast explain, at the worst pair {found['worst']:.3g} times (1: no seams)."
     )
 
 
@@ -169,7 +217,61 @@ def _parity(row: Mapping[str, Any]) -> str:
         )
     if "years" in row:
         said.append(f"ages at most {row['years']['max']:.2g} years")
+    if "probability" in row:
+        said.append(f"probabilities at most {row['probability']['max']:.2g}")
     return "; ".join(said)
+
+
+def _papers(metas: Mapping[str, Mapping[str, Any]]) -> str:
+    used = {SYSTEMS.get(str(meta.get("kind")), "") for meta in metas.values()}
+    cited = [name for name in PAPERS if any(system.endswith(name) for system in used)]
+    return "\n".join(f"- {name}: {PAPERS[name]}" for name in cited)
+
+
+def _engines(engines: Sequence[Mapping[str, Any]]) -> str:
+    if not engines:
+        return ""
+    said = (
+        "Types are those read back from the built layers. No engine has run yet, so that nothing is claimed "
+        "of their parity: measure it on the GPU with hz-bench parity.\n\n"
+    )
+    measured = any(engine.get("parity", {}).get("measured") for engine in engines)
+    rows = [
+        (
+            engine["file"],
+            f"{engine['flavour']} {engine['version']}",
+            engine["precision"],
+            ", ".join(engine["capability"]),
+            "{least} to {most}, best {tuned}".format(**engine["profile"]),
+            _text([_words(flag) for flag in engine["flags"]]),
+            f"{engine['sha256'][:12]}...",
+        )
+        for engine in engines
+    ]
+    head = ("file", "builder", "precision", "compute capability", "batches", "options", "sha256")
+    return ("" if measured else said) + _table(head, rows)
+
+
+def _plans(models: Sequence[Mapping[str, Any]]) -> str:
+    said = [_plan(model["file"], model["plan"]) for model in models if model.get("plan")]
+    return "\n\n".join(said)
+
+
+def _plan(file: str, plan: Mapping[str, Any]) -> str:
+    scans, sites = plan["calibration"]["n"], _join(list(plan["calibration"]["sites"]))
+    error = plan["error"].get("int8") or {}
+    found = " and ".join(f"{_text(error[key])} {word}" for key, word in UNITS.items() if error.get(key))
+    budget = " and ".join(
+        f"{_text(plan['budget'][key])} {word}" for key, word in UNITS.items() if plan["budget"].get(key)
+    )
+    head = (
+        f"{file}: {len(plan['int8'])} convolutions in int8 ({plan['weight_bits']}-bit weights, ranges by "
+        f"{plan['method']}), made on {scans} scans of {sites}, which are no part of the parity above. "
+        f"On them the worst scans stray by {found or 'nothing'}; the budget was {budget or 'not limited'}."
+    )
+    return f"{head}\n\n" + _table(
+        ("kept in float32", "why"), [(f"{k['operation']} {k['node']}", k["why"]) for k in plan["kept"]]
+    )
 
 
 def _statistics(statistics: Mapping[str, Mapping[str, float]]) -> str:

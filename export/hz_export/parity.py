@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_export.differences import TOLERANCES, Tolerance, checks, differences, measured, stated
+from hz_export.differences import TOLERANCES, UNITS, Tolerance, checks, differences, measured, stated
 from hz_runtime.backends import Backend, describe, installed, open_backend
 from hz_runtime.errors import BackendError, HzError, UsageError
-from hz_runtime.files import sha256_bytes
+from hz_runtime.files import sha256_bytes, sha256_file
 from hz_runtime.recipe import Recipe, prepare
+from hz_runtime.slices import of_volumes, seams, slice_wise
 from hz_runtime.volume import is_scan_name, read_volume
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Judge:
     brain : (n, D, H, W) bool.  volumes : what `inputs` came from.  years : for a harmonizer, the age network
     behind it, so that its error is also known in years.  engines : what `evidence` opens files with; none
     for all installed.  name : of the reference, for the evidence of one that is not a torch network.
+    role : of the network.  middle_slices : of the recipe, for slice-wise predictors.
     """
 
     network: Network
@@ -79,6 +81,8 @@ class Judge:
     years: Network | None = None
     engines: tuple[str, ...] = ()
     name: str = ""
+    role: str = "harmonizer"
+    middle_slices: int = 0
     expected: F32 = field(init=False)
     expected_years: F32 | None = field(init=False, default=None)
 
@@ -116,12 +120,25 @@ class Judge:
         }
 
     def row(self, backend: Backend) -> dict[str, Any]:
-        """What an opened engine answers to the very same volumes, one at a time, against the reference.
+        """What an opened engine answers to the very same volumes, one at a time, against the reference; for a
+        slice-wise harmonizer also the seams that it leaves.
 
         Raises BackendError where the engine fails or answers with values that are not finite.
         """
-        parts = [next(iter(backend.run(v[None, None]).values())) for v in self.inputs]
-        return {"backend": describe(backend), **self.against(np.concatenate(parts))}
+        answer = of_volumes(backend, self.middle_slices)
+        found = np.concatenate([answer(volume[None]) for volume in self.inputs])
+        row = {"backend": describe(backend), **self.against(found)}
+        if slice_wise(backend) and found.ndim == self.inputs.ndim:
+            row["seams"] = self._seams(found)
+        return row
+
+    def _seams(self, found: F32) -> dict[str, float]:
+        """`slices.seams` of harmonized volumes: the mean of all, and the worst pair of any."""
+        each = [seams(*three) for three in zip(self.inputs, found, self.brain, strict=True)]
+        return {
+            "overall": float(np.mean([one.overall for one in each])),
+            "worst": max(one.worst for one in each),
+        }
 
     def against(self, found: F32) -> dict[str, Any]:
         """`differences.measured` of answers that somebody else has, of any shape with the same values."""
@@ -129,7 +146,7 @@ class Judge:
         ages = None
         if self.years is not None and self.expected_years is not None:
             ages = (reference(self.years, answers), self.expected_years)
-        return measured(answers, self.expected, self.brain, ages)
+        return measured(answers, self.expected, self.brain, ages, UNITS.get(self.role, "years"))
 
     def _measure(self, model: bytes, engine: str, where: str) -> dict[str, Any]:
         try:
@@ -205,10 +222,13 @@ def brains(grids: F32) -> NDArray[np.bool_]:
     return inside
 
 
-def scan_volumes(paths: Sequence[Path], recipe: Recipe, most: int = MOST_VOLUMES) -> Volumes:
+def scan_volumes(
+    paths: Sequence[Path], recipe: Recipe, most: int = MOST_VOLUMES, without: Collection[str] = ()
+) -> Volumes:
     """Prepare up to `most` scans, evenly spread over `paths` (files, and folders searched below).
 
-    Raises UsageError where there are none, ScanError naming a scan that cannot be prepared.
+    without : sha256 of scans that are left out: those that a precision plan was fitted to prove nothing.
+    Raises UsageError where there are none, or none is left, ScanError naming a scan that cannot be prepared.
     """
     files: list[Path] = []
     for path in paths:
@@ -217,14 +237,32 @@ def scan_volumes(paths: Sequence[Path], recipe: Recipe, most: int = MOST_VOLUMES
         raise UsageError(
             "no scans (.nii, .nii.gz, .mgz) where --scans points.", "Name a folder that holds some."
         )
+    given = len(files)
+    if without:
+        files = [path for path in files if not path.is_file() or sha256_file(path) not in without]
+    left_out = given - len(files)
+    if not files:
+        raise UsageError(
+            f"all {given} scans of --scans are those that the precision plan was made on: no evidence.",
+            "Name others, or calibrate on fewer (hz-calibrate --count).",
+        )
     picked = [
         files[i] for i in np.unique(np.linspace(0, len(files) - 1, min(most, len(files))).round().astype(int))
     ]
     loaded = [read_volume(path) for path in picked]
     grids = np.stack([prepare(volume, recipe).grid for volume in loaded])
-    return Volumes(
-        grids, tuple(v.sha256 for v in loaded), f"{len(picked)} of {len(files)} scans given by --scans"
-    )
+    source = f"{len(picked)} of {given} scans given by --scans"
+    if left_out:
+        source += f", {left_out} left out that the precision plan was made on"
+    return Volumes(grids, tuple(v.sha256 for v in loaded), source)
+
+
+def calibrated_on(models: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """sha256 of the scans that the plans of these manifest entries were made on."""
+    found: set[str] = set()
+    for model in models:
+        found.update(model.get("plan", {}).get("calibration", {}).get("sha256", []))
+    return frozenset(found)
 
 
 def template_volumes(recipe: Recipe, views: int = TEMPLATE_VIEWS) -> Volumes:

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hz_export import peers
 from hz_export.bench import (
     F32,
@@ -28,11 +30,13 @@ from hz_export.bench import (
     tiled,
     time_batch,
 )
-from hz_export.contenders import builder, engine_candidates, entries
+from hz_export.contenders import engine_candidates, entries
+from hz_export.engine import builder
 from hz_export.machine import Matmul, describe_machine, gpu, matmul
 from hz_export.synthetic import SOURCE, synthetic_heads
 from hz_runtime.backends.base import usable_threads
 from hz_runtime.errors import HzError, UsageError
+from hz_runtime.slices import SLICE_RANK, axial_slices
 
 if TYPE_CHECKING:
     from hz_runtime.bundle import Bundle
@@ -71,11 +75,19 @@ def measure_speed(bundle: Bundle, options: SpeedOptions, say: Say = lambda _: No
     machine = describe_machine()
     volumes, source = _volumes(bundle, options)
     entry = bundle.model(options.role, to=options.to)
+    reads = "slices" if len(entry.inputs[0].shape) == SLICE_RANK else "volumes"
+    if reads == "slices":
+        volumes = np.concatenate([axial_slices(volume)[:, 0] for volume in volumes])
     flops = conv_flops(bundle, entry.file)
     result: dict[str, Any] = {
         "benchmark": "hz-bench speed",
         "bundle": {"name": bundle.name, "id": bundle.id},
-        "model": {"role": options.role, "grid": list(volumes.shape[1:]), "conv_flops": flops},
+        "model": {
+            "role": options.role,
+            "reads": reads,  # what a batch is of, and so what times and rates are
+            "grid": list(volumes.shape[1:]),
+            "conv_flops": flops,
+        },
         "volumes": source,
         "threads": options.threads or usable_threads(),
         "plan": asdict(options.plan),

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,6 +40,7 @@ from hz_runtime.stages import Space, Stages, scrub
 from hz_runtime.volume import ReadLimits
 
 if TYPE_CHECKING:
+    from hz_runtime.backends.base import Backend
     from hz_runtime.backends.ladder import Build
     from hz_runtime.bundle import Bundle
 
@@ -53,6 +53,7 @@ class RunOptions:
 
     space : "native" (default; the scan's own grid), "model" (the network's), or "both".
     to : site to harmonize to.  backend, require, build, graphs : as `backends.choose`.
+    precision : of the files to run, where the bundle holds such a file of a network; else that of the rung.
     dtype : of the written volumes; int16 keeps 1/32767 of the range.
     threads : CPU threads of the network (None: all); also scales the other stages.
     batch : scans a network call; None: 1 on a CPU, 4 on a GPU.
@@ -74,6 +75,7 @@ class RunOptions:
     limits: ReadLimits | None = None
     build: Build | None = None
     graphs: bool = False
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         for name, values in {"space": ("native", "model", "both"), "dtype": ("int16", "float32")}.items():
@@ -140,11 +142,13 @@ def run_batch(
                 "bundle": {"name": bundle.name, "id": bundle.id},
                 "backend": {**_backend(backend), "ladder": list(ladder), "notes": said},
                 "options": {**_shown(options), "batch": batch, "to": stages.options["to"]},
+                **_diagnosis(stages),
                 "timings": _timings(scans, seconds),
                 "counts": count(scans),
                 "scans": [s.to_dict() for s in scans],
             }
-            problems = _write_tables(folder, scans, run, options.report)
+            positive = stages.diagnosis.labels[1] if stages.diagnosis else None
+            problems = _write_tables(folder, scans, run, options.report, positive)
         finally:
             _close(stages)
         report = RunReport(folder, scans, run, interrupted, tuple(problems))
@@ -157,47 +161,87 @@ def run_batch(
 def _open(bundle: Bundle, out: Path, options: RunOptions) -> tuple[Stages, tuple[str, ...], int]:
     """The stages over opened backends, the ladder's steps, and the batch size."""
     from hz_runtime.backends import choose
-    from hz_runtime.tasks import AgePredictor, Harmonizer
+    from hz_runtime.tasks import AgePredictor, DiagnosisPredictor, Harmonizer
 
     recipe = Recipe.from_dict(dict(bundle.recipe))
-    how = partial(
-        choose,
-        bundle,
-        backend=options.backend,
-        require=options.require,
-        threads=options.threads,
-        build=options.build,
-        graphs=options.graphs,
-    )
+    held = {model.role for model in bundle.models if model.precision == options.precision}
+    if options.precision and not held:
+        raise UsageError(
+            f"{bundle.path.name} holds no {options.precision} file.",
+            "Leave --precision out, or export one:  hz-export --help",
+        )
+
+    def how(role: str, to: str | None = None) -> tuple[Backend, tuple[str, ...]]:
+        return choose(
+            bundle,
+            role,
+            backend=options.backend,
+            require=options.require,
+            to=to,
+            precision=options.precision if role in held else None,
+            threads=options.threads,
+            build=options.build,
+            graphs=options.graphs,
+        )
+
     backend, ladder = how("harmonizer", to=options.to)
     entry = bundle.entry(backend.sha256)
-    predictor = None
-    if any(model.role == "age" for model in bundle.models):
+    harmonizer = Harmonizer(backend, recipe, entry)
+    predictor = diagnosis = None
+    roles = {model.role for model in bundle.models}
+    if roles & {"age", "diagnosis"}:
+        ladder = tuple(f"harmonizer: {step}" for step in ladder)
+    if "age" in roles:
         second, steps = how("age")
         predictor = AgePredictor(second, bundle.age_bias, recipe)
-        ladder = (*(f"harmonizer: {s}" for s in ladder), *(f"age: {s}" for s in steps))
-    batch = options.batch or (GPU_BATCH if on_gpu(backend) else 1)
+        ladder = (*ladder, *(f"age: {step}" for step in steps))
+    if "diagnosis" in roles:
+        third, steps = how("diagnosis")
+        diagnosis = DiagnosisPredictor(third, bundle.entry(third.sha256), recipe)
+        ladder = (*ladder, *(f"diagnosis: {step}" for step in steps))
+    # The slices of one scan fill batches of their own: waiting for other scans would gain nothing.
+    batch = options.batch or (GPU_BATCH if on_gpu(backend) and not harmonizer.slice_wise else 1)
     stages = Stages(
         bundle=bundle,
         recipe=recipe,
-        harmonizer=Harmonizer(backend, recipe, entry),
+        harmonizer=harmonizer,
         predictor=predictor,
         out=out,
         space=options.space,
         dtype=options.dtype,
         figures=options.report,
         overwrite=options.overwrite,
-        options={"space": options.space, "dtype": options.dtype, "to": entry.target},
+        options={
+            "space": options.space,
+            "dtype": options.dtype,
+            "to": entry.target,
+            # Results of an earlier run are taken over only where they were asked for in the same precision.
+            **({"precision": options.precision} if options.precision else {}),
+        },
         batch=batch,
         limits=options.limits,
+        diagnosis=diagnosis,
     )
     return stages, tuple(ladder), batch
 
 
 def _close(stages: Stages) -> None:
-    stages.harmonizer.backend.close()
-    if stages.predictor is not None:
-        stages.predictor.backend.close()
+    for backend in _backends(stages).values():
+        backend.close()
+
+
+def _backends(stages: Stages) -> dict[str, Backend]:
+    """The opened networks by role."""
+    tasks = {"harmonizer": stages.harmonizer, "age": stages.predictor, "diagnosis": stages.diagnosis}
+    return {role: task.backend for role, task in tasks.items() if task is not None}
+
+
+def _diagnosis(stages: Stages) -> dict[str, Any]:
+    """What run.json says about a diagnosis network: whose probability it gives; nothing without one."""
+    if stages.diagnosis is None:
+        return {}
+    negative, positive = stages.diagnosis.labels
+    return {"diagnosis": {"negative": negative, "positive": positive}}
 
 
 def _backend(backend: Any) -> dict[str, str]:
@@ -213,10 +257,7 @@ def _passed_over(ladder: Sequence[str]) -> list[str]:
 
 def _notes(stages: Stages) -> list[str]:
     """What the engines had to do to get through the run."""
-    said = [f"harmonizer: {note}" for note in notes(stages.harmonizer.backend)]
-    if stages.predictor is not None:
-        said += [f"age: {note}" for note in notes(stages.predictor.backend)]
-    return said
+    return [f"{role}: {note}" for role, backend in _backends(stages).items() for note in notes(backend)]
 
 
 def _shown(options: RunOptions) -> dict[str, Any]:
@@ -239,7 +280,9 @@ def _timings(scans: Sequence[ScanResult], wall: float) -> dict[str, Any]:
     return {"wall_s": round(wall, 3), "stages": stages}
 
 
-def _write_tables(out: Path, scans: Sequence[ScanResult], run: Mapping[str, Any], report: bool) -> list[str]:
+def _write_tables(
+    out: Path, scans: Sequence[ScanResult], run: Mapping[str, Any], report: bool, positive: str | None
+) -> list[str]:
     """Write the run's own files; what cannot be written is returned, one line each."""
     problems: list[str] = []
 
@@ -252,7 +295,7 @@ def _write_tables(out: Path, scans: Sequence[ScanResult], run: Mapping[str, Any]
             problems.append(scrub(f"{name} could not be written: {text}", None, out))
 
     with attempt("predictions.tsv"):
-        atomic_write_bytes(out / "predictions.tsv", predictions_tsv(scans))
+        atomic_write_bytes(out / "predictions.tsv", predictions_tsv(scans, positive))
     with attempt("dataset_description.json"):
         atomic_write_bytes(out / "dataset_description.json", to_json(dataset_description()))
     with attempt("run.json"):

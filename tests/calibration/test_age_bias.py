@@ -54,6 +54,10 @@ def test_no_report_where_there_is_no_correction():
 def test_predictions_of_subjects_that_were_trained_on_are_refused():
     ages = np.linspace(20, 80, 12)
     subjects = [f"sub-{n}" for n in range(12)]
-    assert fit_age_bias(ages, ages, "x", subjects=subjects, trained_on={"sub-99"}) is not None
-    with pytest.raises(UsageError, match=r"1 of 12 predictions .* sub-4"):
-        fit_age_bias(ages, ages, "x", subjects=subjects, trained_on={"sub-4", "sub-99"})
+    halves = [
+        (subjects[:6], subjects[6:]),
+        (subjects[6:], subjects[:6]),
+    ]  # two folds: everybody is held out once
+    assert fit_age_bias(ages, ages, "x", folds=halves) is not None
+    with pytest.raises(UsageError, match=r"1 of 6 subjects were seen .* sub-4"):
+        fit_age_bias(ages, ages, "x", folds=[(subjects[:6], {"sub-4", "sub-99"})])

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import tiny
+from help_pages import help_of
 from small_scans import write_scan, write_scans
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +61,22 @@ def test_a_good_run_ends_with_where_to_look(hz_run, model: Path, tmp_path: Path)
     assert again.exit_code == 0
     assert again.stdout.startswith("2 scans: 2 skipped")
     assert not again.stderr
+
+
+def test_a_precision_that_is_asked_for_runs_and_is_no_earlier_result(
+    hz_run, model: Path, tmp_path: Path
+) -> None:
+    scan = write_scan(tmp_path / "a.nii.gz")
+    asked = ("--model", model, "--no-report", "--quiet", "--precision", "fp16")
+    assert hz_run(scan, *asked[:4]).exit_code == 0
+    done = hz_run(scan, *asked)
+    assert done.stdout.startswith("1 scan: 1 ok"), done.output
+    run = json.loads(Path("hz-out/run.json").read_text())
+    assert any("runs harmonizer.fp16.onnx (fp16)" in step for step in run["backend"]["ladder"])
+    assert run["options"]["precision"] == "fp16"
+    assert hz_run(scan, *asked).stdout.startswith("1 scan: 1 skipped")
+    none = hz_run(scan, *asked[:5], "bf16")
+    assert none.exit_code == 2 and "tiny.hz holds no bf16 file" in none.stderr
 
 
 def test_some_failed_is_exit_3(hz_run, model: Path, tmp_path: Path) -> None:
@@ -261,23 +278,8 @@ def test_a_closed_pipe_does_not_stop_the_run(model: Path, tmp_path: Path) -> Non
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = (
-        "import sys\n"
-        "from hz_cli import run\n"
-        "try:\n    run.main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
-        "heavy = {'numpy', 'scipy', 'nibabel', 'onnxruntime', 'openvino', 'torch', 'tqdm', 'onnx', 'rich'}\n"
-        "found = heavy & set(sys.modules)\n"
-        "assert not found, found\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    shown, imported = help_of("run")
+    assert not imported
     for option in (
         "--out",
         "--model",
@@ -288,8 +290,8 @@ def test_help_imports_nothing_heavy() -> None:
         "--no-build",
         "--cuda-graphs",
     ):
-        assert option in done.stdout
-    assert "Exit codes" in done.stdout
+        assert option in shown
+    assert "Exit codes" in shown
 
 
 def test_a_terminal_gets_a_bar_with_the_time_left() -> None:

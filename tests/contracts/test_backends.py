@@ -171,6 +171,36 @@ def test_non_finite_output_is_refused(rung: str) -> None:
         backend.run(np.zeros((1, 1, 64, 64, 64), np.float32))
 
 
+@pytest.mark.parametrize("end", ["Clip", "Relu"])
+def test_what_a_last_clip_would_hide_is_refused(rung: str, end: str) -> None:
+    """Log of a negative number is NaN, which OpenVINO's Clip and Relu turn into 0."""
+    ends = {"low": np.float32(0), "high": np.float32(1)} if end == "Clip" else {}
+    nodes = [
+        helper.make_node("Log", ["volume"], ["y"]),
+        helper.make_node(end, ["y", *ends], ["harmonized"]),
+    ]
+    backend = opened(rung, network(nodes, ends))
+    half = np.full((1, 1, 64, 64, 64), 0.5, np.float32)
+    np.testing.assert_array_equal(backend.run(half)["harmonized"], 0)  # log(0.5) < 0 is an honest 0
+    half[0, 0, 1, 2, 3] = -1
+    with pytest.raises(BackendError, match="1 non-finite values"):
+        backend.run(half)
+
+
+def test_weights_that_are_not_finite_are_refused(rung: str) -> None:
+    """When the network is opened or when it runs: a Relu inside hides what they do to it from OpenVINO."""
+    kernel = np.zeros((1, 1, 3, 3, 3), np.float32)
+    kernel[0, 0, 1, 1, 1] = np.nan
+    nodes = [
+        helper.make_node("Conv", ["volume", "kernel"], ["c"], pads=[1] * 6),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Add", ["r", "one"], ["harmonized"]),
+    ]
+    model = network(nodes, {"kernel": kernel, "one": np.ones(1, np.float32)})
+    with pytest.raises(BackendError, match=r"not finite|non-finite"):
+        opened(rung, model).run(tiny.random_volumes(1))
+
+
 def test_closed_is_said(harmonizer: Backend) -> None:
     harmonizer.run(tiny.random_volumes(1))
     harmonizer.close()

@@ -35,7 +35,8 @@ def parameters(function: Any) -> list[str]:
 
 
 def classes(fake: Any) -> list[type]:
-    return [fake.ILogger, fake.Runtime, fake.IRuntimeConfig, fake.ICudaEngine, fake.IExecutionContext]
+    made = [fake.ILogger, fake.Runtime, fake.IRuntimeConfig, fake.ICudaEngine, fake.IExecutionContext]
+    return [*made, fake.Refitter, *([fake.OnnxParserRefitter] if hasattr(fake, "OnnxParserRefitter") else [])]
 
 
 def overloads(real_method: Any) -> list[str]:
@@ -90,6 +91,15 @@ def test_only_rtx_records_graphs_by_itself(real: Any) -> None:
     if is_rtx:
         assert "WHOLE_GRAPH_CAPTURE" in real.CudaGraphStrategy.__members__
         assert isinstance(inspect.getattr_static(real.IRuntimeConfig, "cuda_graph_strategy"), property)
+
+
+def test_only_those_with_a_parser_put_weights_in(real: Any, fake: Any) -> None:
+    assert hasattr(real, "OnnxParserRefitter") == hasattr(fake, "OnnxParserRefitter")
+    if hasattr(real, "OnnxParserRefitter"):
+        assert isinstance(inspect.getattr_static(real.OnnxParserRefitter, "num_errors"), property)
+        wanted = ("refitter: ", "Refitter, logger: ")
+        assert all(text in real.OnnxParserRefitter.__init__.__doc__ for text in wanted)
+    assert "engine: " in real.Refitter.__init__.__doc__
 
 
 def test_contexts_take_a_strategy_or_a_configuration(real: Any) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from hz_calibration.plan import PrecisionPlan, write_plan  # noqa: E402
 from hz_export import assemble, engine_target  # noqa: E402
 from hz_export.assemble import ExportOptions, export_bundle  # noqa: E402
 from hz_export.engine import EngineOptions  # noqa: E402
@@ -19,8 +20,9 @@ from hz_export.to_onnx import read_checkpoint  # noqa: E402
 from hz_runtime.bundle import Bundle, load_bundle  # noqa: E402
 from hz_runtime.engines import Profile  # noqa: E402
 from hz_runtime.errors import BackendError, HzError, UsageError  # noqa: E402
+from hz_runtime.files import sha256_file  # noqa: E402
 from hz_runtime.recipe import Recipe  # noqa: E402
-from small_checkpoints import write_age, write_harmonizer  # noqa: E402
+from small_checkpoints import HELD_OUT, write_age, write_harmonizer  # noqa: E402
 from small_scans import write_scans  # noqa: E402
 
 
@@ -99,6 +101,26 @@ def test_age_bias_is_fitted_on_the_held_out_predictions(bundle: Bundle) -> None:
     assert (bundle.age_bias.slope, bundle.age_bias.intercept) == pytest.approx((0.75, 10.0))
     assert bundle.age_bias.n == 20
     assert "4-fold" in bundle.age_bias.how
+
+
+def test_the_pull_to_the_mean_age_is_stored_and_said(bundle: Bundle, folder: Path) -> None:
+    stored = bundle.raw["age_bias"]["regression_to_mean"]
+    assert stored["slope_before"] == pytest.approx(0.75)
+    assert stored["slope_after"] == pytest.approx(1.0)  # raw lies on a line
+    assert stored["n"] == 20
+    said = (folder / "said.txt").read_text()
+    assert "age bias: slope of predicted on true age 0.75, corrected 1.00" in said
+    assert "from 0.75 to 1.00 (1: no pull" in (bundle.path / "MODEL_CARD.md").read_text()
+
+
+def test_no_age_bias_from_a_network_that_has_seen_its_subjects(make_age, tmp_path: Path) -> None:
+    half = ["a", "b", "c"]
+    folds = [{"subjects": half, "trained_on": ["d", "e"]}, {"subjects": ["d", "e"], "trained_on": half}]
+    kept = {**HELD_OUT, "how": "2 folds", "folds": folds}
+    assert export_bundle([make_age(held_out_predictions=kept)], tmp_path / "a.hz", FAST).age_bias is not None
+    folds[0]["trained_on"].append("b")
+    with pytest.raises(UsageError, match=r"1 of 3 subjects were seen by the model .*: b\."):
+        export_bundle([make_age(held_out_predictions=kept)], tmp_path / "b.hz", FAST)
 
 
 def test_no_single_subjects_values_are_in_the_bundle(folder: Path) -> None:
@@ -246,13 +268,18 @@ def test_engines_of_the_graphs_asked_for_are_in_the_bundle(make_harmonizer, make
         ("harmonizer.fp16.tensorrt_rtx.engine", "harmonizer", "fp16"),
         ("age.fp16.tensorrt_rtx.engine", "age", "fp16"),
     ]
+    card = (bundle.path / "MODEL_CARD.md").read_text()
     for entry in bundle.engines:
+        version = f"tensorrt_rtx {entry.record.version}"
+        row = f"| {entry.file} | {version} | fp16 | 8.9 | 1 to 4, best 2 | none | {entry.sha256[:12]}... |"
+        assert row in card.splitlines()
         assert entry.record.profile == Profile(1, 2, 4)
         assert entry.record.capability == ("8.9",)
         model = bundle.model(entry.record.role, precision="fp16")
         assert bundle.engines_of(model) == (entry,)
         assert entry.parity["measured"] == []  # no GPU here: nothing is claimed
         assert len(bundle.read(entry)) == entry.bytes
+    assert "No engine has run yet" in card
     assert "layers: " in "\n".join(said)
     assert said[-1].startswith("b.hz: 4 models, 2 engines, ")
 
@@ -275,8 +302,79 @@ def test_a_missing_builder_is_said_before_anything_is_exported(
         export_bundle([make_age()], tmp_path / "b.hz", options)
 
 
+@pytest.fixture
+def planned(make_harmonizer, tmp_path: Path) -> tuple[Path, PrecisionPlan]:
+    """A harmonizer's checkpoint and a plan with ranges of the first of two scans, which it was made on."""
+    from hz_calibration.ranges import collect, ranges
+    from hz_calibration.samples import Sample
+    from hz_export.parity import scan_volumes
+    from small_plans import plan_of
+
+    seen, _ = write_scans(tmp_path / "scans", 2)
+    fitted = scan_volumes([seen], Recipe())
+    path = make_harmonizer()
+    full = assemble.to_onnx(read_checkpoint(path).network, "harmonized")
+    plan = plan_of(full, "harmonizer")
+    found = ranges(collect(full, list(plan.ranges), fitted.grids), "minmax")
+    return path, replace(plan, ranges=found, scans=(Sample(fitted.sha256[0], "basel"),))
+
+
+def in_int8(folder: Path, plan: PrecisionPlan, **changes) -> ExportOptions:
+    """Options for an int8 file that follows the plan. Sound, it strays by 1.3e-4: a network that was never
+    trained hardly depends on any of its nodes."""
+    write_plan(folder / "plan.json", plan)
+    options = ExportOptions(
+        precisions=("int8",), plans=(folder / "plan.json",), scans=(folder / "scans",),
+        engines=("onnxruntime",), tolerance={"mean": 1e-3, "p999": 1.0, "relative": 1.0},
+    )  # fmt: skip
+    return replace(options, **changes)
+
+
+def test_the_node_that_breaks_a_files_parity_is_named(planned, tmp_path: Path) -> None:
+    path, plan = planned
+    broken = plan.int8[-1]
+    full = assemble.to_onnx(read_checkpoint(path).network, "harmonized")
+    (read,) = (n.input[0] for n in full.graph.node if n.name == broken)
+    cut = {**plan.ranges, read: replace(plan.ranges[read], amax=1e-4 * plan.ranges[read].amax)}
+    said: list[str] = []
+    options = in_int8(tmp_path, replace(plan, ranges=cut), localize=True)
+    with pytest.raises(HzError, match=r"parity of harmonizer\.int8\.onnx"):
+        export_bundle([path], tmp_path / "h.hz", options, said.append)
+    told = [line for line in said if line.startswith("harmonizer.int8.onnx: ")]
+    assert told[0].startswith("harmonizer.int8.onnx: by mean difference in the brain, 14 nodes, ")
+    assert "(at most 0.001); without 1 node 0.000" in told[1]
+    assert told[2].startswith(f"harmonizer.int8.onnx:   ConvTranspose {broken}: alone ")
+    assert len(told) == 3
+
+    said.clear()
+    export_bundle([path], tmp_path / "h.hz", in_int8(tmp_path, plan, localize=True), said.append)
+    assert "localize: nothing to explain: every file keeps to its tolerance" in said
+
+
+def test_scans_of_the_plan_are_no_evidence(planned, tmp_path: Path) -> None:
+    from hz_export.bundle_parity import ParityOptions, measure_bundle
+
+    path, plan = planned
+    seen, unseen = sorted((tmp_path / "scans").iterdir())
+    bundle = export_bundle([path], tmp_path / "h.hz", in_int8(tmp_path, plan))
+    for entry in bundle.models:
+        volumes = entry.parity["volumes"]
+        assert volumes["sha256"] == [sha256_file(unseen)]
+        assert volumes["source"].endswith("1 left out that the precision plan was made on")
+    told = bundle.raw["models"][1]["plan"]
+    assert told["int8"] == list(plan.int8)
+    assert told["calibration"] == {"n": 1, "sites": {"basel": 1}, "sha256": [sha256_file(seen)]}
+    card = (bundle.path / "MODEL_CARD.md").read_text()
+    assert f"harmonizer.int8.onnx: {len(plan.int8)} convolutions in int8 (8-bit weights" in card
+    assert "made on 1 scans of basel, which are no part of the parity above" in card
+
+    with pytest.raises(UsageError, match="all 1 scans of --scans are those that the precision plan was made"):
+        export_bundle([path], tmp_path / "b.hz", in_int8(tmp_path, plan, scans=(seen,)))
+    again = measure_bundle(bundle, ParityOptions(scans=(tmp_path / "scans",), rungs=("onnxruntime-cpu",)))
+    assert again["models"][0]["parity"]["volumes"]["sha256"] == [sha256_file(unseen)]
+
+
 def test_int8_follows_the_plan_of_its_network(make_harmonizer, tmp_path: Path) -> None:
-    from hz_calibration.plan import write_plan
     from hz_export.to_onnx import to_onnx
     from small_plans import plan_of
 

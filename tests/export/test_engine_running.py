@@ -18,9 +18,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 trt = pytest.importorskip("tensorrt_rtx", reason="needs TensorRT for RTX:  pip install 'hz-mri[rtx]'")
 
+from fake_gpu import engine_bytes, record_of  # noqa: E402
 from hz_export import engine, engine_target  # noqa: E402
 from hz_export.engine import BuildCancelled, EngineOptions, build_engine  # noqa: E402
 from hz_export.engine_progress import Phases, run_stoppable  # noqa: E402
+from hz_runtime.backends.ladder import BuildRequest  # noqa: E402
+from hz_runtime.backends.tensorrt import runs_on  # noqa: E402
 from hz_runtime.engines import EngineCache, Profile  # noqa: E402
 from hz_runtime.errors import BackendError, HzError, UsageError  # noqa: E402
 
@@ -80,6 +83,37 @@ def test_flags_are_those_that_change_the_engine() -> None:
     assert EngineOptions().flags == ()  # TensorRT for RTX ships no lean runtime to be compatible with
     everything = EngineOptions("tensorrt", hardware_compatible=True, refit=True, strip=True)
     assert everything.flags == ("hardware_compatible", "refit", "stripped", "version_compatible")
+
+
+def wanted(flavour: str = "tensorrt") -> BuildRequest:
+    return BuildRequest(plain(), "age.onnx", "age", "fp32", flavour, "8.9")
+
+
+@pytest.mark.parametrize(
+    ("here", "flags"),
+    [
+        (("tensorrt",), ()),
+        (("tensorrt", "tensorrt_lean"), ("version_compatible",)),
+        (("tensorrt", "tensorrt_dispatch"), ("version_compatible",)),
+    ],
+)
+def test_an_engine_for_this_machine_is_portable_where_a_lean_runtime_could_open_it(
+    monkeypatch: pytest.MonkeyPatch, here: tuple[str, ...], flags: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(engine_target, "find_spec", lambda name: name if name in here else None)
+    options = engine_target.for_this_gpu(wanted())
+    assert options.flags == flags
+    assert (options.capability, options.name) == (("8.9",), "age.onnx")
+    record = record_of(engine_bytes("age"), flags=flags)
+    assert runs_on(record, "tensorrt_lean", record.version) == bool(flags)
+    assert engine_target.for_this_gpu(wanted("tensorrt_rtx")).flags == ()
+
+
+def test_a_lean_runtime_alone_builds_nothing_and_says_who_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_target, "find_spec", lambda name: name if name == "tensorrt_lean" else None)
+    with pytest.raises(BackendError, match="Only TensorRT's lean runtime is installed") as caught:
+        engine.builder()(wanted())
+    assert "hz-export --fp16 --engine tensorrt" in caught.value.remedy
 
 
 class Recorder:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,17 +13,29 @@ from onnx import ModelProto
 pytest.importorskip("onnxruntime", reason="calibration needs onnxruntime")
 
 from hz_calibration.graph import folded, in_half
-from hz_calibration.yardstick import BRAIN_ABOVE
-from hz_export.localize import LocalizedNodes, brain_difference, by_half, largest_difference, localize
+from hz_calibration.ranges import Range, collect, ranges
+from hz_calibration.yardstick import BRAIN_ABOVE, answers
+from hz_export.differences import TOLERANCES, Tolerance
+from hz_export.graph_precision import to_reduced
+from hz_export.localize import LocalizedNodes, Measure, by_half, explained, localize
+from hz_export.parity import Judge, Volumes
+from hz_export.quantize import to_int8
 from hz_runtime.errors import HzError
 from small_networks import grids, harmonizer, weight, with_half_weights, with_weight
+from small_plans import plan_of
 
 VOLUMES = grids(1)
 ALL = ("stem", "down", "block", "up", "join", "last")
 
 
+def brain_difference() -> Measure:
+    """Mean absolute difference inside the brain, intensity units."""
+    brain = VOLUMES > BRAIN_ABOVE
+    return lambda found, expected: float(np.abs(found.astype(np.float64) - expected)[brain].mean())
+
+
 def look(model: ModelProto, reduced_by: Callable[[set[str]], ModelProto], tolerance: float) -> LocalizedNodes:
-    return localize(model, reduced_by, VOLUMES, tolerance, brain_difference(VOLUMES, BRAIN_ABOVE))
+    return localize(model, reduced_by, VOLUMES, tolerance, brain_difference())
 
 
 def faulty(*names: str) -> Callable[[set[str]], ModelProto]:
@@ -80,6 +94,18 @@ def test_weights_that_vanish_in_float16_are_named() -> None:
     assert look(faint, by_half(faint), 1e-3).names == ("block",)
 
 
+def test_a_norm_that_is_forced_into_float16_is_named() -> None:
+    """The policy keeps norms in float32. Where one is typed float16 and reads activations past 65504, from a
+    convolution that is itself left in float32, it is the norm that is named."""
+    model = harmonizer()
+    loud = with_weight(model, "block.weight", weight(model, "block.weight") * 2e5)
+    nodes = ("stem", "down", "block_norm", "up", "join", "last")
+    measure = brain_difference()
+    found = localize(loud, by_half(loud), VOLUMES, 1e-3, measure, nodes=nodes)
+    assert [(c.node, c.operation) for c in found.culprits] == [("block_norm", "InstanceNormalization")]
+    assert found.complete and found.culprits[0].alone == float("inf")
+
+
 def test_a_sound_network_has_no_culprits() -> None:
     found = look(harmonizer(), by_half(harmonizer()), 1e-2)
     assert found.culprits == () and found.complete
@@ -89,7 +115,7 @@ def test_a_sound_network_has_no_culprits() -> None:
 
 def test_an_error_that_is_everywhere_is_said_to_be() -> None:
     model = harmonizer()
-    measure = brain_difference(VOLUMES, BRAIN_ABOVE)
+    measure = brain_difference()
     found = localize(model, by_half(model), VOLUMES, 1e-9, measure, most=2)
     assert len(found.culprits) == 2 and not found.complete
     assert "spread over more nodes" in found.lines()[0]
@@ -103,4 +129,52 @@ def test_the_reference_may_store_its_weights_in_half() -> None:
 
 def test_unknown_nodes_are_refused() -> None:
     with pytest.raises(HzError, match="no node 'x'"):
-        localize(harmonizer(), faulty(), VOLUMES, 1e-3, largest_difference, nodes=["x"])
+        localize(harmonizer(), faulty(), VOLUMES, 1e-3, brain_difference(), nodes=["x"])
+
+
+# Of a file that strayed
+
+
+def judged(model: ModelProto) -> Judge:
+    """A judge whose reference is the float32 graph, on onnxruntime."""
+    volumes = Volumes(VOLUMES, ("a" * 64,), "made for this test")
+    return Judge(lambda v: answers(model, v), VOLUMES, VOLUMES > BRAIN_ABOVE, volumes, name="the graph")
+
+
+TOLERANCE = Tolerance(mean=1e-3, p999=1e-2, years=1.0)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_file_is_explained_by_the_node_that_breaks_it(precision: str) -> None:
+    """Results past 65504 overflow in float16. Bfloat16 has float32's range, but a signal on top of a bias of
+    1000 drowns in it. The norm behind takes the factor, or the bias, out again."""
+    model = harmonizer()
+    if precision == "fp16":
+        model = with_weight(model, "block.weight", weight(model, "block.weight") * 2e5)
+    else:
+        model = with_weight(model, "block.bias", weight(model, "block.bias") + 1000)
+    lines = explained(model, to_reduced(model, precision), judged(model), TOLERANCES[precision])
+    assert re.match(r"by (mean difference|99\.9th percentile) in the brain, \d nodes, \d+ runs:", lines[0])
+    assert lines[2:] and lines[2].startswith("  Conv block: alone ")
+    assert len(lines) == 3
+
+
+def test_int8_is_explained_by_the_range_that_is_wrong() -> None:
+    model = harmonizer()
+    plan = plan_of(model, "harmonizer")
+    seen = ranges(collect(model, list(plan.ranges), VOLUMES), "minmax")
+    narrow = {**seen, "cat2_out": Range(amax=1e-3, low=0.0, high=4.0)}
+    wrong = replace(plan, ranges=narrow)
+    lines = explained(
+        model, to_int8(model, wrong), judged(model), replace(TOLERANCE, mean=0.02, p999=1), wrong
+    )
+    assert len(lines) == 3 and lines[2].startswith("  Conv join: alone ")
+
+
+def test_what_no_nodes_precision_explains_is_said() -> None:
+    model = harmonizer()
+    loose = Tolerance(mean=1, p999=1, years=1)
+    (line,) = explained(model, to_reduced(model, "fp16"), judged(model), loose)
+    assert line.startswith("rounding the same ") and "none of their precision" in line
+    (line,) = explained(model, model, judged(model), TOLERANCE)
+    assert line.startswith("no node of it computes in less than float32")

@@ -13,6 +13,7 @@ from hz_runtime.backends import cuda, tensorrt
 from hz_runtime.backends.cuda import DriverState
 from hz_runtime.backends.tensorrt import MODULES, TensorRtBackend, _built_for, fits_gpu, open_engine, runs_on
 from hz_runtime.errors import BackendError
+from hz_runtime.files import sha256_bytes
 
 PORTABLE = ("version_compatible",)
 SMALL = {"grid": (6, 5, 4), "profile": (1, 2, 8)}
@@ -91,9 +92,59 @@ def test_the_module_that_the_engine_needs_is_taken(monkeypatch: pytest.MonkeyPat
         open_engine(data, record_of(data), "it")
 
 
-def test_an_engine_without_weights_is_refused() -> None:
-    with pytest.raises(BackendError, match="holds no weights"):
-        opened(flags=("stripped",))
+STRIPPED = engine_bytes(**SMALL, stripped=True)
+
+
+def stripped(onnx: bytes, **changed: Any) -> TensorRtBackend:
+    record = record_of(STRIPPED, **{"flags": ("stripped",), "model_sha256": sha256_bytes(onnx), **changed})
+    return open_engine(STRIPPED, record, "s.engine", weights=lambda: onnx)
+
+
+def test_an_engine_without_weights_gets_those_of_its_onnx_file() -> None:
+    backend = stripped(tiny.harmonizer_onnx("fp16"))
+    batch = np.random.default_rng(1).random((3, 1, 6, 5, 4), dtype=np.float32)
+    np.testing.assert_array_equal(backend.run(batch)["harmonized"], tiny.expected_harmonized(batch))
+
+
+def test_weights_of_another_file_or_none_are_refused() -> None:
+    onnx = tiny.harmonizer_onnx("fp16")
+    with pytest.raises(BackendError, match=r"needs the ONNX file 0{12}\.\.\., another one is given"):
+        stripped(onnx, model_sha256="0" * 64)
+    with pytest.raises(BackendError, match=r"holds no weights: .* none is given") as caught:
+        open_engine(STRIPPED, record_of(STRIPPED, flags=("stripped",)), "s.engine")
+    assert "from the bundle" in caught.value.remedy
+
+
+def test_weights_that_do_not_go_in_are_an_error_with_tensorrts_words(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BackendError, match=r"read the weights of s\.engine: Failed to parse the ONNX model"):
+        stripped(b"no onnx")
+    trt = fake_tensorrt(driver)
+    install(monkeypatch, driver, trt)
+
+    def missing(self: Any) -> bool:
+        self.logger.log(1, "Missing weights: conv.weight")
+        return False
+
+    monkeypatch.setattr(trt.Refitter, "refit_cuda_engine", missing)
+    with pytest.raises(BackendError, match=r"put the weights into s\.engine: Missing weights: conv"):
+        stripped(tiny.harmonizer_onnx("fp16"))
+    assert driver.retained == 0
+
+
+@pytest.mark.parametrize("module", ["tensorrt_lean", "tensorrt_dispatch"])
+def test_a_lean_runtime_refuses_an_engine_without_weights(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    install(monkeypatch, driver, fake_tensorrt(driver, module))
+    with pytest.raises(
+        BackendError, match=rf"without weights; here is {module} .* cannot put weights in"
+    ) as it:
+        stripped(tiny.harmonizer_onnx("fp16"), flags=("stripped", *PORTABLE))
+    assert it.value.remedy.startswith("pip install 'hz-mri[tensorrt]'")
+    assert "--strip-weights" in it.value.remedy
+    assert not driver.calls
 
 
 def test_a_module_that_does_not_load_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

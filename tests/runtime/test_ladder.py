@@ -52,7 +52,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def engine_for(
     bundle: Bundle, role: str = "harmonizer", data: bytes = b"", **changed: Any
 ) -> tuple[EngineRecord, bytes]:
-    data = data or engine_bytes(role)
+    data = data or engine_bytes(role, stripped="stripped" in changed.get("flags", ()))
     return record_of(data, model_sha256=bundle.model(role, precision="fp16").sha256, **changed), data
 
 
@@ -118,7 +118,6 @@ def test_kept_engines_of_other_things_are_passed_over(plain: Bundle, cache: Engi
         {"capability": ("9.0",)},
         {"precision": "fp32"},
         {"flavour": "tensorrt_rtx"},
-        {"flags": ("stripped",)},
     ):
         cache.store(*engine_for(plain, **changed))
     cache.store(*engine_for(plain, "age"))
@@ -130,6 +129,23 @@ def test_kept_engines_of_other_things_are_passed_over(plain: Bundle, cache: Engi
     cache.store(*engine_for(plain))
     _, steps = choose(plain, "harmonizer", require="tensorrt")
     assert "runs kept engine" in steps[0]
+
+
+def test_an_engine_without_weights_takes_them_from_the_bundle(tmp_path: Path) -> None:
+    """Shipped in the bundle without its weights: the ONNX file beside it holds them."""
+    bundle = with_engines(tmp_path, {"flags": ("stripped",)})
+    backend, steps = choose(bundle, "harmonizer", require="tensorrt")
+    assert "runs harmonizer.0.engine" in steps[0]
+    batch = tiny.random_volumes(2)
+    np.testing.assert_array_equal(backend.run(batch)["harmonized"], tiny.expected_harmonized(batch))
+
+
+def test_a_kept_engine_without_weights_takes_them_too(plain: Bundle, cache: EngineCache) -> None:
+    cache.store(*engine_for(plain, "age", flags=("stripped",)))
+    backend, steps = choose(plain, "age", require="tensorrt")
+    assert "runs kept engine" in steps[0]
+    batch = tiny.random_volumes(2)
+    np.testing.assert_array_equal(backend.run(batch)["age"], tiny.expected_age(batch))
 
 
 def test_a_lean_runtime_takes_a_portable_kept_engine(

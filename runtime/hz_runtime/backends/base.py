@@ -75,7 +75,7 @@ class Backend(Protocol):
     outputs: tuple[TensorSpec, ...]
 
     def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Every output, by name, of a batch (N, 1, D, H, W) float32; N >= 1 is free.
+        """Every output, by name, of volumes (N, 1, D, H, W) or slices (N, 1, D, H) float32; N >= 1 is free.
 
         Thread-safe. Raises BackendError for another shape or dtype, for input or output that is not finite,
         after `close`, and where the engine fails (EngineFailure, where another engine might not).
@@ -188,7 +188,11 @@ def check_batch(batch: Any, spec: TensorSpec) -> NDArray[np.float32]:
 
 
 def check_outputs(outputs: dict[str, NDArray[np.float32]], ran: str) -> dict[str, NDArray[np.float32]]:
-    """The outputs, or BackendError where one is not finite: an overflow must not become an image."""
+    """The outputs, or BackendError where one is not finite: an overflow must not become an image.
+
+    That an output is finite does not prove that nothing overflowed: engines may turn NaN into 0 in a Relu or
+    Clip further inside (openvino.py says what was measured there). Parity on real volumes shows that.
+    """
     for name, array in outputs.items():
         _check_finite(
             array, f"Output {name!r} of {ran}", "Use the fp32 model (another backend), and report this."

@@ -26,6 +26,7 @@ from hz_runtime.backends.base import (
     EngineFailure,
     OutOfMemory,
     notes,
+    on_gpu,
     open_backend,
 )
 from hz_runtime.engines import EngineCache, EngineRecord
@@ -96,7 +97,7 @@ def choose(
     if opened is None:
         raise _unavailable(descent, role, require)
     steps = tuple(descent.steps)
-    if require in (None, "auto") and opened.name in tensorrt.NAMES.values():
+    if require in (None, "auto") and on_gpu(opened):
         return Descending(descent, opened), steps
     return opened, steps
 
@@ -176,7 +177,8 @@ class _Descent:
                 record, data = give()
                 if record.precision != entry.precision:
                     raise BackendError(f"{where} computes in {record.precision}", tensorrt.rebuild(flavour))
-                opened = tensorrt.open_engine(data, record, where, graphs=self.graphs)
+                weights = partial(self.bundle.read, entry)
+                opened = tensorrt.open_engine(data, record, where, graphs=self.graphs, weights=weights)
                 if not _same(opened.inputs, entry.inputs) or not _same(opened.outputs, entry.outputs):
                     opened.close()
                     raise BackendError(f"{where} has other tensors than {entry.file}", remedy)

@@ -1,4 +1,8 @@
-"""onnxruntime, on the CPU or an NVIDIA GPU."""
+"""onnxruntime, on the CPU or an NVIDIA GPU.
+
+Where the GPU's memory runs out, a batch is run in halves, and in smaller ones from then on; other failures on
+a GPU are `EngineFailure`, so that the ladder goes on with the next rung.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,13 @@ import contextlib
 import hashlib
 import io
 import os
+import re
+import threading
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hz_runtime.backends.base import check_batch, check_outputs
+from hz_runtime.backends.base import EngineFailure, OutOfMemory, check_batch, check_outputs
 from hz_runtime.errors import BackendError
 from hz_runtime.manifest import TensorSpec
 
@@ -25,6 +31,9 @@ _CUDA_OPTIONS = {
     "cudnn_conv_algo_search": "HEURISTIC",  # EXHAUSTIVE picks by timing: another kernel, another rounding
     "use_tf32": "0",  # fp32 means fp32
 }
+_NO_MEMORY = re.compile(
+    r"out of memory|failed to allocate memory|smaller than requested bytes|STATUS_ALLOC_FAILED", re.IGNORECASE
+)
 _RECORD = "session.record_ep_graph_assignment_info"
 
 
@@ -101,6 +110,14 @@ class OrtBackend:
         self.outputs = tuple(_spec(node) for node in session.get_outputs())
         self.precision = "as in the graph" if provider == _CUDA else "fp32"
         self.sha256 = hashlib.sha256(model).hexdigest()
+        self._limit: int | None = None  # volumes a call, once memory has run out
+        self._notes: list[str] = []
+        self._lock = threading.Lock()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What had to be done while running: smaller batches for want of memory."""
+        return tuple(self._notes)
 
     def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         session = self._session  # one look: another thread may close meanwhile
@@ -108,11 +125,39 @@ class OrtBackend:
             raise BackendError("This backend was closed.", "Open it again.")
         fed = check_batch(batch, self.inputs[0])
         names = [spec.name for spec in self.outputs]
-        try:
-            arrays = session.run(names, {self.inputs[0].name: fed})
-        except Exception as error:
-            raise BackendError(f"onnxruntime failed: {_brief(error)}", _remedy(self.provider)) from None
+        arrays = self._halving(session, names, fed)
         return check_outputs(dict(zip(names, arrays, strict=True)), f"onnxruntime {self.provider}")
+
+    def _halving(self, session: Any, names: list[str], fed: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Every output of a batch, in as many pieces as the memory that there is takes."""
+        import numpy as np
+
+        source = self.inputs[0].name
+        while True:
+            size = min(len(fed), self._limit or len(fed))
+            pieces = [fed[k : k + size] for k in range(0, len(fed), size)]
+            try:
+                parts = [session.run(names, {source: piece}) for piece in pieces]
+                return [np.concatenate(found) for found in zip(*parts, strict=True)]
+            except Exception as error:  # see open_model
+                said = _brief(error)
+                if not _NO_MEMORY.search(said):
+                    raise EngineFailure(
+                        f"onnxruntime cannot run the network: {said}", _remedy(self.provider)
+                    ) from None
+                if size == 1:
+                    remedy = _remedy(self.provider)
+                    raise OutOfMemory(f"onnxruntime is out of memory: {said}", remedy) from None
+                self._halve(size)
+
+    def _halve(self, size: int) -> None:
+        """Room for half as many from here on, where no other thread has found that out already."""
+        with self._lock:
+            if self._limit is None or self._limit >= size:
+                self._limit = size // 2
+                self._notes.append(
+                    f"onnxruntime: out of memory at batches of {size}; at most {self._limit} from here on"
+                )
 
     def close(self) -> None:
         self._session = None

@@ -4,6 +4,9 @@ An engine is machine code. Its bytes are hashed against its record before any Te
 whether it fits this GPU and an installed TensorRT is settled from the record and the driver alone: creating a
 TensorRT runtime where there is no driver would end the interpreter with a crash.
 
+An engine without weights (hz-export --strip-weights) is given those of its ONNX file each time it is opened.
+That takes a TensorRT with an ONNX parser, which the lean runtimes have not.
+
 This file shares its name with the package; absolute imports keep the two apart.
 """
 
@@ -120,8 +123,7 @@ def module_for(record: EngineRecord, state: DriverState, where: str) -> Any:
             f"{state.device} has {state.capability}",
             rebuild(record.flavour),
         )
-    if "stripped" in record.flags:
-        raise BackendError(f"{where} holds no weights", rebuild(record.flavour))
+    stripped = "stripped" in record.flags
     found = []
     for name in MODULES[record.flavour]:
         if find_spec(name) is None:
@@ -131,14 +133,20 @@ def module_for(record: EngineRecord, state: DriverState, where: str) -> Any:
         except Exception as error:  # a broken install raises whatever its libraries do
             found.append(f"{name} (does not load: {_brief(str(error))})")
             continue
-        if runs_on(record, name, str(trt.__version__)):
+        if not runs_on(record, name, str(trt.__version__)):
+            found.append(f"{name} {trt.__version__}")
+        elif stripped and not hasattr(trt, "OnnxParserRefitter"):
+            found.append(f"{name} {trt.__version__}, which cannot put weights in")
+        else:
             return trt
-        found.append(f"{name} {trt.__version__}")
-    portable = ", version compatible" if "version_compatible" in record.flags else ""
+    kind = ", version compatible" if "version_compatible" in record.flags else ""
+    kind += ", without weights" if stripped else ""
+    remedy = rebuild(record.flavour)
+    if any("weights" in text for text in found):
+        remedy = f"{EXTRAS[record.flavour]}  or build it with its weights: hz-export without --strip-weights"
     raise BackendError(
-        f"{where} was built by {record.flavour} {record.version}{portable}; "
-        f"here is {', '.join(found) or 'none'}",
-        rebuild(record.flavour),
+        f"{where} was built by {record.flavour} {record.version}{kind}; here is {', '.join(found) or 'none'}",
+        remedy,
     )
 
 
@@ -158,14 +166,20 @@ def rebuild(flavour: str) -> str:
 
 
 def open_engine(
-    data: bytes, record: EngineRecord, where: str = "the engine", *, graphs: bool = False
+    data: bytes,
+    record: EngineRecord,
+    where: str = "the engine",
+    *,
+    graphs: bool = False,
+    weights: Callable[[], bytes] | None = None,
 ) -> TensorRtBackend:
     """Open a built engine on the first GPU.
 
     data : its bytes, which must be the record's.  where : its name for messages.
-    graphs : replay CUDA graphs.
-    Raises BackendError where it is not the record's engine, or does not fit this GPU or TensorRT; OutOfMemory
-    where not even its smallest batch fits the GPU.
+    graphs : replay CUDA graphs.  weights : gives the ONNX file that it was built from, where that is at hand;
+    asked only for an engine that holds no weights.
+    Raises BackendError where it is not the record's engine, does not fit this GPU or TensorRT, or lacks its
+    weights; OutOfMemory where not even its smallest batch fits the GPU.
     """
     problem, remedy = missing(record.flavour)
     if problem:
@@ -174,7 +188,21 @@ def open_engine(
         raise BackendError(f"{where} does not match its sha256", rebuild(record.flavour))
     state = cuda.probe()
     trt = module_for(record, state, where)
-    return TensorRtBackend(trt, cuda.Cuda(), data, record, where, state.device, graphs)
+    onnx = _weights(record, where, weights) if "stripped" in record.flags else None
+    return TensorRtBackend(trt, cuda.Cuda(), data, record, where, state.device, graphs, onnx)
+
+
+def _weights(record: EngineRecord, where: str, given: Callable[[], bytes] | None) -> bytes:
+    """The ONNX file that a stripped engine was built from, proven to be that."""
+    onnx = given() if given is not None else b""
+    if sha256_bytes(onnx) != record.model_sha256:
+        found = "another one" if onnx else "none"
+        raise BackendError(
+            f"{where} holds no weights: it needs the ONNX file {record.model_sha256[:12]}..., "
+            f"{found} is given",
+            "Run it from the bundle that it was exported with.",
+        )
+    return onnx
 
 
 class TensorRtBackend:
@@ -193,6 +221,7 @@ class TensorRtBackend:
         where: str,
         device: str,
         graphs: bool,
+        onnx: bytes | None = None,
     ) -> None:
         self.name = NAMES[record.flavour]
         self.version = str(trt.__version__)
@@ -206,7 +235,7 @@ class TensorRtBackend:
         self._cuda: cuda.Cuda | None = gpu
         self._space: Workspace | None = None
         try:
-            self._runtime, self._loaded = _load(trt, data, record, where)
+            self._runtime, self._loaded = _load(trt, data, record, where, onnx)
             self.inputs: tuple[TensorSpec, ...] = (self._loaded.source,)
             self.outputs = self._loaded.outputs
             self._tuned, self._limit, self._graphs = record.profile.tuned, record.profile.most, graphs
@@ -293,8 +322,8 @@ class TensorRtBackend:
         )
 
 
-def _load(trt: Any, data: bytes, record: EngineRecord, where: str) -> tuple[Any, Loaded]:
-    """The TensorRT runtime, which must outlive its engine, and the engine."""
+def _load(trt: Any, data: bytes, record: EngineRecord, where: str, onnx: bytes | None) -> tuple[Any, Loaded]:
+    """The TensorRT runtime, which must outlive its engine, and the engine, with the weights of `onnx`."""
     logger, log = _shared_logger(trt)
     log.clear()
     runtime = trt.Runtime(logger)
@@ -303,11 +332,24 @@ def _load(trt: Any, data: bytes, record: EngineRecord, where: str) -> tuple[Any,
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
         raise failure(log, f"load {where}")
+    if onnx is not None:
+        _refit(trt, engine, logger, log, onnx, where)
     sources, outputs = _specs(trt, engine)
     wrong = _wrong_tensors(sources, outputs) or _wrong_profile(engine, sources[0], record)
     if wrong:
         raise BackendError(f"{where} {wrong}", rebuild(record.flavour))
     return runtime, Loaded(trt, engine, log, sources[0], tuple(outputs), record.profile.least)
+
+
+def _refit(trt: Any, engine: Any, logger: Any, log: list[str], onnx: bytes, where: str) -> None:
+    """Put the weights of an ONNX file into an engine that was built from it without them."""
+    refitter = trt.Refitter(engine, logger)
+    parser = trt.OnnxParserRefitter(refitter, logger)
+    if not parser.refit_from_bytes(onnx):
+        log += [_brief(parser.get_error(index).desc()) for index in range(parser.num_errors)]
+        raise failure(log, f"read the weights of {where}")
+    if not refitter.refit_cuda_engine():
+        raise failure(log, f"put the weights into {where}")
 
 
 @cache

@@ -1,0 +1,127 @@
+"""onnxruntime where it fails while running: memory that runs out, and a GPU that gives up in mid-run.
+
+The network is real and runs on the CPU; only the failures are made, as onnxruntime words them.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxruntime", reason="these tests are about onnxruntime")
+
+import tiny
+from hz_runtime.backends import Backend, choose, ladder, open_backend
+from hz_runtime.backends.base import EngineFailure, OutOfMemory, notes
+from hz_runtime.backends.ladder import Descending
+from hz_runtime.bundle import Bundle, load_bundle
+from hz_runtime.errors import BackendError
+
+NO_MEMORY = (
+    "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. "
+    "Name:'conv' Status Message: bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 9"
+)
+BROKEN = "[ONNXRuntimeError] : 1 : FAIL : CUDA failure 700: an illegal memory access was encountered"
+
+
+class Session:
+    """A session that fails as told: batches past `room`, or every one once `broken`."""
+
+    def __init__(self, real: Any, room: int = 1000, broken: bool = False) -> None:
+        self.real, self.room, self.broken = real, room, broken
+        self.sizes: list[int] = []
+
+    def run(self, names: list[str], fed: dict[str, np.ndarray]) -> Any:
+        (batch,) = fed.values()
+        if self.broken:
+            raise RuntimeError(BROKEN)
+        if len(batch) > self.room:
+            raise RuntimeError(NO_MEMORY)
+        self.sizes.append(len(batch))
+        return self.real.run(names, fed)
+
+
+def failing(precision: str = "fp32", **how: Any) -> tuple[Backend, Session]:
+    backend: Any = open_backend("onnxruntime", tiny.harmonizer_onnx(precision), device="cpu", threads=1)
+    backend._session = Session(backend._session, **how)
+    backend.provider = "CUDAExecutionProvider"  # as it says of itself on a GPU
+    return backend, backend._session
+
+
+def test_memory_that_runs_out_halves_the_batch_and_it_stays_so() -> None:
+    backend, session = failing(room=2)
+    batch = tiny.random_volumes(7)
+    found = backend.run(batch)["harmonized"]
+    np.testing.assert_allclose(found, tiny.expected_harmonized(batch), rtol=0, atol=1e-6)
+    assert session.sizes == [1] * 7  # 7, 3, then 1
+    assert notes(backend) == (
+        "onnxruntime: out of memory at batches of 7; at most 3 from here on",
+        "onnxruntime: out of memory at batches of 3; at most 1 from here on",
+    )
+    backend.run(batch[:2])
+    assert session.sizes == [1] * 9 and len(notes(backend)) == 2
+
+
+def test_threads_that_run_out_together_halve_once() -> None:
+    backend, _ = failing(room=4)
+    batches = [tiny.random_volumes(8, seed) for seed in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda batch: backend.run(batch)["harmonized"], batches))
+    for batch, result in zip(batches, found, strict=True):
+        np.testing.assert_allclose(result, tiny.expected_harmonized(batch), rtol=0, atol=1e-6)
+    assert notes(backend) == ("onnxruntime: out of memory at batches of 8; at most 4 from here on",)
+
+
+def test_no_room_for_one_volume_is_out_of_memory() -> None:
+    with pytest.raises(OutOfMemory, match=r"out of memory: .*Failed to allocate"):
+        failing(room=0)[0].run(tiny.random_volumes(2))
+
+
+def test_a_failing_gpu_is_the_engines_fault_and_bad_input_is_not() -> None:
+    backend, _ = failing(broken=True)
+    with pytest.raises(EngineFailure, match=r"cannot run the network: .*illegal memory access") as caught:
+        backend.run(tiny.random_volumes(1))
+    assert not isinstance(caught.value, OutOfMemory)
+    with pytest.raises(BackendError, match="float64") as refused:
+        backend.run(np.zeros((1, 1, 64, 64, 64)))
+    assert not isinstance(refused.value, EngineFailure)
+
+
+@pytest.fixture
+def on_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """The tiny bundle on a machine whose onnxruntime has a GPU that fails, and no TensorRT."""
+    real, missing = ladder.open_backend, ladder._missing
+
+    def opened(engine: str, model: bytes, **how: Any) -> Backend:
+        return failing("fp16", broken=True)[0] if how["device"] == "cuda" else real(engine, model, **how)
+
+    def lacking(engine: str, device: str) -> tuple[str, str]:
+        return ("", "") if device == "cuda" and engine == "onnxruntime" else missing(engine, device)
+
+    monkeypatch.setattr(ladder, "open_backend", opened)
+    monkeypatch.setattr(ladder, "_missing", lacking)
+    monkeypatch.setattr(ladder.cuda, "has_driver", lambda: False)
+    return load_bundle(tiny.make_tiny_bundle(tmp_path / "tiny.hz"))
+
+
+def test_a_failing_gpu_hands_over_to_the_next_rung(on_cuda: Bundle) -> None:
+    backend, steps = choose(on_cuda, "harmonizer")
+    assert isinstance(backend, Descending)
+    assert steps[-1].startswith("onnxruntime CUDA: runs harmonizer.fp16.onnx")
+    batch = tiny.random_volumes(2)
+    found = backend.run(batch)["harmonized"]
+    np.testing.assert_allclose(found, tiny.expected_harmonized(batch), rtol=0, atol=1e-6)
+    assert "CUDA" not in backend.provider
+    assert backend.notes[0].startswith("onnxruntime failed: onnxruntime cannot run the network: ")
+    assert ": runs harmonizer.onnx (fp32)" in backend.notes[-1]
+    backend.close()
+
+
+def test_a_required_gpu_fails_rather_than_falls(on_cuda: Bundle) -> None:
+    backend, _ = choose(on_cuda, "harmonizer", require="onnxruntime-cuda")
+    with pytest.raises(EngineFailure, match="illegal memory access"):
+        backend.run(tiny.random_volumes(1))
