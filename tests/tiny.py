@@ -73,7 +73,14 @@ def age_onnx(precision: str = "fp32") -> bytes:
     return _network(nodes, constants, kind, "age", ["N", 1])
 
 
-def _network(nodes: list[Any], constants: dict[str, Any], kind: int, out: str, shape: list[Any]) -> bytes:
+def _network(
+    nodes: list[Any],
+    constants: dict[str, Any],
+    kind: int,
+    out: str,
+    shape: list[Any],
+    grid: tuple[int, ...] = GRID,
+) -> bytes:
     """A model from nodes that read "x" (the volume in `kind`) and write "y" (in `kind`)."""
     used = {name for node in nodes for name in node.input}
     head = [helper.make_node("Cast", ["volume"], ["x"], name="cast_in", to=kind)] if "x" in used else []
@@ -81,7 +88,7 @@ def _network(nodes: list[Any], constants: dict[str, Any], kind: int, out: str, s
     graph = helper.make_graph(
         [*head, *nodes, *tail],
         f"tiny_{out}",
-        [helper.make_tensor_value_info("volume", TensorProto.FLOAT, ["N", 1, *GRID])],
+        [helper.make_tensor_value_info("volume", TensorProto.FLOAT, ["N", 1, *grid])],
         [helper.make_tensor_value_info(out, TensorProto.FLOAT, shape)],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )

@@ -12,6 +12,7 @@ from onnx import ModelProto
 from hz_calibration.graph import read_graph
 from hz_runtime.errors import UsageError
 from hz_runtime.recipe import Recipe
+from hz_runtime.slices import SLICE_RANK
 
 ROLES = ("harmonizer", "age")
 
@@ -56,6 +57,8 @@ def _from_bundle(path: Path, role: str | None) -> Network:
     if chosen not in roles:
         held = ", ".join(roles) or "no network to calibrate"
         raise UsageError(f"{path.name} holds no {chosen} network.", f"It holds: {held}.")
+    if any(len(entry.inputs[0].shape) == SLICE_RANK for entry in bundle.models if entry.role in roles):
+        raise _of_slices(path.name)
     graphs = {
         name: read_graph(bundle.read(bundle.model(name, precision="fp32")), f"{path.name}: {name}")
         for name in roles
@@ -74,6 +77,8 @@ def _from_checkpoint(path: Path, role: str | None, harmonizer: Path | None) -> N
     from hz_export.to_onnx import OUTPUTS, read_checkpoint, to_onnx
 
     checkpoint = read_checkpoint(path)
+    if checkpoint.slice_wise or checkpoint.role not in ROLES:
+        raise _of_slices(path.name)
     if role not in (None, checkpoint.role):
         raise UsageError(f"{path.name} holds a network for {checkpoint.role}, not for {role}.")
     before = None
@@ -88,6 +93,13 @@ def _from_checkpoint(path: Path, role: str | None, harmonizer: Path | None) -> N
         checkpoint.recipe,
         checkpoint.meta.get("statistics") or {},
         before=before,
+    )
+
+
+def _of_slices(name: str) -> UsageError:
+    return UsageError(
+        f"{name} holds networks of slices; calibration works on networks of whole volumes.",
+        "Export them in another precision:  hz-export --fp16 CHECKPOINT...",
     )
 
 

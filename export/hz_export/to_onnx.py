@@ -13,33 +13,38 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 from torch import nn
 
 from hz_export.graph_precision import checked
 from hz_runtime.errors import HzError, UsageError
+from hz_runtime.slices import SliceHarmonizer, SlicePredictor
 
 if TYPE_CHECKING:
     from hz_runtime.recipe import Recipe
 
 OPSET = 18
-INPUT = "volume"
-OUTPUTS = {"harmonizer": "harmonized", "age": "age"}
+INPUTS = {3: "volume", 2: "slice"}  # by axes of the network's grid
+OUTPUTS = {"harmonizer": "harmonized", "age": "age", "diagnosis": "probability"}
 FREE_AXIS = "N"
+SLICE_KINDS = ("slice_cyclegan", "slice_resnet")
+F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A trained network as it is exported.
 
-    role : "harmonizer" or "age".  network : in evaluation mode, float32, on the CPU.
+    role : a key of OUTPUTS.  network : in evaluation mode, float32, on the CPU.
     meta : the checkpoint's own JSON.  recipe : how its volumes are prepared.
     """
 
@@ -57,23 +62,63 @@ class Checkpoint:
     def parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.network.parameters())
 
+    @property
+    def slice_wise(self) -> bool:
+        """Whether the network reads axial slices, not whole volumes."""
+        return self.meta["kind"] in SLICE_KINDS
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """What one item of the network's batch is: (D, H, W), or (D, H) of a slice."""
+        shape = self.recipe.grid_shape
+        return shape[:2] if self.slice_wise else shape
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of a diagnosis: (negative, positive); else empty."""
+        return tuple(self.meta["labels"]) if self.role == "diagnosis" else ()
+
+    @property
+    def of_volumes(self) -> nn.Module | Callable[[F32], F32]:
+        """The network where it reads volumes; else a function of volumes, (n, D, H, W) float32, that sends it
+        their slices as hz-run does and gives (n, D, H, W) or (n,)."""
+        if not self.slice_wise:
+            return self.network
+
+        @torch.no_grad()
+        def run(slices: F32) -> F32:
+            answers: F32 = self.network(torch.from_numpy(slices)).numpy()
+            return answers
+
+        if self.role == "harmonizer":
+            return SliceHarmonizer(run)
+        return SlicePredictor(run, self.recipe.middle_slices)
+
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The exported network of a checkpoint that hz-train wrote: a CycleGAN's forward generator, or the age
-    network. Raises UsageError for anything else, or where tensors and network do not match."""
+    """The exported network of a checkpoint that hz-train wrote: a CycleGAN's forward generator, or a
+    predictor. Raises UsageError for anything else, or where tensors and network do not match."""
     from hz_runtime.recipe import Recipe
     from hz_train.age_cnn import AgeCNN
     from hz_train.checkpoint import load_checkpoint, without_prefix
+    from hz_train.slice_cyclegan import SliceGenerator
+    from hz_train.slice_resnet import SliceResNet
     from hz_train.volume_cyclegan import Generator
 
     tensors, meta = load_checkpoint(path)
-    kinds = {"volume_cyclegan": ("harmonizer", Generator, "generator"), "age_cnn": ("age", AgeCNN, "age")}
+    kinds: dict[str, tuple[str, type[nn.Module], str]] = {
+        "volume_cyclegan": ("harmonizer", Generator, "generator"),
+        "age_cnn": ("age", AgeCNN, "age"),
+        "slice_cyclegan": ("harmonizer", SliceGenerator, "generator"),
+        "slice_resnet": (str(meta.get("task")), SliceResNet, "predictor"),
+    }
     if meta.get("kind") not in kinds:
         raise UsageError(
             f"{path.name} holds a {meta.get('kind')!r}; hz-export knows {', '.join(kinds)}.",
             "Give the checkpoint that hz-train names at its end.",
         )
     role, build, prefix = kinds[meta["kind"]]
+    _check_meta(path.name, role, meta)
     try:
         network = build(**meta["network"])
         network.load_state_dict(without_prefix(prefix, tensors))
@@ -91,22 +136,42 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise UsageError(
             f"{path.name}: {bad[0]} holds non-finite values.", "The training diverged; train again."
         )
-    return Checkpoint(path.name, role, network.eval(), meta, recipe)
+    checkpoint = Checkpoint(path.name, role, network.eval(), meta, recipe)
+    if checkpoint.slice_wise and role != "harmonizer" and recipe.middle_slices < 1:
+        raise UsageError(
+            f"{path.name} reads slices, and its recipe does not say how many.", "Train it again with this hz."
+        )
+    return checkpoint
 
 
-def to_onnx(network: nn.Module, output: str, grid: tuple[int, int, int] = (64, 64, 64)) -> ModelProto:
-    """A network's float32 graph: input "volume" (N, 1, *grid), one output, N free, weights inside.
+def _check_meta(name: str, role: str, meta: Mapping[str, Any]) -> None:
+    if role not in OUTPUTS:
+        raise UsageError(
+            f"{name} predicts {role!r}; hz-export knows age and diagnosis.", "Train it again with this hz."
+        )
+    labels = meta.get("labels")
+    if role == "diagnosis" and not (isinstance(labels, list) and len(set(map(str, labels))) == 2):
+        raise UsageError(
+            f"{name} predicts a diagnosis and does not name two labels (found {labels!r}).",
+            "Train it again:  hz-train diagnosis --help",
+        )
 
+
+def to_onnx(network: nn.Module, output: str, grid: tuple[int, ...] = (64, 64, 64)) -> ModelProto:
+    """A network's float32 graph: input "volume" (N, 1, D, H, W) or "slice" (N, 1, D, H), one output, N free,
+    weights inside.
+
+    grid : (D, H, W) or (D, H).
     Raises HzError where torch cannot export it, or the graph is not what the manifest promises.
     """
-    example = torch.zeros(2, 1, *grid)  # two volumes: an example of one would fix the batch to one
+    example = torch.zeros(2, 1, *grid)  # two of them: an example of one would fix the batch to one
     with _quiet():
         program = torch.onnx.export(
             network.eval(),
             (example,),
             dynamo=True,
             opset_version=OPSET,
-            input_names=[INPUT],
+            input_names=[INPUTS[len(grid)]],
             output_names=[output],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             external_data=False,
@@ -154,9 +219,9 @@ def specs(values: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _check_interface(model: ModelProto, output: str, grid: tuple[int, int, int]) -> None:
+def _check_interface(model: ModelProto, output: str, grid: tuple[int, ...]) -> None:
     inputs, outputs = specs(model.graph.input), specs(model.graph.output)
-    wanted = [{"name": INPUT, "shape": [FREE_AXIS, 1, *grid], "dtype": "float32"}]
+    wanted = [{"name": INPUTS[len(grid)], "shape": [FREE_AXIS, 1, *grid], "dtype": "float32"}]
     opsets = {item.domain: item.version for item in model.opset_import}
     sound = (
         inputs == wanted

@@ -40,7 +40,7 @@ from hz_runtime.manifest import (
 )
 
 if TYPE_CHECKING:
-    from hz_runtime.tasks import AgePredictor, Harmonizer
+    from hz_runtime.tasks import AgePredictor, DiagnosisPredictor, Harmonizer
 
 __all__ = [
     "AgeBias",
@@ -136,10 +136,23 @@ class Bundle(Manifest):
     ) -> AgePredictor:
         """A thread-safe age predictor; the arguments are those of `harmonizer`."""
         from hz_runtime.backends import choose
+        from hz_runtime.recipe import Recipe
         from hz_runtime.tasks import AgePredictor
 
         chosen, _ = choose(self, "age", backend, require=require, threads=threads)
-        return AgePredictor(chosen, self.age_bias)
+        return AgePredictor(chosen, self.age_bias, Recipe.from_dict(dict(self.recipe)))
+
+    def diagnosis_predictor(
+        self, backend: str = "auto", threads: int | None = None, require: str | None = None
+    ) -> DiagnosisPredictor:
+        """A thread-safe predictor of one of two labels; the arguments are those of `harmonizer`."""
+        from hz_runtime.backends import choose
+        from hz_runtime.recipe import Recipe
+        from hz_runtime.tasks import DiagnosisPredictor
+
+        chosen, _ = choose(self, "diagnosis", backend, require=require, threads=threads)
+        recipe = Recipe.from_dict(dict(self.recipe))
+        return DiagnosisPredictor(chosen, self.entry(chosen.sha256), recipe)
 
     def entry(self, sha256: str) -> ModelEntry:
         """The model whose file has this sha256: what a backend says it runs, e.g. `backend.sha256`."""

@@ -23,6 +23,10 @@ from hz_runtime.volume import is_scan_name, stem
 LOCK_NAME = ".hz.lock"  # also marks a folder as one that hz-run wrote: never searched for inputs
 MAX_NAME_BYTES = 150  # leaves room for entities, suffix and a temp name within 255 bytes
 _PATTERN = re.compile(r"[*?\[]")
+_RESULTS = (  # how outputs end, see `stages.suffix`
+    re.compile(r"_desc-harmonized_T1w\.nii\.gz$"),
+    re.compile(r"_space-[A-Za-z0-9]+_res-[0-9x]+_desc-harmonized_T1w\.nii\.gz$"),
+)
 
 
 @dataclass(frozen=True)
@@ -170,12 +174,13 @@ def _unique(paths: Sequence[Path], name: Callable[[Path, int], str]) -> dict[Pat
 
 
 def _refuse_overwriting(scans: Iterable[InputScan], out: Path) -> None:
-    inputs = {s.path for s in scans}
-    for scan in scans:
-        for suffix in ("_desc-harmonized_T1w.nii.gz", "_space-MNI152_res-64_desc-harmonized_T1w.nii.gz"):
-            if out / (scan.name + suffix) in inputs:
+    labels = {scan.name: scan.label for scan in scans}
+    for taken in (scan.path.name for scan in scans if scan.path.parent == out):
+        for result in _RESULTS:
+            label = labels.get(result.sub("", taken)) if result.search(taken) else None
+            if label is not None:
                 raise UsageError(
-                    f"the result for {scan.label} would overwrite the input {scan.name + suffix}.",
+                    f"the result for {label} would overwrite the input {taken}.",
                     "Choose another folder with --out DIR.",
                 )
 

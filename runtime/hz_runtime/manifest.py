@@ -54,6 +54,7 @@ class ModelEntry:
     role : one of ROLES; a role that this hz does not know (a newer minor schema) is never picked.
     precision : what the graph really computes in, read back after export; never what was asked for.
     parity : how far this very file (parity["sha256"]) strays from the network it was exported from.
+    labels : of a diagnosis: (negative, positive), whose probability it gives; else empty.
     """
 
     role: str
@@ -68,6 +69,7 @@ class ModelEntry:
     parameters: int
     parity: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -287,6 +289,7 @@ def _model(raw: object, files: Mapping[str, str], where: str) -> ModelEntry:
         parameters=_get(raw, "parameters", int, where, 0),
         parity=parity,
         provenance=_get(raw, "provenance", dict, where, {}),
+        labels=_texts(_get(raw, "labels", list, where, []), f"{where}: labels"),
     )
 
 

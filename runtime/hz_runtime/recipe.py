@@ -12,7 +12,7 @@ only) and flagged; a rotation is not undone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hz_runtime.errors import BundleError, NoBrain
 from hz_runtime.grid import bounding_box, resample, scaled_affine
-from hz_runtime.intensity import foreground_threshold, min_max
+from hz_runtime.intensity import RULES, foreground_threshold
 from hz_runtime.volume import Volume
 
 F32 = NDArray[np.float32]
@@ -40,6 +40,9 @@ class Recipe:
     template_origin_mm and template_spacing_mm place voxel (0, 0, 0) and the grid in MNI152 world
     coordinates (RAS+). `centre_mm` is where the centroid of the foreground is expected, with
     `centre_tolerance_mm` around it; foreground as in `intensity.foreground_threshold`.
+    intensity : which of `intensity.RULES` brings a volume into [0, 1].
+    middle_slices : how many axial slices around the middle of the grid's last axis a slice-wise predictor
+    reads (Bashyam 2020 take 80); 0 for networks that read whole volumes.
     """
 
     orientation: str = "RAS"
@@ -52,15 +55,26 @@ class Recipe:
     centre_mm: Triple = (0.0, -21.0, 11.0)
     centre_tolerance_mm: float = 8.0
     intensity: str = "min-max"
+    middle_slices: int = 0
 
     def __post_init__(self) -> None:
-        known = {"orientation": ("RAS",), "placement": ("centroid", "none"), "intensity": ("min-max",)}
+        known = {"orientation": ("RAS",), "placement": ("centroid", "none"), "intensity": tuple(RULES)}
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise BundleError(
                     f"the recipe asks for {name} {getattr(self, name)!r}; this hz knows {', '.join(values)}.",
                     "Install a newer hz, or export the bundle again with this one.",
                 )
+        count = self.middle_slices
+        if type(count) is not int or not 0 <= count <= self.grid_shape[2]:
+            raise BundleError(
+                f"the recipe asks for {count!r} middle slices; its grid has {self.grid_shape[2]}.",
+                "Train again with as many slices as the grid has, or fewer.",
+            )
+
+    def prepares_as(self, other: Recipe) -> bool:
+        """Whether both give the same volumes; which slices of them a network reads may differ."""
+        return replace(self, middle_slices=0) == replace(other, middle_slices=0)
 
     @property
     def template_affine(self) -> F64:
@@ -75,8 +89,15 @@ class Recipe:
         return scaled_affine(self.template_shape, self.template_affine, self.grid_shape)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, as a bundle or checkpoint stores them."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """Plain JSON types, as a bundle or checkpoint stores them.
+
+        `middle_slices` is said only where there are any, so that a recipe of volumes equals one that was
+        stored before slices were known.
+        """
+        stored = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        if not self.middle_slices:
+            del stored["middle_slices"]
+        return stored
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Recipe:
@@ -144,7 +165,7 @@ def prepare(
         )
     template = resample(volume.data, moved_by @ volume.affine, recipe.template_shape, recipe.template_affine)
     resized = resample(template, recipe.template_affine, recipe.grid_shape, recipe.grid_affine)
-    grid, low, high = min_max(resized)
+    grid, low, high = RULES[recipe.intensity](resized)
     grid_affine = recipe.grid_affine
     grid_affine[:3, 3] -= shift
 

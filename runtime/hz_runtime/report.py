@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path, PurePath
 from typing import Any
 
-from hz_runtime import markup
+from hz_runtime import answers, markup
 from hz_runtime.figure import DIFFERENCE_LIMIT, Figure, difference_colours, figure_data
 from hz_runtime.files import atomic_write_bytes
 from hz_runtime.histogram import Counts, histogram_svg
@@ -23,7 +23,7 @@ __all__ = ["Figure", "figure_data", "render_report", "write_report"]
 STATUSES = ("ok", "flagged", "failed", "skipped")
 OPEN_PANELS = 20
 NOTICE = (
-    "Research use only: the pictures, ages and flags on this page are not for diagnosis "
+    "Research use only: the pictures, ages, probabilities and flags on this page are not for diagnosis "
     "or any other clinical use."
 )
 _MEANING = {
@@ -53,6 +53,7 @@ def render_report(run: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
+    labels = markup.mapping(run.get("diagnosis"))
     parts = [
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n',
@@ -65,12 +66,12 @@ def render_report(run: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
         *_summary(run, scans),
         *_together(figures),
         *_attention(scans),
-        *_table(scans),
+        *_table(scans, labels),
     ]
     if scans:
         parts.append("<h2>Scan by scan</h2>\n")
     for number, scan in enumerate(scans, 1):
-        parts += _panel(number, scan, figures.get(str(scan.get("name"))))
+        parts += _panel(number, scan, figures.get(str(scan.get("name"))), labels)
     parts.append(f"</main>\n<script>{script}</script>\n</body>\n</html>\n")
     return "".join(parts)
 
@@ -188,45 +189,37 @@ def _attention(scans: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"<h2>Look at these first</h2>\n<ul>\n{items}</ul>\n{more}"]
 
 
-def _table(scans: Sequence[Mapping[str, Any]]) -> list[str]:
+def _table(scans: Sequence[Mapping[str, Any]], labels: Mapping[str, Any]) -> list[str]:
     if not scans:
         return ["<h2>Scans</h2>\n<p>This run held no scans.</p>\n"]
     heads = "".join(
         f'<th scope="col"{kind}>{name}</th>'
         for name, kind in (
             *((name, "") for name in ("Scan", "Status", "Why")),
-            *((name, ' class="num"') for name in ("Age, raw", "corrected", "known", "difference")),
+            *((name, ' class="num"') for name in answers.columns(labels)),
         )
     )
     parts = [
-        '<h2>Scans</h2>\n<p class="soft small">Ages in years. The corrected age has the bias of the age '
-        "model towards the mean age of its training cohort taken out; the difference is predicted minus "
-        "known age.</p>\n",
+        f'<h2>Scans</h2>\n<p class="soft small">{answers.explained(labels)}</p>\n',
         f'<div class="scroll"><table id="scans"><thead><tr>{heads}</tr></thead>\n<tbody>\n',
     ]
     for number, scan in enumerate(scans, 1):
-        ages = "".join(f'<td class="num">{age}</td>' for age in _ages(scan))
+        numbers = "".join(f'<td class="num">{cell}</td>' for cell in answers.cells(scan, labels))
         parts.append(
             f'<tr data-scan="{number}" data-status="{_status(scan)}">'
             f"<td>{_anchor(number, scan)}</td>"
-            f"<td>{_pill(scan)}</td><td>{_why(scan)}</td>{ages}</tr>\n"
+            f"<td>{_pill(scan)}</td><td>{_why(scan)}</td>{numbers}</tr>\n"
         )
     parts.append("</tbody></table></div>\n")
     return parts
 
 
-def _ages(scan: Mapping[str, Any]) -> list[str]:
-    """Raw, corrected and known age, and what the best prediction differs from the known one by."""
-    raw, corrected, known = (markup.number(scan.get(key)) for key in ("age_raw", "age_corrected", "age"))
-    predicted = raw if corrected is None else corrected
-    gap = "" if predicted is None or known is None else f"{predicted - known:+.1f}"
-    return [*(markup.fixed(age, 1) for age in (raw, corrected, known)), gap]
-
-
 # One scan
 
 
-def _panel(number: int, scan: Mapping[str, Any], figure: Figure | None) -> list[str]:
+def _panel(
+    number: int, scan: Mapping[str, Any], figure: Figure | None, labels: Mapping[str, Any]
+) -> list[str]:
     opened = " open" if number <= OPEN_PANELS else ""
     # The link target is inside <details>, so that following a link opens it.
     parts = [
@@ -237,7 +230,7 @@ def _panel(number: int, scan: Mapping[str, Any], figure: Figure | None) -> list[
     failed = scan.get("status") == "failed"
     if figure is None or failed:
         why = _why(scan) or ("No reason was recorded." if failed else "No picture was kept for this scan.")
-        parts.append(f"<p>{why}</p>\n{_details(scan, None)}</div></details>\n")
+        parts.append(f"<p>{why}</p>\n{_details(scan, None, labels)}</div></details>\n")
         return parts
     x, y, z = (round(mm) for mm in figure.centre_mm)
     grid = "full resolution" if figure.space == "native" else "the model's grid"
@@ -246,7 +239,7 @@ def _panel(number: int, scan: Mapping[str, Any], figure: Figure | None) -> list[
         *_pictures(scan, figure),
         f'<p class="soft small">Sagittal, coronal and axial slices through {x}, {y}, {z} mm '
         f"(scanner coordinates), {grid}. Neurological sides: R is the subject's right; A is front.</p>\n",
-        f"</div>\n<div>\n{_details(scan, figure)}</div>\n</div>\n</div></details>\n",
+        f"</div>\n<div>\n{_details(scan, figure, labels)}</div>\n</div>\n</div></details>\n",
     ]
     return parts
 
@@ -288,13 +281,9 @@ def _legend() -> str:
     return f'<svg width="123" height="10" aria-hidden="true">{bars}</svg>'
 
 
-def _details(scan: Mapping[str, Any], figure: Figure | None) -> str:
+def _details(scan: Mapping[str, Any], figure: Figure | None, labels: Mapping[str, Any]) -> str:
     parts = []
-    facts = [
-        ("Age, raw", markup.years(scan.get("age_raw"))),
-        ("Age, corrected", markup.years(scan.get("age_corrected"))),
-        ("Known age", markup.years(scan.get("age"))),
-    ]
+    facts = answers.facts(scan, labels)
     if figure is not None:
         facts.append(("Mean change", f"{figure.mean_change:.3f} of the range"))
     shown = _facts(facts)

@@ -20,6 +20,7 @@ STAGES = ("read", "prepare", "infer", "write")
 NOT_REACHED = "not reached: the run was interrupted; the same command goes on from here"
 DONE_BEFORE = "done before: same scan, bundle and options"
 COLUMNS = ("input", "status", "age_raw", "age_corrected", "age", "brain_pad", "flags")
+DIAGNOSIS_COLUMNS = ("diagnosis_probability", "probability_of")  # before flags, of bundles that diagnose
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class ScanResult:
     outputs, figure : names relative to the output folder.
     age_raw, age_corrected : predicted years; None without an age network or without correction.
     age : known age in years, where one was given.
+    diagnosis_probability : of the bundle's positive label, 0 to 1; None without a diagnosis network.
     seconds : wall time by stage (read, prepare, infer, write).
     """
 
@@ -48,6 +50,7 @@ class ScanResult:
     flags: tuple[str, ...] = ()
     sha256: str | None = None
     recorded: str = ""
+    diagnosis_probability: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -69,6 +72,7 @@ class ScanResult:
             "age_corrected": self.age_corrected,
             "age": self.age,
             "brain_pad": self.brain_pad,
+            "diagnosis_probability": self.diagnosis_probability,
             "flags": list(self.flags),
             "recorded": self.recorded,
             "sha256": self.sha256,
@@ -115,16 +119,22 @@ def count(scans: Sequence[ScanResult]) -> dict[str, int]:
     return {status: counts[status] for status in ("ok", "flagged", "failed", "skipped")}
 
 
-def predictions_tsv(scans: Sequence[ScanResult]) -> bytes:
+def predictions_tsv(scans: Sequence[ScanResult], positive: str | None = None) -> bytes:
     """predictions.tsv, one row a scan in input order, n/a where there is no value.
+
+    positive : the label whose probability a diagnosis network gives; None without one, and no such columns.
 
     The status of a scan that an earlier run did is the one it got then, so that a resumed run's table
     equals an undisturbed one's.
     """
-    lines = ["\t".join(COLUMNS)]
+    more = DIAGNOSIS_COLUMNS if positive is not None else ()
+    lines = ["\t".join([*COLUMNS[:-1], *more, COLUMNS[-1]])]
     for scan in scans:
         values = [scan.age_raw, scan.age_corrected, scan.age, scan.brain_pad]
         numbers = ["n/a" if v is None else f"{v:.2f}" for v in values]
+        if positive is not None:
+            probability = scan.diagnosis_probability
+            numbers += ["n/a" if probability is None else f"{probability:.4f}", " ".join(positive.split())]
         flags = "; ".join(scan.flags) or "n/a"
         lines.append("\t".join([scan.input, scan.recorded or scan.status, *numbers, " ".join(flags.split())]))
     return ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace")

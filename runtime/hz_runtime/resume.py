@@ -43,8 +43,12 @@ class Record:
     age_corrected: float | None
     outputs: Mapping[str, Mapping[str, Any]]
     figure: str | None
+    diagnosis_probability: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        predictions = {"age_raw": self.age_raw, "age_corrected": self.age_corrected}
+        if self.diagnosis_probability is not None:
+            predictions["diagnosis_probability"] = self.diagnosis_probability
         return {
             "record": RECORD_VERSION,
             "input_sha256": self.input_sha256,
@@ -52,7 +56,7 @@ class Record:
             "options_fingerprint": self.fingerprint,
             "status": self.status,
             "flags": list(self.flags),
-            "predictions": {"age_raw": self.age_raw, "age_corrected": self.age_corrected},
+            "predictions": predictions,
             "outputs": {name: dict(self.outputs[name]) for name in sorted(self.outputs)},
             "figure": self.figure,
         }
@@ -86,6 +90,7 @@ def read_record(path: Path) -> Record | None:
                 for k, v in stored["outputs"].items()
             },
             None if stored["figure"] is None else str(stored["figure"]),
+            _number(ages.get("diagnosis_probability")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -32,14 +32,22 @@ from hz_runtime.volume import Geometry, ReadLimits, Volume, read_volume, write_v
 if TYPE_CHECKING:
     from hz_runtime.backends.base import Backend
     from hz_runtime.bundle import Bundle
-    from hz_runtime.tasks import AgePredictor, Harmonizer
+    from hz_runtime.tasks import AgePredictor, DiagnosisPredictor, Harmonizer
 
 F32 = NDArray[np.float32]
 Space = Literal["native", "model", "both"]
-SUFFIX = {
-    "native": "_desc-harmonized_T1w.nii.gz",
-    "model": "_space-MNI152_res-64_desc-harmonized_T1w.nii.gz",
-}
+
+
+def suffix(space: Literal["native", "model"], recipe: Recipe) -> str:
+    """What follows a scan's name in an output's, e.g. "_space-MNI152_res-64_desc-harmonized_T1w.nii.gz".
+
+    The resolution is the grid's: 64 for 64 x 64 x 64, 184x220x184 where the axes differ.
+    """
+    if space == "native":
+        return "_desc-harmonized_T1w.nii.gz"
+    sizes = list(map(str, recipe.grid_shape))
+    res = sizes[0] if len(set(sizes)) == 1 else "x".join(sizes)
+    return f"_space-{recipe.template}_res-{res}_desc-harmonized_T1w.nii.gz"
 
 
 @dataclass(eq=False)
@@ -54,6 +62,7 @@ class Job:
     harmonized: F32 | None = None  # (64, 64, 64) in [0, 1]
     age_raw: float | None = None
     age_corrected: float | None = None
+    diagnosis_probability: float | None = None
     engine: dict[str, str] | None = None  # what ran its network; a run may change engines on its way
     voxels: int = 0  # what the memory bound counts it as while it holds its volume
     seconds: dict[str, float] = field(default_factory=dict)
@@ -79,6 +88,7 @@ class Stages:
     options: Mapping[str, Any]
     batch: int
     limits: ReadLimits | None = None
+    diagnosis: DiagnosisPredictor | None = None
 
     @property
     def spaces(self) -> tuple[Literal["native", "model"], ...]:
@@ -86,7 +96,7 @@ class Stages:
 
     def outputs(self, scan: InputScan) -> tuple[str, ...]:
         """Names of the volumes a scan gets, the one with the commit record first."""
-        return tuple(scan.name + SUFFIX[s] for s in self.spaces)
+        return tuple(scan.name + suffix(s, self.recipe) for s in self.spaces)
 
     def read(self, job: Job) -> ScanResult | None:
         """Read the scan into `job`; or the result of an earlier run, when that is complete and fits."""
@@ -124,6 +134,7 @@ class Stages:
             figure=record.figure,
             age_raw=record.age_raw,
             age_corrected=record.age_corrected,
+            diagnosis_probability=record.diagnosis_probability,
             age=job.age,
             flags=record.flags,
             sha256=record.input_sha256,
@@ -142,7 +153,8 @@ class Stages:
         """Run the networks on up to `batch` scans.
 
         Always in batches of one size, filled up with zeros: engines pick their arithmetic by shape, so
-        that a scan's result would else depend on which others happened to be waiting.
+        that a scan's result would else depend on which others happened to be waiting. (Slice-wise networks
+        do the same with a scan's slices, see `slices`.)
         """
         batch = np.zeros((max(self.batch, len(jobs)), *self.recipe.grid_shape), np.float32)  # (N, D, H, W)
         for row, job in zip(batch, jobs, strict=False):
@@ -151,6 +163,7 @@ class Stages:
         harmonized = np.asarray(self.harmonizer(batch), np.float32)
         engine = _engine(self.harmonizer.backend)
         ages = self.predictor(harmonized) if self.predictor else None
+        probable = self.diagnosis(harmonized) if self.diagnosis else None
         for n, job in enumerate(jobs):
             if not np.isfinite(harmonized[n]).all():
                 raise HzError(
@@ -159,9 +172,10 @@ class Stages:
             job.harmonized = np.clip(harmonized[n], 0.0, 1.0)
             job.engine = engine
             if ages is not None:
-                job.age_raw = _years(ages.raw, n)
+                job.age_raw = _rounded(ages.raw, n)
                 corrected = self.predictor is not None and self.predictor.bias is not None
-                job.age_corrected = _years(ages.corrected, n) if corrected else None
+                job.age_corrected = _rounded(ages.corrected, n) if corrected else None
+            job.diagnosis_probability = _rounded(probable, n)
 
     def write(self, job: Job) -> ScanResult:
         """Write the volumes, the figure and last the commit record; on failure nothing stays behind."""
@@ -199,7 +213,7 @@ class Stages:
 
         outputs: dict[str, dict[str, Any]] = {}
         for space in self.spaces:
-            name = scan.name + SUFFIX[space]
+            name = scan.name + suffix(space, self.recipe)
             data, grid = grids[space]
             written.append(name)
             digest = write_volume(self.out / name, data, grid, dtype=self.dtype)
@@ -210,11 +224,11 @@ class Stages:
             atomic_write_bytes(self.out / figure, drawn)
             outputs[figure] = {"bytes": len(drawn), "sha256": sha256_bytes(drawn)}
 
-        flags = (*prepared.flags, *self._age_flags(job))
+        flags = (*prepared.flags, *self._age_flags(job), *self._diagnosis_flags(job))
         status: Literal["ok", "flagged"] = "flagged" if flags else "ok"
         sidecars = {space: self._sidecar(job, prepared, space) for space in self.spaces}
         for space in self.spaces[1:]:
-            name = _sidecar(scan.name + SUFFIX[space])
+            name = _sidecar(scan.name + suffix(space, self.recipe))
             written.append(name)
             data_bytes = _json(sidecars[space])
             atomic_write_bytes(self.out / name, data_bytes)
@@ -229,9 +243,10 @@ class Stages:
             job.age_corrected,
             outputs,
             figure,
+            job.diagnosis_probability,
         )
         main = {**sidecars[self.spaces[0]], "hz": record.to_dict()}
-        atomic_write_bytes(self.out / _sidecar(scan.name + SUFFIX[self.spaces[0]]), _json(main))
+        atomic_write_bytes(self.out / _sidecar(self.outputs(scan)[0]), _json(main))
         return ScanResult(
             input=scan.label,
             name=scan.name,
@@ -241,6 +256,7 @@ class Stages:
             figure=figure,
             age_raw=job.age_raw,
             age_corrected=job.age_corrected,
+            diagnosis_probability=job.diagnosis_probability,
             age=job.age,
             flags=flags,
             sha256=sha256,
@@ -255,6 +271,10 @@ class Stages:
         if age is None or not span or float(span[0]) <= age <= float(span[1]):
             return []
         return [f"predicted age {age:.1f} is outside the training range {span[0]:g} to {span[1]:g}"]
+
+    def _diagnosis_flags(self, job: Job) -> list[str]:
+        missing = self.diagnosis is not None and job.diagnosis_probability is None
+        return ["the diagnosis network gave no number"] if missing else []
 
     def _sidecar(self, job: Job, prepared: Prepared, space: str) -> dict[str, Any]:
         """BIDS derivative metadata of one output volume."""
@@ -308,11 +328,12 @@ def _digits(value: float) -> float:
     return float(f"{float(value):.6g}")
 
 
-def _years(ages: Any, n: int) -> float | None:
-    """Element n of an array of years, rounded to 1/10000; None where there is none or it is not finite."""
-    if ages is None:
+def _rounded(answers: Any, n: int) -> float | None:
+    """Element n of an array of years or probabilities, rounded to 1/10000; None where there is none or it is
+    not finite."""
+    if answers is None:
         return None
-    value = float(np.asarray(ages).reshape(-1)[n])
+    value = float(np.asarray(answers).reshape(-1)[n])
     return round(value, 4) if np.isfinite(value) else None
 
 

@@ -1,4 +1,6 @@
-"""What a bundle can do, as numpy-in, numpy-out objects: harmonize a volume, predict an age.
+"""What a bundle can do, as numpy-in, numpy-out objects: harmonize a volume, predict an age or a diagnosis.
+
+Whether a network reads whole volumes (Komandur 2023) or axial slices (Bashyam 2020) shows in its input alone.
 
 They hold no state besides an opened backend and may be called from several threads.
 """
@@ -12,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.backends.base import Backend
-from hz_runtime.errors import GridMismatch, NoBrain, UnsupportedScan
+from hz_runtime.errors import BundleError, GridMismatch, NoBrain, UnsupportedScan
 from hz_runtime.geometry import Geometry
 from hz_runtime.guided import native_harmonized
 from hz_runtime.recipe import Prepared, Recipe, prepare
+from hz_runtime.slices import of_volumes, slice_wise
 from hz_runtime.volume import Volume
 
 if TYPE_CHECKING:
@@ -48,15 +51,18 @@ class Harmonizer:
         self.recipe = recipe
         self.entry = entry
 
+    @property
+    def slice_wise(self) -> bool:
+        """Whether the network reads axial slices. Then each volume runs by itself, however many are given."""
+        return slice_wise(self.backend)
+
     def __call__(self, grids: F32) -> F32:
         """Harmonize prepared volumes, (64, 64, 64) or (N, 64, 64, 64) float32 in [0, 1]; same shape back.
 
         The result is clipped to [0, 1]. Raises GridMismatch for another grid, BackendError where the
         engine fails.
         """
-        batch = _batch(grids, self.recipe)
-        (made,) = self.backend.run(batch[:, None]).values()
-        clipped: F32 = np.clip(made[:, 0], 0, 1)
+        clipped: F32 = np.clip(of_volumes(self.backend)(_batch(grids, self.recipe)), 0, 1)
         return clipped.reshape(grids.shape)
 
     def volume(self, data: F32, affine: NDArray[np.float64]) -> Harmonized:
@@ -86,21 +92,52 @@ class Ages:
 
 
 class AgePredictor:
-    """Predicts brain age from harmonized, prepared volumes."""
+    """Predicts brain age from harmonized, prepared volumes.
+
+    Of a slice-wise network it is the median over the middle slices of the recipe.
+    """
 
     def __init__(self, backend: Backend, bias: AgeBias | None, recipe: Recipe | None = None) -> None:
         self.backend = backend
         self.bias = bias
         self.recipe = recipe or Recipe()
+        self._answers = of_volumes(backend, self.recipe.middle_slices)
 
     def __call__(self, grids: F32) -> Ages:
         """Ages of (64, 64, 64) or (N, 64, 64, 64) float32 volumes in [0, 1], harmonized first.
 
         Raises GridMismatch for another grid, BackendError where the engine fails.
         """
-        (years,) = self.backend.run(_batch(grids, self.recipe)[:, None]).values()
-        raw = years.reshape(-1).astype(np.float64)
+        raw = self._answers(_batch(grids, self.recipe)).astype(np.float64)
         return Ages(raw, raw if self.bias is None else self.bias.corrected(raw))
+
+
+class DiagnosisPredictor:
+    """Predicts how probable the positive of two labels is, from harmonized, prepared volumes.
+
+    labels : (negative, positive), as in the training cohort's `group` column.
+    Of a slice-wise network it is the median over the middle slices of the recipe (Bashyam 2020). How probable
+    a label is depends on how common it was in the training cohort; nothing here knows how common it is.
+    Raises BundleError where the entry names no labels.
+    """
+
+    def __init__(self, backend: Backend, entry: ModelEntry, recipe: Recipe) -> None:
+        if len(entry.labels) != 2:
+            raise BundleError(
+                f"{entry.file} predicts one of two labels, and the bundle does not say which.",
+                "Export it again from its checkpoint:  hz-export --help",
+            )
+        self.backend = backend
+        self.recipe = recipe
+        self.labels = (entry.labels[0], entry.labels[1])
+        self._answers = of_volumes(backend, recipe.middle_slices)
+
+    def __call__(self, grids: F32) -> NDArray[np.float64]:
+        """Probabilities (N,) float64 of (64, 64, 64) or (N, 64, 64, 64) float32 volumes, harmonized first.
+
+        Raises GridMismatch for another grid, BackendError where the engine fails.
+        """
+        return np.clip(self._answers(_batch(grids, self.recipe)).astype(np.float64), 0, 1)
 
 
 def _volume(data: F32, affine: NDArray[np.float64]) -> Volume:

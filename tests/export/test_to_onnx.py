@@ -113,7 +113,7 @@ def test_a_checkpoint_knows_its_network(make_harmonizer) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"kind": "slice_cyclegan"}, "holds a 'slice_cyclegan'"),
+        ({"kind": "patch_cyclegan"}, "holds a 'patch_cyclegan'"),
         ({"network": {"width": 3}}, "does not fit its network"),
         ({"network": {"depth": 3}}, "does not fit its network"),
     ],
