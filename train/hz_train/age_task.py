@@ -36,7 +36,7 @@ class AgeTask:
         self.held, self.held_ages = held, held_ages
         self.settings, self.run = settings, run
         torch.manual_seed(run.schedule.seed)
-        network = AgeCNN(settings.width)
+        network = AgeCNN(settings.width, volumes.shape[1:])
         network.set_ages(torch.from_numpy(ages))
         layout = torch.channels_last_3d if run.schedule.channels_last else torch.preserve_format
         self.networks: dict[str, nn.Module] = {"age": network.to(run.device, memory_format=layout)}

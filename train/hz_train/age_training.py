@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from hz_runtime.errors import UsageError
+from hz_runtime.files import sha256_bytes
 from hz_runtime.recipe import Recipe
 from hz_train.age_task import AgeSettings, AgeTask
 from hz_train.augment import Augmentation
-from hz_train.checkpoint import load_checkpoint, save_checkpoint, with_prefix, without_prefix
+from hz_train.checkpoint import load_checkpoint, save_checkpoint, with_prefix
 from hz_train.cohort import Cohort
 from hz_train.datasets import PreparedCohort, describe, load, statistics
 from hz_train.fit import Run, Schedule, fit
-from hz_train.scores import bootstrap, score
-from hz_train.volume_cyclegan import Generator
+from hz_train.harmonizers import harmonized
+from hz_train.scores import age_scores
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -44,7 +44,7 @@ PRESETS = {
     # Komandur 2023 gives no schedule for the age network; that of its CycleGAN is taken.
     "paper": AgePreset(Schedule(picture_every=0)),
     "quick": AgePreset(Schedule(epochs=2, batch=4, milestones=(), picture_every=0)),
-    # 64 scans of the target site, most of them of patients: nobody is left out, and all are held out once.
+    # 80 scans, most of them of patients: nobody is left out, and all are held out once.
     "reference": AgePreset(
         Schedule(
             epochs=16, batch=4, lr=3e-4, milestones=(12,), betas=(0.9, 0.999), weight_decay=1e-4,
@@ -99,7 +99,7 @@ def train_age(
     task = _fit_one(prepared.of(final), prepared.of(Cohort(())), preset, run, out / "final", identity)
     path = out / "age.safetensors"
     if run.rank == 0:
-        ages, raw, groups = predicted
+        ages, raw, groups, folds = predicted
         meta = {
             "kind": "age_cnn",
             "network": {"width": preset.settings.width},
@@ -113,7 +113,7 @@ def train_age(
             "seed": preset.schedule.seed,
             "schedule": asdict(preset.schedule),
             "settings": asdict(preset.settings),
-            "held_out_predictions": {"age": ages.tolist(), "raw": raw.tolist(), "how": split},
+            "held_out_predictions": {"age": ages.tolist(), "raw": raw.tolist(), "how": split, "folds": folds},
             "metrics": age_scores(ages, raw, groups, split),
             "licence": licence,
         }
@@ -121,13 +121,15 @@ def train_age(
     return path
 
 
-Predicted = tuple[F64, F64, list[str]]
+Predicted = tuple[F64, F64, list[str], list[dict[str, list[str]]]]
 
 
 def _held_out_predictions(
     used: Cohort, prepared: PreparedCohort, preset: AgePreset, run: Run, out: Path, identity: dict[str, Any]
 ) -> tuple[Predicted, str]:
-    """((ages, raw predictions, subjects), how) over scans whose subject the predicting network never saw."""
+    """((ages, raw predictions, subjects, folds), how) over scans whose subject the predicting network never
+    saw. folds : under pseudonyms, whom each network predicted and whom it was trained on, so that whoever
+    fits an age bias can check that."""
     seed = preset.schedule.seed
     if preset.folds:
         pairs = used.folds(preset.folds, seed)
@@ -138,13 +140,20 @@ def _held_out_predictions(
     ages: list[float] = []
     raw: list[float] = []
     subjects: list[str] = []
+    folds: list[dict[str, list[str]]] = []
     for k, (training, held) in enumerate(pairs):
         inside, outside = prepared.of(training), prepared.of(held)
         task = _fit_one(inside, outside, preset, run, out / f"fold-{k + 1}", identity)
         ages += [float(a) for a in outside.ages]
         raw += task.predict(outside.grids).tolist()
         subjects += [s.subject for s in outside.scans]
-    return (np.array(ages), np.array(raw), subjects), how
+        folds.append({"subjects": _pseudonyms(outside), "trained_on": _pseudonyms(inside)})
+    return (np.array(ages), np.array(raw), subjects, folds), how
+
+
+def _pseudonyms(prepared: PreparedCohort) -> list[str]:
+    """Its subjects, sorted, under names that tell them apart and nothing else."""
+    return sorted({sha256_bytes(scan.subject.encode())[:12] for scan in prepared.scans})
 
 
 def _fit_one(
@@ -159,48 +168,3 @@ def _fit_one(
     fit(task, run, out, {**identity, "training": sorted(training.sha256)})
     task.settle()
     return task
-
-
-@torch.no_grad()
-def harmonized(volumes: F32, checkpoint: Path, recipe: Recipe, run: Run) -> F32:
-    """Volumes through a harmonizer checkpoint, (n, D, H, W). Raises UsageError for another kind or recipe."""
-    tensors, meta = load_checkpoint(checkpoint)
-    if meta.get("kind") != "volume_cyclegan" or meta.get("recipe") != recipe.to_dict():
-        raise UsageError(
-            f"{checkpoint.name} is not a harmonizer of this recipe.",
-            "Give a checkpoint of hz-train cyclegan.",
-        )
-    generator = Generator(meta["network"]["width"]).eval().to(run.device)
-    generator.load_state_dict(without_prefix("generator", tensors))
-    return np.concatenate([generator(run.put(v[None])).float().cpu().numpy()[:, 0] for v in volumes])
-
-
-def age_scores(ages: F64, raw: F64, subjects: Sequence[str], how: str) -> dict[str, Any]:
-    """MAE, MSE and Pearson r of held-out predictions, with the MAE of predicting the mean age beside them.
-
-    Intervals resample subjects, not scans, so that rescans do not count twice.
-    """
-    names = sorted(set(subjects))
-    rows = [np.flatnonzero(np.asarray(subjects) == name) for name in names]
-    error = np.abs(raw - ages)
-    mean_error = np.abs(ages - ages.mean())
-    by_subject = [float(error[r].mean()) for r in rows]
-
-    def correlation(index: NDArray[np.int64]) -> float:
-        picked = np.concatenate([rows[i] for i in index])
-        if np.std(ages[picked]) == 0 or np.std(raw[picked]) == 0:
-            return 0.0
-        return float(np.corrcoef(ages[picked], raw[picked])[0, 1])
-
-    everyone = np.arange(len(rows))
-    return {
-        "mae_years": score(by_subject, how),
-        "mse_years2": score([float((error[r] ** 2).mean()) for r in rows], how),
-        "mae_of_predicting_the_mean_age": score([float(mean_error[r].mean()) for r in rows], how),
-        "pearson_r": {
-            "value": correlation(everyone),
-            "ci95": bootstrap(correlation, len(rows)),
-            "n": len(rows),
-            "how": how,
-        },
-    }

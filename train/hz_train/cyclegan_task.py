@@ -3,13 +3,19 @@
 The paper runs each generator three times a step (translate, cycle, identity). Here the translation and
 the identity of one generator, and the restoration where asked for, share one batched pass: instance norm
 treats every volume by itself, so that the numbers are the same and the device is used better.
+
+With several source sites the way back may be told which one it leads to (`hz_train.condition`), as
+Bashyam 2020 do it; discriminators and the forward generator are not told.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,12 +23,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hz_train.ahead import Ahead
+from hz_train.apply import applied
 from hz_train.augment import Augmentation, mixture, pose, scanner
 from hz_train.fit import Run, adam
 from hz_train.losses import Weights, discriminator_loss, l1, real_loss, total
 from hz_train.volume_cyclegan import Discriminator, Generator
 
 F32 = NDArray[np.float32]
+
+
+class Images(Protocol):
+    """What one side of a task is trained on, one at a time: an array of volumes, or slices of them."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -60,26 +74,33 @@ class CycleGANTask:
 
     source, target : (n, D, H, W) float32 prepared training volumes.
     held_source, held_target : the same, of held-out subjects; for pictures and the log only.
+    condition : (n, sites) one-hot site of each source volume, which the reverse generator is then told;
+        None pools the sources.
     """
 
+    axes = 4  # of a batch as numpy holds it: (N, D, H, W)
+
     def __init__(
-        self, source: F32, target: F32, held_source: F32, held_target: F32, settings: Settings, run: Run
+        self,
+        source: F32,
+        target: F32,
+        held_source: F32,
+        held_target: F32,
+        settings: Settings,
+        run: Run,
+        condition: F32 | None = None,
     ) -> None:
-        self.source, self.target = source, target
+        self.source, self.target = self._images(source), self._images(target)
         self.held_source, self.held_target = held_source, held_target
+        self.shown = (held_source if len(held_source) else source)[:4]
+        self.condition = condition
         self.settings = settings
         self.run = run
         schedule = run.schedule
         torch.manual_seed(schedule.seed)
-        self.networks: dict[str, nn.Module] = {
-            "generator": Generator(settings.width),
-            "reverse": Generator(settings.width),
-            "discriminator_target": Discriminator(settings.width),
-            "discriminator_source": Discriminator(settings.width),
-        }
-        layout = torch.channels_last_3d if schedule.channels_last else torch.preserve_format
+        self.networks = self._networks(0 if condition is None else condition.shape[1])
         for network in self.networks.values():
-            network.to(run.device, memory_format=layout)
+            run.lay_out(network, self.axes)
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "generators": adam([self.networks["generator"], self.networks["reverse"]], schedule),
             "discriminators": adam(
@@ -90,10 +111,29 @@ class CycleGANTask:
         if settings.averaging:
             # Among the networks, so that it is saved and resumed with them; no optimizer knows it.
             self.networks["average"] = copy.deepcopy(self.networks["generator"]).requires_grad_(False)
-        self.level = float(np.mean([_level(volume) for volume in target]))
+        self.levels = [_level(volume) for volume in target]
+        self.level = float(np.mean(self.levels))
         # Halved before the simulated scanners, not after: they then cost an eighth as well.
-        self.half_target = halved(target) if settings.coarse else target
+        self.half_target = self._images(halved(target)) if settings.coarse else self.target
         self._ahead = Ahead(self._arrays, self.steps, run)
+
+    def _networks(self, sites: int) -> dict[str, nn.Module]:
+        """Both generators and discriminators; sites : how many the reverse generator tells apart."""
+        width = self.settings.width
+        return {
+            "generator": Generator(width),
+            "reverse": Generator(width, sites),
+            "discriminator_target": Discriminator(width),
+            "discriminator_source": Discriminator(width),
+        }
+
+    def _images(self, volumes: F32) -> Images:
+        """What a side is trained on, from its (n, D, H, W) volumes."""
+        return volumes
+
+    def _scans(self, images: Images, picked: Sequence[int]) -> list[int]:
+        """The volumes that these images are of."""
+        return list(picked)
 
     @property
     def harmonizer(self) -> nn.Module:
@@ -136,42 +176,52 @@ class CycleGANTask:
         return cyclegan_step(self.call, self.optimizers, self.settings.weights, run, *batch)
 
     def _arrays(self, epoch: int, index: int) -> tuple[F32, ...]:
-        """What `cyclegan_step` takes; in the warm-up only the last two. Each (N, D, H, W)."""
+        """What `cyclegan_step` takes, each image (N, D, H, W); in the warm-up only y_seen and y_even."""
         first = (index * self.run.world + self.run.rank) * self._batch(epoch)
         slots = range(first, first + self._batch(epoch))
         target = self.half_target if epoch < self.settings.coarse else self.target
-        y, y_seen = self._side(1, target, epoch, slots)
-        y_even = even(y, self.level)
+        y, y_seen, scans = self._side(1, target, epoch, slots)
+        y_even = self._asked(y, scans)
         if epoch < self.settings.before:
             return y_seen, y_even
-        x_clean, x = self._side(0, self.source, epoch, slots)
-        return x, x_clean, y, y_seen, y_even
+        x_clean, x, scans = self._side(0, self.source, epoch, slots)
+        told = () if self.condition is None else (self.condition[scans],)
+        return x, x_clean, y, y_seen, y_even, *told
 
-    def _side(self, side: int, volumes: F32, epoch: int, slots: range) -> tuple[F32, F32]:
-        """(as they are, as the generators meet them) of one side's volumes for a step."""
+    def _side(self, side: int, images: Images, epoch: int, slots: range) -> tuple[F32, F32, list[int]]:
+        """(as they are, as the generators meet them, of which volumes) of one side's images for a step."""
         seed, strength = self.run.schedule.seed, self.settings.augmentation
         wanted = self.steps(epoch) * self._batch(epoch) * self.run.world
-        order = _order(len(volumes), wanted, [seed, 3 + side, epoch])
-        clean = [volumes[order[slot]] for slot in slots]
+        order = _order(len(images), wanted, (seed, 3 + side, epoch))
+        picked = [int(order[slot]) for slot in slots]
+        scans = self._scans(images, picked)
         if strength is None:
-            return np.stack(clean), np.stack(clean)
+            clean = np.stack([images[i] for i in picked])
+            return clean, clean, scans
         draws = [np.random.default_rng([seed, 5 + side, epoch, slot]) for slot in slots]
-        clean = [pose(volume, rng, scale=strength.scale) for volume, rng in zip(clean, draws, strict=True)]
-        for k, rng in enumerate(draws):
-            if rng.random() < strength.mixing:
-                other = volumes[rng.integers(len(volumes))]
-                clean[k] = mixture(clean[k], pose(other, rng, scale=strength.scale), rng)
-        return np.stack(clean), np.stack(
-            [scanner(volume, rng, strength) for volume, rng in zip(clean, draws, strict=True)]
-        )
+        varied = [self._varied(images, i, rng, strength) for i, rng in zip(picked, draws, strict=True)]
+        seen = [self._seen(image, rng, strength) for image, rng in zip(varied, draws, strict=True)]
+        return np.stack(varied), np.stack(seen), scans
 
-    @torch.no_grad()
+    def _asked(self, y: F32, scans: list[int]) -> F32:
+        """What restoration is asked for, of the target images y of these volumes."""
+        return even(y, self.level)
+
+    def _varied(self, images: Images, index: int, rng: np.random.Generator, strength: Augmentation) -> F32:
+        """Another head: moved, and sometimes mixed with a second one."""
+        volume = pose(images[index], rng, scale=strength.scale)
+        if rng.random() < strength.mixing:
+            other = images[rng.integers(len(images))]
+            volume = mixture(volume, pose(other, rng, scale=strength.scale), rng)
+        return volume
+
+    def _seen(self, image: F32, rng: np.random.Generator, strength: Augmentation) -> F32:
+        """The image through another scanner."""
+        return scanner(image, rng, strength)
+
     def harmonize(self, volumes: F32) -> F32:
         """(n, D, H, W) through the forward generator, in float32."""
-        network = self.harmonizer.eval()
-        parts = [network(self.run.put(v[None])).float().cpu().numpy()[:, 0] for v in volumes]
-        network.train()
-        return np.concatenate(parts)
+        return applied(self.harmonizer, volumes, self.run)
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Restoration error on held-out target subjects seen through fixed simulated scanners.
@@ -196,7 +246,7 @@ class CycleGANTask:
         from hz_runtime.files import atomic_write_bytes
         from hz_runtime.png import encode_png
 
-        volumes = (self.held_source if len(self.held_source) else self.source)[:4]
+        volumes = self.shown
         if self.settings.augmentation is not None:
             volumes = np.concatenate([volumes, simulated(volumes, self.settings.augmentation, seed=2)])
         middle = volumes.shape[-1] // 2
@@ -230,7 +280,12 @@ def even(volumes: F32, level: float) -> F32:
 
 def simulated(volumes: F32, strength: Augmentation, seed: int) -> F32:
     """Each volume through one fixed random scanner."""
-    return np.stack([scanner(v, np.random.default_rng([seed, i]), strength) for i, v in enumerate(volumes)])
+    return np.stack([scanner_view(volume, strength, seed, i) for i, volume in enumerate(volumes)])
+
+
+def scanner_view(volume: F32, strength: Augmentation, seed: int, index: int) -> F32:
+    """One volume, the index-th of a series, through the fixed random scanner that (seed, index) decides."""
+    return scanner(volume, np.random.default_rng([seed, index]), strength)
 
 
 def cyclegan_step(
@@ -243,27 +298,32 @@ def cyclegan_step(
     y: Tensor,
     y_seen: Tensor,
     y_even: Tensor,
+    condition: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """LSGAN, cycle and identity losses of Komandur 2023, both directions; returns the parts, unweighted.
 
     x, y_seen : source and target as the generators meet them.  x_clean, y : as they are; equal to the
-    former in the paper's form.  y_even : what restoration is asked for. All (N, 1, D, H, W) on the
-    run's device.
+    former in the paper's form.  y_even : what restoration is asked for. All (N, 1, D, H, W), or slices
+    (N, 1, D, H), on the run's device.
+    condition : (N, sites) one-hot site of each x, for a reverse generator that takes it: x is led back to its
+    own site, and y to the site of the x it travels with.
     """
     judges = [networks["discriminator_target"], networks["discriminator_source"]]
     for judge in judges:
         judge.requires_grad_(False)
     n = len(x)
     restoring = weights.restore > 0
+    once = () if condition is None else (condition,)
+    twice = () if condition is None else (torch.cat([condition, condition]),)
     with run.autocast():
         forward = networks["generator"](torch.cat([x, y, y_seen] if restoring else [x, y]))
-        backward = networks["reverse"](torch.cat([y, x_clean]))
+        backward = networks["reverse"](torch.cat([y, x_clean]), *twice)
         fake_y, same_y = forward[:n], forward[n : 2 * n]
         fake_x, same_x = backward[:n], backward[n:]
         parts = {
             "adversarial_target": real_loss(judges[0](fake_y)),
             "adversarial_source": real_loss(judges[1](fake_x)),
-            "cycle_source": l1(networks["reverse"](fake_y), x_clean),
+            "cycle_source": l1(networks["reverse"](fake_y, *once), x_clean),
             "cycle_target": l1(networks["generator"](fake_x), y),
             "identity_target": l1(same_y, y),
             "identity_source": l1(same_x, x_clean),
@@ -285,7 +345,8 @@ def cyclegan_step(
     return {"generators": loss, "discriminators": judged, **parts}
 
 
-def _order(count: int, wanted: int, seed: list[int]) -> NDArray[np.int64]:
+@lru_cache(maxsize=4)
+def _order(count: int, wanted: int, seed: tuple[int, ...]) -> NDArray[np.int64]:
     """`wanted` indices below `count`: whole seeded permutations one after the other."""
     rng = np.random.default_rng(seed)
     return np.concatenate([rng.permutation(count) for _ in range(-(-wanted // count))])[:wanted]

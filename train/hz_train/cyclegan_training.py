@@ -1,8 +1,8 @@
-"""Training a harmonizer from a cohort: split, fit, held-out scores, checkpoint."""
+"""Training a harmonizer from a cohort, of volumes or of slices: split, fit, held-out scores, checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from hz_runtime.recipe import Recipe
 from hz_train.augment import Augmentation
 from hz_train.checkpoint import load_checkpoint, save_checkpoint, with_prefix, without_prefix
 from hz_train.cohort import Cohort
-from hz_train.cyclegan_task import CycleGANTask, Settings, even, simulated
+from hz_train.condition import one_hot
+from hz_train.cyclegan_task import CycleGANTask, Settings, even, scanner_view
 from hz_train.datasets import PreparedCohort, describe, load, statistics
 from hz_train.fit import Run, Schedule, fit
+from hz_train.harmonizers import same_preparation
 from hz_train.losses import Weights
 from hz_train.scores import score
 
@@ -27,15 +29,34 @@ SCANNERS = 3  # simulated scanners a held-out head travels through when it is sc
 
 @dataclass(frozen=True)
 class Preset:
-    """n4 : take every scan's receive field out before training, as the paper does."""
+    """n4 : take every scan's receive field out before training, as the paper does.
+    conditional : with several source sites, tell the reverse generator which one it leads back to
+        (Bashyam 2020); otherwise, and with one source, the sources are one pool.
+    """
 
     schedule: Schedule
     settings: Settings
     n4: bool = True
+    conditional: bool = False
 
+
+@dataclass(frozen=True)
+class System:
+    """What differs between the two published harmonizers, for one training procedure.
+
+    kind : of the checkpoint.  task : what is fitted.  network : settings to the arguments its forward
+    generator is built with.
+    """
+
+    kind: str
+    task: type[CycleGANTask]
+    network: Callable[[Any], dict[str, Any]]
+
+
+VOLUMES = System("volume_cyclegan", CycleGANTask, lambda settings: {"width": settings.width})
 
 PRESETS = {
-    "paper": Preset(Schedule(), Settings()),
+    "paper": Preset(Schedule(), Settings(), conditional=True),
     # Minutes on a CPU: shows that a cohort is readable and that losses fall, no more than that.
     "quick": Preset(
         Schedule(epochs=4, batch=1, milestones=(), picture_every=1),
@@ -69,23 +90,26 @@ def train_cyclegan(
     device: str = "auto",
     licence: str = "",
     start_from: Path | None = None,
+    system: System = VOLUMES,
 ) -> Path:
     """Train source sites to the target site; returns the checkpoint, `out`/harmonizer.safetensors.
 
     held_out : share of each site's subjects that training never sees and the scores are taken on.
     start_from : a checkpoint whose networks are gone on from, in place of random ones. With another seed or
-        cohort than its own, its training subjects may be among the held-out ones.
+        cohort than its own, its training subjects may be among the held-out ones. A network it does not
+        hold, or a reverse generator that tells other sites apart, starts anew.
     Raises UsageError where a site is empty or stands on both sides, before anything is read.
     """
     if target in source:
         raise UsageError(f"{target} is both source and target.", "Name different sites.")
     if not source:
         raise UsageError("no source site is given.", "Give --source SITE[,SITE...].")
+    source = list(dict.fromkeys(source))
     used = cohort.at([*source, target])
     training, held = used.split(held_out, preset.schedule.seed)
-    for side, sites in (("source", source), ("target", [target])):
+    for name, sites in (("source", source), ("target", [target])):
         if not any(scan.site in sites for scan in training.scans):
-            raise UsageError(f"no {side} subject is left for training.", "Lower --held-out or add scans.")
+            raise UsageError(f"no {name} subject is left for training.", "Lower --held-out or add scans.")
     recipe = recipe or Recipe()
     prepared = load(used, recipe, preset.n4)
 
@@ -95,10 +119,14 @@ def train_cyclegan(
     train_x, train_y = side(training, source), side(training, [target])
     held_x, held_y = side(held, source), side(held, [target])
     run = Run.start(preset.schedule, device)
-    task = CycleGANTask(train_x.grids, train_y.grids, held_x.grids, held_y.grids, preset.settings, run)
-    origin = _go_on(task, start_from, recipe) if start_from else None
+    told = list(source) if preset.conditional and len(source) > 1 else []
+    condition = one_hot([scan.site for scan in train_x.scans], told) if told else None
+    grids = train_x.grids, train_y.grids, held_x.grids, held_y.grids
+    task = system.task(*grids, preset.settings, run, condition)
+    built_with = system.network(preset.settings)
+    origin = _go_on(task, start_from, {"kind": system.kind, "network": built_with}, recipe, told)
     identity = {
-        "kind": "volume_cyclegan",
+        "kind": system.kind,
         "sources": list(source),
         "target": target,
         "held_out": held_out,
@@ -107,14 +135,16 @@ def train_cyclegan(
         "n4": preset.n4,
         "started_from": origin,
         "scans": sorted(prepared.sha256),
+        **({"conditional": True} if told else {}),
     }
     fit(task, run, out, identity)
     path = out / "harmonizer.safetensors"
     if run.rank == 0:
         meta = {
-            "kind": "volume_cyclegan",
-            "network": {"width": preset.settings.width},
+            "kind": system.kind,
+            "network": built_with,
             "sources": list(source),
+            "conditional": bool(told),
             "target": target,
             "recipe": recipe.to_dict(),
             "statistics": statistics(prepared.of(training).features),
@@ -123,6 +153,8 @@ def train_cyclegan(
                 "held_out": describe_or_none(prepared.of(held)),
             },
             "split": f"by subject, {held_out:.0%} of each site's subjects held out",
+            # By content, so that a study can tell whether it would score the network on what it has seen.
+            "training_scans": sorted(prepared.of(training).sha256),
             "seed": preset.schedule.seed,
             "schedule": asdict(preset.schedule),
             "settings": asdict(preset.settings),
@@ -139,18 +171,33 @@ def train_cyclegan(
     return path
 
 
-def _go_on(task: CycleGANTask, checkpoint: Path, recipe: Recipe) -> dict[str, Any]:
-    """Give a new task the networks of a checkpoint; returns what the new checkpoint says of the old one."""
+def _go_on(
+    task: CycleGANTask, checkpoint: Path | None, wanted: dict[str, Any], recipe: Recipe, told: list[str]
+) -> dict[str, Any] | None:
+    """Give a new task the networks of a checkpoint; returns what the new checkpoint says of the old one.
+
+    wanted : the checkpoint's kind and network.  told : the sites that the new reverse generator tells apart.
+    """
+    if checkpoint is None:
+        return None
     tensors, meta = load_checkpoint(checkpoint)
-    if meta.get("kind") != "volume_cyclegan" or not Recipe.from_dict(meta["recipe"]).prepares_as(recipe):
+    if meta.get("kind") != wanted["kind"] or not same_preparation(meta, recipe):
         raise UsageError(
-            f"{checkpoint.name} is no volume_cyclegan of this recipe.", "Name the checkpoint of one."
+            f"{checkpoint.name} is no {wanted['kind']} of this recipe.", "Name the checkpoint of one."
         )
-    if meta["network"]["width"] != task.settings.width:
-        raise UsageError(f"{checkpoint.name} has networks of width {meta['network']['width']}.")
+    if meta["network"] != wanted["network"]:
+        size = ", ".join(f"{key} {value}" for key, value in meta["network"].items())
+        raise UsageError(f"{checkpoint.name} has networks of {size}.", "Ask for the same ones.")
+    anew = []
     for name, network in task.networks.items():
-        network.load_state_dict(without_prefix("generator" if name == "average" else name, tensors))
-    return {key: meta.get(key) for key in ("sha256", "seed", "schedule", "settings", "started_from")}
+        state = without_prefix("generator" if name == "average" else name, tensors)
+        other_sites = name == "reverse" and (meta["sources"] if meta.get("conditional") else []) != told
+        if state and not other_sites:
+            network.load_state_dict(state)
+        else:
+            anew.append(name)
+    kept = {key: meta.get(key) for key in ("sha256", "seed", "schedule", "settings", "started_from")}
+    return {**kept, "anew": anew} if anew else kept
 
 
 def describe_or_none(prepared: PreparedCohort) -> dict[str, object] | None:
@@ -167,50 +214,49 @@ def held_out_scores(task: CycleGANTask, held_x: PreparedCohort, held_y: Prepared
         each divided by its brain mean, before and after.
     """
     strength = task.settings.augmentation or Augmentation.strong()
-    scores: dict[str, Any] = {}
-    if len(held_y):
-        clean = even(held_y.grids, task.level)
-        seen = simulated(clean, strength, seed=101)
+    columns: dict[str, list[float]] = {}
+
+    def note(name: str, value: float) -> None:
+        columns.setdefault(name, []).append(value)
+
+    # Scan by scan: a 1 mm volume is 30 MB, and every one is needed in seven forms.
+    for i, grid in enumerate(held_y.grids):
+        clean = even(grid[None], task.level)
+        seen = scanner_view(clean[0], strength, 101, i)[None]
         made = even(task.harmonize(seen), task.level)
-        seen = even(seen, task.level)
-        how = "held-out target-site scans through one simulated scanner each, all scaled to one brain mean"
-        scores["restoration_error_before"] = score(
-            [_gap(s, c, c) for s, c in zip(seen, clean, strict=True)], how
-        )
-        scores["restoration_error_after"] = score(
-            [_gap(m, c, c) for m, c in zip(made, clean, strict=True)], how
-        )
-    heads = np.concatenate([held_x.grids, held_y.grids])
-    if len(heads):
-        views = [simulated(heads, strength, seed=201 + k) for k in range(SCANNERS)]
-        after = [task.harmonize(view) for view in views]
-        how = (
-            f"held-out scans, all sites, through {SCANNERS} simulated scanners, each scaled by its brain mean"
-        )
-        scores["travelling_head_before"] = score(_pairwise(views, heads), how)
-        scores["travelling_head_after"] = score(_pairwise(after, heads), how)
-    return scores
+        note("restoration_error_before", _gap(even(seen, task.level)[0], clean[0], clean[0]))
+        note("restoration_error_after", _gap(made[0], clean[0], clean[0]))
+    for i, head in enumerate([*held_x.grids, *held_y.grids]):
+        views = np.stack([scanner_view(head, strength, 201 + k, i) for k in range(SCANNERS)])
+        note("travelling_head_before", _pairwise(views, head))
+        note("travelling_head_after", _pairwise(task.harmonize(views), head))
+    one = "held-out target-site scans through one simulated scanner each, all scaled to one brain mean"
+    views_of = f"held-out scans, all sites, through {SCANNERS} simulated scanners"
+    several = f"{views_of}, each scaled by its brain mean"
+    return {k: score(v, one if k.startswith("restoration") else several) for k, v in columns.items()}
 
 
 def _gap(a: F32, b: F32, head: F32) -> float:
     return float(np.abs(a - b)[head > 0.02].mean())
 
 
-def _pairwise(views: list[F32], heads: F32) -> list[float]:
-    """Per head, the mean over scanner pairs of mean |a / mean(a) - b / mean(b)| inside the brain."""
-    values = []
-    for i, head in enumerate(heads):
-        brain = head > 0.02
-        scaled = [view[i][brain] / view[i][brain].mean() for view in views]
-        pairs = [np.abs(scaled[a] - scaled[b]).mean() for a in range(len(views)) for b in range(a)]
-        values.append(float(np.mean(pairs)))
-    return values
+def _pairwise(views: F32, head: F32) -> float:
+    """Mean over pairs of views (n, D, H, W) of mean |a / mean(a) - b / mean(b)| inside the head's brain."""
+    brain = head > 0.02
+    scaled = [view[brain] / view[brain].mean() for view in views]
+    return float(np.mean([np.abs(scaled[a] - scaled[b]).mean() for a in range(len(views)) for b in range(a)]))
 
 
 def adjusted(preset: Preset, **changes: Any) -> Preset:
-    """A preset with some fields of its schedule or settings replaced; None leaves a field as it is."""
+    """A preset with some fields of its schedule or settings replaced; None leaves a field as it is.
+
+    restore : weight of that loss.
+    """
     given = {k: v for k, v in changes.items() if v is not None}
+    if "restore" in given:
+        given["weights"] = replace(preset.settings.weights, restore=given["restore"])
     schedule = {k: v for k, v in given.items() if k in Schedule.__dataclass_fields__}
-    settings = {k: v for k, v in given.items() if k in Settings.__dataclass_fields__}
-    n4 = given.get("n4", preset.n4)
-    return Preset(replace(preset.schedule, **schedule), replace(preset.settings, **settings), n4)
+    settings = {k: v for k, v in given.items() if k in type(preset.settings).__dataclass_fields__}
+    own = {k: given[k] for k in ("n4", "conditional") if k in given}
+    schedules = replace(preset.schedule, **schedule)
+    return replace(preset, schedule=schedules, settings=replace(preset.settings, **settings), **own)

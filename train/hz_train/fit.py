@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ from hz_train.checkpoint import (
 )
 
 STATE = "last.safetensors"
+# How an array with so many axes is laid out as (N, 1, ...) where channels come last.
+LAYOUTS = {3: torch.channels_last, 4: torch.channels_last_3d}
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,18 @@ class Task(Protocol):
     def evaluate(self, epoch: int) -> dict[str, float]: ...
 
 
+@runtime_checkable
+class Watchful(Protocol):
+    """A task whose learning rate, or end, depends on how training went."""
+
+    def review(self, history: Sequence[Mapping[str, float]]) -> bool:
+        """Told before every epoch, and at the end, what was logged of those done; True ends training.
+
+        A resumed run is told of the epochs before it, too.
+        """
+        ...
+
+
 @dataclass
 class Run:
     """Device, precision and gradient exchange, as a step needs them."""
@@ -114,14 +128,28 @@ class Run:
     def put(self, array: np.ndarray) -> Tensor:
         """(N, D, H, W) numpy to an (N, 1, D, H, W) float32 tensor on the device, in the layout chosen.
 
-        Other shapes, such as (N,) ages, keep theirs.
+        Slices (N, D, H) become (N, 1, D, H). Other shapes, such as (N,) ages, keep theirs.
         """
         tensor = torch.from_numpy(np.ascontiguousarray(array, np.float32))
-        if array.ndim == 4:
+        if array.ndim in LAYOUTS:
             tensor = tensor.unsqueeze(1)
-        if array.ndim == 4 and self.schedule.channels_last:
-            tensor = tensor.contiguous(memory_format=torch.channels_last_3d)
+            if self.schedule.channels_last:
+                tensor = tensor.contiguous(memory_format=LAYOUTS[array.ndim])
         return tensor.to(self.device, non_blocking=True)
+
+    def lay_out(self, network: nn.Module, axes: int) -> nn.Module:
+        """A network on the device, in the layout chosen; axes : of the arrays it is given, as in `put`."""
+        if self.schedule.channels_last:
+            network.to(memory_format=LAYOUTS[axes])  # type: ignore[call-overload]
+        return network.to(self.device)
+
+    def shared(self, values: dict[str, float]) -> dict[str, float]:
+        """Rank 0's values, on every process."""
+        if self.world == 1:
+            return values
+        box = [values]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
 
     def descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Backward, average gradients over processes, one optimizer step."""
@@ -171,22 +199,29 @@ def fit(
     out.mkdir(parents=True, exist_ok=True)
     schedule = run.schedule
     identity = json.loads(json.dumps({"schedule": _identity(schedule), **(settings or {})}, default=str))
-    first = _resume(task, run, out, identity)
+    history = _resume(task, run, out, identity)
+    first = len(history)
     total = sum(task.steps(epoch) for epoch in range(first, schedule.epochs))
     logs = _Logs(out, first) if run.rank == 0 else None
     with tqdm(total=total, unit="step", disable=None if run.rank == 0 else True, smoothing=0.05) as bar:
         for epoch in range(first, schedule.epochs):
-            _one_epoch(task, run, epoch, bar, logs)
+            if isinstance(task, Watchful) and task.review(history):
+                break
+            row = _one_epoch(task, run, epoch, bar, logs)
+            history.append(run.shared(row) if isinstance(task, Watchful) else row)
             if run.rank == 0:
-                _save(task, run, out, epoch + 1, identity)
+                _save(task, run, out, history, identity)
                 every = schedule.picture_every
                 if every and ((epoch + 1) % every == 0 or epoch + 1 == schedule.epochs):
                     task.picture(out / f"epoch-{epoch + 1:03d}.png")
             if after_epoch:
                 after_epoch(epoch)
+    if isinstance(task, Watchful):
+        task.review(history)
 
 
-def _one_epoch(task: Task, run: Run, epoch: int, bar: Any, logs: _Logs | None) -> None:
+def _one_epoch(task: Task, run: Run, epoch: int, bar: Any, logs: _Logs | None) -> dict[str, float]:
+    """Train for an epoch; returns the row of the log."""
     rate = task.rate(epoch)
     for optimizer in task.optimizers.values():
         for group in optimizer.param_groups:
@@ -209,11 +244,14 @@ def _one_epoch(task: Task, run: Run, epoch: int, bar: Any, logs: _Logs | None) -
                 "Lower --lr, or use --precision float32; the last complete epoch is kept.",
             )
     bar.set_postfix({"epoch": epoch + 1, **{k: f"{v:.3f}" for k, v in list(means.items())[:3]}})
+    row = {"lr": rate, **means}
     if logs:
         if bar.disable:  # no terminal: one plain line an epoch
             text = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
             print(f"epoch {epoch + 1} of {run.schedule.epochs}  {text}", flush=True)
-        logs.add(epoch + 1, {"lr": rate, **means, **task.evaluate(epoch)})
+        row |= task.evaluate(epoch)
+        logs.add(epoch + 1, row)
+    return row
 
 
 def _identity(schedule: Schedule) -> dict[str, Any]:
@@ -221,20 +259,26 @@ def _identity(schedule: Schedule) -> dict[str, Any]:
     return {k: v for k, v in asdict(schedule).items() if k not in ("picture_every", "epochs", "compile")}
 
 
-def _save(task: Task, run: Run, out: Path, epochs_done: int, identity: dict[str, Any]) -> None:
+def _save(task: Task, run: Run, out: Path, history: list[dict[str, float]], identity: dict[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     for name, network in task.networks.items():
         tensors.update(with_prefix(f"network.{name}", network.state_dict()))
     for name, optimizer in task.optimizers.items():
         tensors.update(with_prefix(f"optimizer.{name}", optimizer_tensors(optimizer)))
     scale = run.scaler.state_dict() if run.scaler else None
-    meta = {"kind": "training-state", "epochs_done": epochs_done, "settings": identity, "scaler": scale}
+    meta = {
+        "kind": "training-state",
+        "epochs_done": len(history),
+        "history": history,
+        "settings": identity,
+        "scaler": scale,
+    }
     # Two slots in turn: a kill between the two files of one pair leaves the other pair whole.
-    save_checkpoint(out / f"{epochs_done % 2}-{STATE}", tensors, meta)
+    save_checkpoint(out / f"{len(history) % 2}-{STATE}", tensors, meta)
 
 
-def _resume(task: Task, run: Run, out: Path, identity: dict[str, Any]) -> int:
-    """Load the newest whole state of `out`; returns the number of epochs done."""
+def _resume(task: Task, run: Run, out: Path, identity: dict[str, Any]) -> list[dict[str, float]]:
+    """Load the newest whole state of `out`; returns the log's row of each epoch done."""
     found: tuple[int, dict[str, Tensor], dict[str, Any]] | None = None
     for slot in (0, 1):
         path = out / f"{slot}-{STATE}"
@@ -247,7 +291,7 @@ def _resume(task: Task, run: Run, out: Path, identity: dict[str, Any]) -> int:
         if found is None or meta["epochs_done"] > found[0]:
             found = (int(meta["epochs_done"]), tensors, meta)
     if found is None:
-        return 0
+        return []
     done, tensors, meta = found
     if meta["settings"] != identity:
         changed = sorted(k for k in identity if meta["settings"].get(k) != identity[k])
@@ -261,7 +305,8 @@ def _resume(task: Task, run: Run, out: Path, identity: dict[str, Any]) -> int:
         load_optimizer(optimizer, without_prefix(f"optimizer.{name}", tensors))
     if run.scaler and meta["scaler"]:
         run.scaler.load_state_dict(meta["scaler"])
-    return done
+    # A state written before histories were kept has none; only watchful tasks, which are younger, read them.
+    return list(meta.get("history") or [{} for _ in range(done)])
 
 
 class _Logs:

@@ -1,4 +1,4 @@
-"""Losses of Komandur 2023: LSGAN on the sigmoid output, cycle L1 x 10, identity L1 x 0.1."""
+"""Losses of Komandur 2023, for volumes and slices alike: LSGAN, cycle L1 x 10, identity L1 x 0.1."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Weights:
 
 
 def real_loss(scores: Tensor) -> Tensor:
-    """Least squares against 1 (Mao 2017); scores (N, 1, 6, 6, 6) in (0, 1)."""
+    """Least squares against 1 (Mao 2017); scores (N, 1, ...): in (0, 1) of volumes, unbounded of slices."""
     return (scores.float() - 1).square().mean()
 
 
 def fake_loss(scores: Tensor) -> Tensor:
-    """Least squares against 0; scores (N, 1, 6, 6, 6) in (0, 1)."""
+    """Least squares against 0; scores as in `real_loss`."""
     return scores.float().square().mean()
 
 

@@ -9,6 +9,9 @@ What the paper states is followed to the letter; what it leaves open is decided 
 - the last conv starts as a copy of the input image (its image channel's centre tap is 1, everything
   else is small), so that training starts from "change nothing", which is the right prior for a map
   that must leave anatomy alone;
+- many source sites mapped to one reference, which the paper names as future work, take the condition of
+  Bashyam 2020 (`hz_train.condition`): planes beside the reverse generator's input, and then no norm in its
+  first layer;
 - the paper's sentence that all discriminator layers have stride 2 contradicts its own 6x6x6 output;
   the output size is taken as the specification, hence strides 2, 2, 2, 1, 1.
 """
@@ -17,6 +20,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+from hz_train.condition import with_planes
 
 LAST_CONV_SCALE = 0.01  # of the usual initial weights, beside the copied image
 
@@ -50,12 +55,15 @@ class Generator(nn.Module):
     """Maps volumes of one site to another; (N, 1, D, H, W) float32 in [0, 1] to the same shape.
 
     D, H and W must be divisible by 4. width : channels of the first conv, 32 in the paper.
+    sites : with any, `forward` takes a second argument, the one-hot origin (N, sites).
     """
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 32, sites: int = 0) -> None:
         super().__init__()
-        self.width = width
-        self.stem = _conv(1, width)
+        self.width, self.sites = width, sites
+        self.stem = _conv(1 + sites, width)
+        if sites:
+            del self.stem[1]  # the norm: it would take the condition out again
         self.down1 = _conv(width, 2 * width, stride=2)
         self.down2 = _conv(2 * width, 4 * width, stride=2)
         self.blocks = nn.Sequential(*(ResidualBlock(4 * width) for _ in range(5)))
@@ -67,8 +75,8 @@ class Generator(nn.Module):
             self.last.weight[0, width, 1, 1, 1] = 1.0
             self.last.bias.zero_()
 
-    def forward(self, x: Tensor) -> Tensor:
-        stem = self.stem(x)  # (N, 32, 64, 64, 64)
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        stem = self.stem(with_planes(x, condition))  # (N, 32, 64, 64, 64)
         down1 = self.down1(stem)  # (N, 64, 32, 32, 32)
         down2 = self.down2(down1)  # (N, 128, 16, 16, 16)
         deep = self.blocks(down2)
