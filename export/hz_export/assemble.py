@@ -366,6 +366,8 @@ def _cohort(metas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "n": last.get("n_subjects"),
         "sites": sorted(last.get("sites", {})),
         "age_range": last.get("age_range"),
+        # As with the statistics: scans are compared as they come in, so with the first network's.
+        "reference": next(iter(metas.values())).get("reference"),
     }
     return {**{key: value for key, value in summary.items() if value}, **parts}
 

@@ -13,14 +13,14 @@ import re
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_runtime import resume
+from hz_runtime import outliers, resume
 from hz_runtime.errors import HzError, UnreadableScan
 from hz_runtime.files import atomic_write_bytes, sha256_bytes, sha256_file, shown
 from hz_runtime.guided import native_harmonized
@@ -147,7 +147,12 @@ class Stages:
     def prepare(self, job: Job) -> None:
         """Bring the scan onto the network's grid."""
         assert job.volume is not None
-        job.prepared = prepare(job.volume, self.recipe, self.bundle.statistics)
+        prepared = prepare(job.volume, self.recipe, self.bundle.statistics)
+        reference = self.bundle.cohort.get("reference")
+        if reference:  # bundles of before outlier scores have none
+            found = outliers.score(prepared.features, prepared.grid, reference)
+            prepared = replace(prepared, flags=(*prepared.flags, *found.reasons))
+        job.prepared = prepared
 
     def infer(self, jobs: Sequence[Job]) -> None:
         """Run the networks on up to `batch` scans.

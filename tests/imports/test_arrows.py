@@ -33,9 +33,9 @@ KEPT_TO = {
     "onnx": {"hz_export", "hz_calibration"},
     "onnxscript": {"hz_export"},
     "polygraphy": {"hz_export", "hz_calibration"},
-    "sklearn": set(),
-    "matplotlib": set(),
-    "nilearn": {"hz_cli", "hz_export"},
+    "sklearn": {"hz_train"},
+    "matplotlib": {"hz_train"},
+    "nilearn": {"hz_cli", "hz_export", "hz_train"},
 }
 # What the runtime may import when a module of it is imported; anything else inside functions.
 RUNTIME_AT_TOP = {"numpy", "nibabel", "hz_runtime", "isal"}

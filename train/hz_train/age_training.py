@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hz_runtime.errors import UsageError
 from hz_runtime.files import sha256_bytes
+from hz_runtime.outliers import reference_of
 from hz_runtime.recipe import Recipe
 from hz_train.age_task import AgeSettings, AgeTask
 from hz_train.augment import Augmentation
@@ -107,6 +108,7 @@ def train_age(
             "target": None,
             "recipe": recipe.to_dict(),
             "statistics": statistics(prepared.features),
+            "reference": {} if harmonizer else reference_of(prepared.grids, prepared.features),
             "cohort": {"training": describe(prepared.of(final))},
             "harmonizer": identity["harmonizer"],
             "split": split,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import UsageError
+from hz_runtime.outliers import reference_of
 from hz_runtime.recipe import Recipe
 from hz_train.augment import Augmentation
 from hz_train.checkpoint import load_checkpoint, save_checkpoint, with_prefix, without_prefix
@@ -148,6 +149,7 @@ def train_cyclegan(
             "target": target,
             "recipe": recipe.to_dict(),
             "statistics": statistics(prepared.of(training).features),
+            "reference": reference_of(prepared.of(training).grids, prepared.of(training).features),
             "cohort": {
                 "training": describe(prepared.of(training)),
                 "held_out": describe_or_none(prepared.of(held)),

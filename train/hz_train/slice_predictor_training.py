@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import UsageError
+from hz_runtime.outliers import reference_of
 from hz_runtime.recipe import Recipe
 from hz_runtime.slices import middle
 from hz_train.checkpoint import load_checkpoint, save_checkpoint, with_prefix
@@ -202,6 +203,7 @@ def _train(
             "sources": sorted({s.site for s in used.scans}),
             "target": None,
             "statistics": statistics(prepared.features),
+            "reference": {} if harmonizer else reference_of(prepared.grids, prepared.features),
             "cohort": {"training": describe(training)},
             "split": how,
             "validation": preset.validation,
