@@ -16,7 +16,11 @@ COLUMNS = ("file", "site", "age", "sex", "group")
 
 @dataclass(frozen=True)
 class Scan:
-    """One row: a file and what is known of it. subject is the participant, not the file: rescans share it."""
+    """One row: a file and what is known of it. subject is the participant, not the file: rescans share it.
+
+    truth : the same head as the reference site would have shown it, where that is known (simulated cohorts).
+    labels : its tissues, 0 background, 1 CSF, 2 grey and 3 white matter, in the scan's own space.
+    """
 
     path: Path
     subject: str
@@ -24,6 +28,8 @@ class Scan:
     age: float | None
     sex: str
     group: str
+    truth: Path | None = None
+    labels: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,8 @@ def read_participants(path: Path) -> Cohort:
     """Read a tab-separated table with the columns file, site, age, sex and group.
 
     `participant_id` names the subject where present, so that rescans are recognised; otherwise every
-    file is its own subject. Files are relative to the table. Ages may be n/a.
+    file is its own subject. Files are relative to the table. Ages may be n/a. The optional columns `truth`
+    and `labels` name files as in `Scan`.
     Raises UsageError naming the row and column that is wrong.
     """
     try:
@@ -125,7 +132,23 @@ def _scan(table: Path, number: int, row: dict[str, str]) -> Scan:
         age=_age(table, number, row["age"]),
         sex=(row["sex"] or "n/a").strip(),
         group=(row["group"] or "n/a").strip(),
+        truth=_beside(table, number, row, "truth"),
+        labels=_beside(table, number, row, "labels"),
     )
+
+
+def _beside(table: Path, number: int, row: dict[str, str], column: str) -> Path | None:
+    """The file that an optional column names; None where it is missing, empty or n/a."""
+    file = (row.get(column) or "").strip()
+    if file.lower() in ("", "n/a"):
+        return None
+    path = (table.parent / file).resolve()
+    if not path.is_file():
+        raise UsageError(
+            f"{table.name}, line {number}: {column} {file!r} does not exist.",
+            "Paths are relative to the table; write n/a where there is none.",
+        )
+    return path
 
 
 def _age(table: Path, number: int, text: str | None) -> float | None:

@@ -1,0 +1,223 @@
+"""Who is held out, leaks that are caught, and harmonizers as methods."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="studies train networks")
+
+import torch
+
+from hz_runtime.errors import UsageError
+from hz_train.cohort import Cohort, Scan
+from hz_train.datasets import PreparedCohort
+from hz_train.studies import method as method_module
+from hz_train.studies.method import Checkpoint, CycleGAN, methods, recipe_of, system_of, translate
+from hz_train.studies.presets import (
+    Leak,
+    StudySettings,
+    check_cohort,
+    on_grid,
+    refuse_leak,
+    split_cohort,
+    study_preset,
+    whom,
+)
+from small_checkpoints import base_meta, write_age, write_harmonizer
+
+
+def prepared(per_site: dict[str, int], groups: tuple[str, ...] = ("control",)) -> PreparedCohort:
+    """Scans of noise, 16^3; groups take turns."""
+    scans = []
+    for site, count in per_site.items():
+        for n in range(count):
+            name = f"{site}{n}"
+            scans.append(Scan(Path(f"{name}.nii"), name, site, 20.0 + n, "n/a", groups[n % len(groups)]))
+    grids = np.random.default_rng(0).random((len(scans), 16, 16, 16)).astype(np.float32)
+    return PreparedCohort(tuple(scans), grids, ({},) * len(scans), tuple(f"sha-{s.subject}" for s in scans))
+
+
+def settings(out: Path, **changes: object) -> StudySettings:
+    given = {
+        "reference": "oslo",
+        "preset": study_preset("quick", "volume"),
+        "table": Path("t.tsv"),
+        "out": out,
+    }
+    return StudySettings(**{**given, **changes})  # type: ignore[arg-type]
+
+
+def test_nobody_is_on_both_sides_and_every_site_is_scored() -> None:
+    everyone = prepared({"oslo": 10, "rome": 6})
+    for seed in range(5):
+        training, test = split_cohort(everyone, 0.3, seed)
+        assert not whom(training) & whom(test)
+        assert len(training) + len(test) == 16
+        assert {s.site for s in test.scans} == {"oslo", "rome"}
+        refuse_leak("anything", whom(training), test)
+
+
+def test_a_diagnosis_split_holds_out_of_every_group_of_every_site() -> None:
+    everyone = prepared({"oslo": 12, "rome": 12}, ("control", "patient"))
+    for seed in range(5):
+        training, test = split_cohort(everyone, 0.25, seed, by_group=True)
+        for part in (training, test):
+            assert {(s.site, s.group) for s in part.scans} == {
+                (site, group) for site in ("oslo", "rome") for group in ("control", "patient")
+            }
+
+
+def test_rescans_elsewhere_and_copies_under_another_name_are_not_scored() -> None:
+    everyone = prepared({"oslo": 8, "rome": 8})
+    scans = list(everyone.scans)
+    scans[12] = replace(scans[12], subject="oslo3")  # scanned at both sites
+    hashes = list(everyone.sha256)
+    hashes[9] = hashes[2]  # one file, two names
+    both = replace(everyone, scans=tuple(scans), sha256=tuple(hashes))
+    for seed in range(8):
+        training, test = split_cohort(both, 0.4, seed)
+        assert not whom(training) & whom(test)
+
+
+def test_a_leak_raises() -> None:
+    training, test = split_cohort(prepared({"oslo": 8, "rome": 8}), 0.3, 0)
+    one = test.scans[0]
+    with pytest.raises(Leak, match="was fitted on 1 of the subjects or files"):
+        refuse_leak("a harmonizer", whom(training) | {one.subject}, test)
+    with pytest.raises(Leak):
+        refuse_leak("a harmonizer", whom(training) | {f"sha-{one.subject}"}, test)
+    assert Leak.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "per_site, reference, message",
+    [
+        ({"oslo": 9}, "oslo", "no second site"),
+        ({"oslo": 9, "rome": 9}, "paris", "'paris' has no scans; the cohort has oslo, rome"),
+        ({"oslo": 9, "rome": 3}, "oslo", "site rome has 3 subjects; a study needs at least 4"),
+    ],
+)
+def test_cohorts_that_allow_no_study(
+    per_site: dict[str, int], reference: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_cohort(Cohort(prepared(per_site).scans), settings(tmp_path, reference=reference))
+
+
+def test_translating_is_the_checkpoints_generator(tmp_path: Path) -> None:
+    from hz_train.checkpoint import load_checkpoint, without_prefix
+    from hz_train.volume_cyclegan import Generator
+
+    path = write_harmonizer(tmp_path)
+    network = Generator(2).eval()
+    network.load_state_dict(without_prefix("generator", load_checkpoint(path)[0]))
+    volumes = np.random.default_rng(0).random((2, 16, 16, 16)).astype(np.float32)
+    with torch.no_grad():
+        wanted = network(torch.from_numpy(volumes[:, None])).numpy()[:, 0]
+    np.testing.assert_allclose(translate(path, volumes, "cpu"), wanted, atol=1e-5)
+    assert np.abs(wanted - volumes).mean() > 0.01
+    with pytest.raises(UsageError, match="holds no reverse generator"):
+        translate(path, volumes, "cpu", "reverse")
+
+
+def test_slices_are_translated_one_by_one_and_put_back(tmp_path: Path) -> None:
+    from hz_train.checkpoint import save_checkpoint, with_prefix
+    from hz_train.slice_cyclegan import SliceGenerator
+
+    torch.manual_seed(0)
+    network = SliceGenerator(4, 1).eval()
+    with torch.no_grad():
+        network.layers[-1].weight.mul_(100)
+    path = tmp_path / "harmonizer.safetensors"
+    meta = {**base_meta(), "kind": "slice_cyclegan", "network": {"width": 4, "blocks": 1}}
+    meta |= {"sources": ["rome"], "target": "oslo"}
+    save_checkpoint(path, with_prefix("generator", network.state_dict()), meta)
+    volume = np.random.default_rng(0).random((1, 16, 20, 6)).astype(np.float32)
+    made = translate(path, volume, "cpu")
+    for k in range(6):
+        with torch.no_grad():
+            wanted = network(torch.from_numpy(volume[0, :, :, k][None, None].copy())).numpy()[0, 0]
+        np.testing.assert_allclose(made[0, :, :, k], wanted, atol=1e-4)
+    assert system_of(path) == "slice"
+
+
+def test_a_checkpoint_is_judged_as_it_is(tmp_path: Path) -> None:
+    everyone = prepared({"oslo": 4, "leipzig": 4})
+    training, test = split_cohort(everyone, 0.3, 0)
+    path = write_harmonizer(tmp_path, training_scans=[test.sha256[0]])
+    judged = Checkpoint(path, "cpu")
+    assert system_of(path) == "volume"
+    assert recipe_of(path).grid_shape == (64, 64, 64)
+    judged.fit(training, "oslo")
+    sites = [s.site for s in test.scans]
+    made = judged.apply(test.grids, sites)
+    for volume, was, site in zip(made, test.grids, sites, strict=True):
+        assert np.array_equal(volume, was) == (site == "oslo")
+    with pytest.raises(Leak):
+        refuse_leak(judged.name, judged.seen, test)
+    with pytest.raises(UsageError, match="maps to oslo, not to leipzig"):
+        judged.fit(training, "leipzig")
+    with pytest.raises(UsageError, match="kind age_cnn, not a harmonizer"):
+        Checkpoint(write_age(tmp_path))
+
+
+@pytest.mark.parametrize("form, trainings", [("pairs", [["bonn"], ["rome"]]), ("many", [["bonn", "rome"]])])
+def test_harmonizers_are_trained_once_and_leave_the_reference_alone(
+    form: str, trainings: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def train(cohort: Cohort, sources: list[str], target: str, out: Path, *_: object) -> Path:
+        assert target == "oslo"
+        assert set(cohort.sites) == {*sources, "oslo"}
+        asked.append(list(sources))
+        return write_harmonizer(out, sources=list(sources), target=target)
+
+    monkeypatch.setattr(method_module, "train", train)
+    everyone = prepared({"oslo": 5, "rome": 5, "bonn": 5})
+    for _ in range(2):  # the second finds the checkpoints of the first
+        method = CycleGAN(settings(tmp_path, device="cpu"), 0, form)
+        method.fit(everyone, "oslo")
+        assert asked == trainings
+    sites = [s.site for s in everyone.scans]
+    made = method.apply(everyone.grids, sites)
+    for volume, was, site in zip(made, everyone.grids, sites, strict=True):
+        assert np.array_equal(volume, was) == (site == "oslo")
+    assert method.seen == whom(everyone)
+    with pytest.raises(UsageError, match="not trained on site paris"):
+        method.apply(everyone.grids[:1], ["paris"])
+    # Other training scans are another harmonizer.
+    CycleGAN(settings(tmp_path, device="cpu"), 0, form).fit(
+        prepared({"oslo": 5, "rome": 5, "bonn": 4}), "oslo"
+    )
+    assert len(asked) > len(trainings)
+
+
+def test_every_study_compares_the_same_methods(tmp_path: Path) -> None:
+    names = [m.name for m in methods(settings(tmp_path, form="both"), 0)]
+    assert names == [
+        "raw",
+        "z-score",
+        "Nyul",
+        "raw, block means",
+        "ComBat, block means",
+        "3D CycleGAN, one a site",
+        "3D CycleGAN, many to one",
+    ]
+    path = write_harmonizer(tmp_path)
+    assert methods(settings(tmp_path, harmonizer=path), 0)[-1].name == "3D CycleGAN, harmonizer.safetensors"
+
+
+def test_presets_have_networks_that_fit_their_grids() -> None:
+    from hz_train.age_cnn import AgeCNN
+
+    assert on_grid(study_preset("paper", "volume"), 32).recipe.grid_shape == (32, 32, 32)
+    assert on_grid(study_preset("paper", "slice"), 64).recipe.middle_slices == 28
+    with pytest.raises(UsageError, match="multiple of 8"):
+        on_grid(study_preset("paper", "volume"), 36)
+    for size in (16, 32, 64):
+        assert AgeCNN(2, (size,) * 3).eval()(torch.zeros(1, 1, size, size, size)).shape == (1, 1)

@@ -1,0 +1,56 @@
+"""Studies: what both papers measured, on anybody's cohort, with simple methods beside the harmonizer.
+
+A study is one function, `STUDY(prepared, settings) -> StudyResult`, in the module of its name, with a
+`check(cohort, settings)` that refuses what cannot be done before a scan is read:
+
+    pooled      Komandur 2023, Tables 2 and 3       diagnosis   Bashyam 2020, Table 2
+    transfer    Bashyam 2020, Table 1 and Figure 2  appearance  Bashyam Figure 1, Komandur Figure 2
+    audit       what neither paper asked: can the site still be told, is the anatomy still there
+
+    prepared : `datasets.PreparedCohort`, every scan on one grid, (n, D, H, W) float32 in [0, 1].
+    settings : `presets.StudySettings`: reference site, seeds, preset, system, folders.
+
+What studies are made of, from the bottom up:
+
+    presets.py      StudyPreset (sizes and schedules), StudySettings, `split_cohort`: one (training, test)
+                    pair of PreparedCohorts a seed, whole subjects; `check_cohort` and `refuse_leak`
+    method.py       Method: `name`, `seen`, `fit(training, reference)`, `apply(volumes, sites)`; the
+                    CycleGANs of both systems; `methods(settings, seed)`: all of them, unfitted, raw first,
+                    then the floors, then the harmonizers
+    floors.py       Raw, ZScore, Nyul: what needs no network; Blocks and ComBat, which give features
+    combat.py       ComBat itself
+    held_out.py     predictions of held-out scans, refused where a leak would flatter them
+    predictors.py   age or diagnosis from volumes: the networks of both systems; ridge on block means
+    tables.py       metrics with bootstrap intervals over subjects; `summarised`: mean and range over seeds
+    truth.py, views.py, similarity.py, anatomy.py
+                    paired truth and label maps on the grid; the same scans through every method; SSIM;
+                    tissue volumes and boundaries
+    classifier.py, predictability.py
+                    who tells sites apart, frozen, re-seeded and converged; cross-validated, with scrambled
+                    sites as the control
+    overlap.py, comparison.py, estimate.py
+                    overlap of sites in few dimensions; rows of the audit; intervals over subjects
+    charts.py, figures.py
+                    pictures as `record.Figure`, drawn by matplotlib
+    record.py       Metric, Row, Column, Table, Figure, StudyResult; `write`: TSV, JSON, HTML
+    study_report.py the HTML page
+
+A study in outline:
+
+    def example(prepared: PreparedCohort, settings: StudySettings) -> StudyResult:
+        rows = []
+        for seed in settings.seeds:
+            training, test = split_cohort(prepared, settings.held_out, seed)
+            for method in methods(settings, seed):
+                method.fit(training, settings.reference)
+                refuse_leak(method.name, method.seen, test)
+                made = method.apply(test.grids, [s.site for s in test.scans])
+                rows.append(Row(method.name, "all sites", {"error": Metric(...)}, n=..., seed=seed))
+        table = Table("example", "Title", "Caption.", (Column("error", "Error", digits=3, better="lower"),),
+                      tuple(summarised(rows)))
+        return StudyResult("example", "Title", "Question?", (table,), settings=settings.described(), ...)
+
+Whoever is scored was held out from everything that was fitted: from the harmonizer, from the floors'
+landmarks, and from the predictor. Methods and predictors list whom they saw (`seen`: subjects and file
+hashes), and `refuse_leak` raises where a scored scan is among them.
+"""

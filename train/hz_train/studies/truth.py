@@ -1,0 +1,60 @@
+"""What is known of a head besides its scan: how the reference site would show it, and its tissues."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hz_runtime.errors import UsageError
+from hz_runtime.grid import resample
+from hz_runtime.recipe import Recipe, prepare
+from hz_runtime.volume import read_volume
+from hz_train.cohort import Cohort, Scan
+from hz_train.datasets import PreparedCohort, load
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+NAME = "truth"
+
+
+def truths(prepared: PreparedCohort, recipe: Recipe, n4: bool) -> dict[Path, F32]:
+    """The reference site's view of scans that have one, prepared as scans are: scan's path to (D, H, W)."""
+    known = [s for s in prepared.scans if s.truth is not None]
+    if not known:
+        return {}
+    paths = list(dict.fromkeys(s.truth for s in known))
+    asked = [replace(next(s for s in known if s.truth == p), path=p) for p in paths if p is not None]
+    grids = dict(zip(paths, load(Cohort(tuple(asked)), recipe, n4).grids, strict=True))
+    return {s.path: grids[s.truth] for s in known}
+
+
+def label_maps(prepared: PreparedCohort, recipe: Recipe) -> dict[Path, U8]:
+    """Tissue labels on the grid of every scan that has them: scan's path to (D, H, W), 0 to 3."""
+    return {s.path: label_map(s, recipe) for s in prepared.scans if s.labels is not None}
+
+
+def label_map(scan: Scan, recipe: Recipe) -> U8:
+    """A scan's label map on its prepared grid.
+
+    A voxel at least half filled by tissue takes the one that fills most of it; the rest is background.
+
+    Raises UsageError for labels other than 0 to 3.
+    """
+    assert scan.labels is not None
+    labels = read_volume(scan.labels)
+    values = np.rint(labels.data)
+    if values.min() < 0 or values.max() > 3:
+        raise UsageError(
+            f"{scan.labels.name} has labels from {values.min():g} to {values.max():g}.",
+            "Tissue maps hold 0 background, 1 CSF, 2 grey and 3 white matter.",
+        )
+    affine = prepare(read_volume(scan.path), recipe).grid_affine  # follows the shift of this scan
+    parts = [
+        resample(np.asarray(values == k, np.float32), labels.affine, recipe.grid_shape, affine)
+        for k in (1, 2, 3)
+    ]
+    filled = np.stack(parts)
+    return np.where(filled.sum(axis=0) >= 0.5, 1 + filled.argmax(axis=0), 0).astype(np.uint8)
