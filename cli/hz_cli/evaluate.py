@@ -214,6 +214,9 @@ def _changed(preset: StudyPreset, harmonizer: Path | None, given: dict[str, Any]
         n4=given.get("n4", preset.n4),
     )
     if harmonizer is not None:
+        idle = [f"--{key}" for key in ("grid", "epochs", "width", "batch", "lr") if key in given]
+        if idle:
+            raise click.UsageError(f"{', '.join(idle)}: --harmonizer is trained already, on its own grid")
         return replace(preset, recipe=recipe_of(harmonizer))
     return on_grid(preset, given["grid"]) if "grid" in given else preset
 

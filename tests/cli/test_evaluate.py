@@ -159,3 +159,8 @@ def test_a_checkpoint_in_place_of_training(tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "out" / "transfer.json").read_text())
     assert "3D CycleGAN, harmonizer.safetensors" in {r["method"] for r in stored["tables"][0]["rows"]}
     assert "was trained before this study" in stored["remarks"][0]
+    assert stored["settings"]["preset"]["harmonizer"] is None
+    # What would train another one is refused, not taken down in the report and ignored.
+    done = evaluate(*asked, "--out", tmp_path / "out2", "--grid", "64", "--epochs", "3")
+    assert done.exit_code == 2
+    assert "--grid, --epochs" in done.output and not (tmp_path / "out2").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,14 @@ from click.testing import CliRunner, Result  # noqa: E402
 
 from hz_cli.train import train  # noqa: E402
 from hz_runtime.errors import UsageError  # noqa: E402
+from hz_runtime.outliers import measured, score  # noqa: E402
 from hz_runtime.recipe import Recipe, prepare  # noqa: E402
 from hz_runtime.slices import SliceHarmonizer, SlicePredictor  # noqa: E402
 from hz_runtime.volume import read_volume  # noqa: E402
 from hz_train.checkpoint import load_checkpoint, without_prefix  # noqa: E402
+from hz_train.cohort import Cohort, read_participants  # noqa: E402
 from hz_train.slice_cyclegan import SliceGenerator  # noqa: E402
+from hz_train.slice_predictor_training import Question  # noqa: E402
 from hz_train.slice_resnet import SliceResNet  # noqa: E402
 from small_cohort import write_cohort  # noqa: E402
 
@@ -161,6 +165,8 @@ def test_labels_are_named_where_there_are_more(tmp_path: Path) -> None:
         (["slice-age", "--grid", "28,28,28"], "28 x 28 are too small"),
         (["slice-age", "--slices", "40"], "32 slices, not 40"),
         (["slice-age", "--sites", "nowhere"], "'nowhere' has no scans"),
+        (["diagnosis", "--folds", "1"], "cannot be held out in 1 folds"),
+        (["slice-age", "--all-groups", "--folds", "40"], "18 subjects cannot be held out in 40 folds"),
     ],
 )
 def test_what_cannot_be_done_is_refused(cohort: Path, tmp_path: Path, arguments, message: str) -> None:
@@ -169,6 +175,55 @@ def test_what_cannot_be_done_is_refused(cohort: Path, tmp_path: Path, arguments,
     assert message in str(said.exception)
     assert said.exception.remedy
     assert not list(tmp_path.iterdir())
+
+
+def test_a_table_that_was_corrected_is_not_resumed(cohort: Path, harmonizer: Path, tmp_path: Path) -> None:
+    """Another age, another site: the run in the folder learned something else."""
+    common = ["slice-age", "--out", tmp_path / "age", *QUICK, "--width", 2, "--all-groups", "--sites", "oslo"]
+    done(call(*common, "--cohort", cohort))
+    rows = cohort.read_text().splitlines()
+    # Beside the first table, whose file names are relative.
+    older = cohort.with_name("older.tsv")
+    older.write_text("\n".join([rows[0], *(r.replace("\t20.0\t", "\t29.0\t") for r in rows[1:])]) + "\n")
+    said = call(*common, "--cohort", older)
+    assert "holds a run with other settings (" in str(said.exception)
+
+    swapped = cohort.with_name("swapped.tsv")
+    names = {"rome": "bonn", "bonn": "rome"}
+    cells = [row.split("\t") for row in rows[1:]]
+    lines = ["\t".join([*c[:2], names.get(c[2], c[2]), *c[3:]]) for c in cells]
+    swapped.write_text("\n".join([rows[0], *lines]) + "\n")
+    options = ["--width", 2, "--blocks", 1, "--slices", 6, "--seed", 5]
+    sites = ["--source", "rome,bonn", "--target", "oslo"]
+    common = ["canonical", "--out", harmonizer.parent, *QUICK, *sites, *options]
+    said = call(*common, "--cohort", swapped)
+    assert "holds a run with other settings (scans)" in str(said.exception)
+
+
+def test_the_reference_for_outliers_is_of_whole_scans(cohort: Path, tmp_path: Path) -> None:
+    """hz-run compares whole prepared volumes with it, not the middle slices that the network reads."""
+    given = ["--width", 2, "--slices", 4, "--all-groups"]
+    done(call("slice-age", "--cohort", cohort, "--out", tmp_path, *QUICK, *given))
+    meta = load_checkpoint(tmp_path / "age.safetensors")[1]
+    recipe = Recipe.from_dict(meta["recipe"])
+    with open(cohort, newline="") as stream:
+        files = [row["file"] for row in csv.DictReader(stream, delimiter="\t")]
+    prepared = [prepare(read_volume(cohort.parent / file), recipe) for file in files]
+    centres = [measured(p.features, p.grid)["centre_z"] for p in prepared]
+    assert meta["reference"]["measures"]["centre_z"]["median"] == pytest.approx(np.median(centres), abs=1e-6)
+    scores = [score(p.features, p.grid, meta["reference"]).z["correlation"] for p in prepared]
+    assert abs(np.median(scores)) < 1
+
+
+def test_who_fell_ill_between_two_scans_is_on_one_side(cohort: Path) -> None:
+    scans = read_participants(cohort).at(["oslo"]).scans
+    both = [replace(s, subject=f"sub-{n // 2}") for n, s in enumerate(scans)]  # control, then patient
+    question = Question("diagnosis", lambda s: float(s.group == "patient"), ("control", "patient"))
+    everyone = Cohort((*both, *(replace(s, path=s.path.with_name(f"{s.path.name}x")) for s in scans)))
+    parts = question.strata(everyone)
+    assert sum(len(part.scans) for part in parts) == len(everyone.scans)
+    assert not set(parts[0].subjects) & set(parts[1].subjects)
+    assert {s.subject for s in both} <= set(parts[1].subjects)
 
 
 @pytest.mark.parametrize("grid", ["64", "64,64", "a,b,c", "64,64,0", "64,64,-4"])

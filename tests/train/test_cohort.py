@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from hz_runtime.errors import UsageError
@@ -48,6 +49,28 @@ def test_a_subject_scanned_at_two_sites_is_on_one_side(tmp_path):
     for seed in range(10):
         training, held = cohort.split(0.4, seed)
         assert not subjects(training) & subjects(held)
+
+
+def test_travellers_are_held_out_at_the_share_of_everyone(tmp_path):
+    """A fifth of each site's own subjects travels: a share of them is held out, with all their scans."""
+    rows = []
+    for home in "ABCDE":
+        for i in range(20):
+            for site in "ABCDE" if i < 4 else home:
+                rows.append(f"{site}-{home}{i}.nii\t{site}\t30\tM\tcontrol\tsub-{home}{i}")
+    cohort = read_participants(table(tmp_path, rows))
+    held = [cohort.split(0.3, seed)[1] for seed in range(20)]
+    travellers = [sum(s.site == "E" and not s.subject.startswith("sub-E") for s in h.scans) for h in held]
+    assert np.mean(travellers) == pytest.approx(0.3 * 16, rel=0.25)
+    for part in held:
+        for subject in subjects(part):
+            assert len(part.of([subject]).scans) == len(cohort.of([subject]).scans)
+
+
+@pytest.mark.parametrize("k", [0, 1, 21])
+def test_folds_that_cannot_be(rescans, k):
+    with pytest.raises(UsageError, match=f"20 subjects cannot be held out in {k} folds"):
+        rescans.folds(k, 0)
 
 
 def test_real_cohort_keeps_its_rescans_together(scans):

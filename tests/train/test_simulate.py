@@ -239,7 +239,12 @@ def test_label_maps_are_found_beside_the_scans(cohort: Path, tmp_path: Path) -> 
     table = tmp_path / "participants.tsv"
     head = "file\tsite\tage\tsex\tgroup\n"
     table.write_text(head + "a_T1w.nii.gz\tx\tn/a\tF\tc\nb_T1w.nii.gz\tx\t30\tF\tc\n")
-    assert label_maps(table) == (((tmp_path / "a_tissues.nii.gz").resolve(),), (None,))
+    found = ((tmp_path / "a_tissues.nii.gz").resolve(),), (None,)
+    assert label_maps(table) == found
+    # n/a in the column is no name of a file: what lies beside the scan is taken
+    named = head.replace("group", "group\tlabels") + "a_T1w.nii.gz\tx\tn/a\tF\tc\tn/a\n"
+    table.write_text(named)
+    assert label_maps(table) == found
     table.write_text(head + "b_T1w.nii.gz\tx\t30\tF\tc\n")
     with pytest.raises(UsageError, match="label map"):
         label_maps(table)

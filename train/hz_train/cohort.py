@@ -67,24 +67,33 @@ class Cohort:
         """(training, held-out) with every subject on one side only, a share of each site's subjects held out.
 
         held_out : share in [0, 1); the paper's age split is 0.3. At least one subject of each site with
-        more than two is held out when the share is above 0.
+        more than two is held out when the share is above 0. A subject that was scanned at several sites
+        counts at the first of them by name, with all scans.
         """
         kept: list[str] = []
         out: list[str] = []
+        home = {scan.subject: scan.site for scan in sorted(self.scans, key=lambda s: s.site, reverse=True)}
         for site in self.sites:
-            subjects = list(self.at([site]).subjects)
+            subjects = sorted(subject for subject in home if home[subject] == site)
             order = np.random.default_rng([seed, 1]).permutation(len(subjects))
             n = round(held_out * len(subjects))
             if held_out > 0 and len(subjects) > 2:
                 n = max(n, 1)
             out += [subjects[i] for i in order[:n]]
             kept += [subjects[i] for i in order[n:]]
-        out = [s for s in out if s not in set(kept)]  # a subject scanned at two sites stays in training
         return self.of(kept), self.of(out)
 
     def folds(self, k: int, seed: int) -> list[tuple[Cohort, Cohort]]:
-        """k (training, held-out) pairs; every subject is held out exactly once."""
+        """k (training, held-out) pairs; every subject is held out exactly once.
+
+        Raises UsageError for fewer than two folds, or more than there are subjects.
+        """
         subjects = list(self.subjects)
+        if not 2 <= k <= len(subjects):
+            raise UsageError(
+                f"{len(subjects)} subjects cannot be held out in {k} folds.",
+                f"Give --folds from 2 to {len(subjects)}, or 0 for a single split.",
+            )
         order = np.random.default_rng([seed, 2]).permutation(len(subjects))
         parts = [{subjects[i] for i in order[f::k]} for f in range(k)]
         return [(self.of(set(subjects) - part), self.of(part)) for part in parts]

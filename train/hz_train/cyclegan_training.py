@@ -135,7 +135,7 @@ def train_cyclegan(
         "settings": asdict(preset.settings),
         "n4": preset.n4,
         "started_from": origin,
-        "scans": sorted(prepared.sha256),
+        "scans": sorted([sha, s.site, s.subject] for sha, s in zip(prepared.sha256, used.scans, strict=True)),
         **({"conditional": True} if told else {}),
     }
     fit(task, run, out, identity)

@@ -58,7 +58,7 @@ def diagnosis_scores(
 
     positive, probability : (n,), one a scan.  subjects : (n,) who was scanned.
     """
-    rows = _rows(subjects)
+    rows = subject_rows(subjects)
     right = (probability >= 0.5) == positive
 
     def area(index: NDArray[np.int64]) -> float:
@@ -79,7 +79,7 @@ def diagnosis_scores(
     }
 
 
-def _rows(subjects: Sequence[str]) -> list[NDArray[np.int64]]:
+def subject_rows(subjects: Sequence[str]) -> list[NDArray[np.int64]]:
     """The rows of each subject's scans, subjects in order of name."""
     return [np.flatnonzero(np.asarray(subjects) == name) for name in sorted(set(subjects))]
 
@@ -89,7 +89,7 @@ def age_scores(ages: F64, raw: F64, subjects: Sequence[str], how: str) -> dict[s
 
     Intervals resample subjects, not scans, so that rescans do not count twice.
     """
-    rows = _rows(subjects)
+    rows = subject_rows(subjects)
     error = np.abs(raw - ages)
     mean_error = np.abs(ages - ages.mean())
     by_subject = [float(error[r].mean()) for r in rows]

@@ -291,9 +291,9 @@ def label_maps(table: Path) -> tuple[tuple[Path, ...], tuple[float | None, ...]]
     Raises UsageError where no scan has one, or the table cannot be read.
     """
     found: dict[Path, float | None] = {}
-    for scanned, stated in zip(read_participants(table).scans, _stated(table), strict=True):
-        path = table.parent / stated if stated else _beside(scanned.path)
-        if path is not None and path.is_file():
+    for scanned in read_participants(table).scans:
+        path = scanned.labels or _beside(scanned.path)
+        if path is not None:
             found.setdefault(path.resolve(), scanned.age)
     if not found:
         raise UsageError(
@@ -301,11 +301,6 @@ def label_maps(table: Path) -> tuple[tuple[Path, ...], tuple[float | None, ...]]
             "Name them in a column labels, or beside each scan: NAME_T1w.nii.gz and NAME_dseg.nii.gz.",
         )
     return tuple(found), tuple(found.values())
-
-
-def _stated(table: Path) -> list[str]:
-    with open(table, newline="", encoding="utf-8-sig") as stream:
-        return [(row.get("labels") or "").strip() for row in csv.DictReader(stream, delimiter="\t")]
 
 
 def _beside(path: Path) -> Path | None:

@@ -73,7 +73,7 @@ class Head:
     ventricle : mm inside (positive) or outside the wall of the lateral and third ventricles.
     grey : share of grey matter in what is not CSF.
     depth : 0 at the cortex to 1 far inside white matter, where nuclei are brighter than cortex.
-    age : years, of which its atrophy is typical.  cm3 : volume of the brain.
+    age : years, of which its atrophy is typical.
     """
 
     name: str
@@ -88,10 +88,6 @@ class Head:
     @property
     def fields(self) -> tuple[F32, ...]:
         return self.csf, self.ventricle, self.grey, self.depth
-
-    @cached_property
-    def cm3(self) -> float:
-        return float(self.brain.sum()) * self.grid.voxel_cm3
 
     @cached_property
     def ventricle_cm3(self) -> F64:

@@ -35,7 +35,7 @@ class SlicePredictorSettings:
     """What is trained besides the schedule, whose milestones do not count here.
 
     augmentation : simulated scanners in front of the training slices; None as in the paper.
-    per_scan : slices drawn of each scan an epoch; 0 for all.
+    per_scan : slices drawn of a scan an epoch, on average; 0 for all.
     """
 
     plateau: Plateau = Plateau()

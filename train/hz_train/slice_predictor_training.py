@@ -83,10 +83,14 @@ class Question:
     labels: tuple[str, ...] = ()
 
     def strata(self, cohort: Cohort) -> list[Cohort]:
-        """Parts that every split takes its share of: both labels, or everyone."""
+        """Parts that every split takes its share of: both labels' subjects, or everyone.
+
+        A subject with scans of both labels, who fell ill in between, counts with the positive ones.
+        """
         if not self.labels:
             return [cohort]
-        return [Cohort(tuple(s for s in cohort.scans if s.group == label)) for label in self.labels]
+        ill = {s.subject for s in cohort.scans if s.group == self.labels[1]}
+        return [cohort.of(set(cohort.subjects) - ill), cohort.of(ill)]
 
     def values(self, prepared: PreparedCohort) -> F32:
         """(n,) float32 wanted."""
@@ -178,6 +182,8 @@ def _train(
         )
     run = Run.start(preset.schedule, device)
     prepared = load(used, recipe)
+    # Of whole volumes, as hz-run will compare them; and behind a harmonizer its own cohort is what counts.
+    reference = {} if harmonizer else reference_of(prepared.grids, prepared.features)
     grids = prepared.grids if harmonizer is None else harmonized(prepared.grids, harmonizer, recipe, run)
     read = middle(recipe.grid_shape[2], recipe.middle_slices)
     prepared = replace(prepared, grids=np.ascontiguousarray(grids[..., read]))
@@ -203,7 +209,7 @@ def _train(
             "sources": sorted({s.site for s in used.scans}),
             "target": None,
             "statistics": statistics(prepared.features),
-            "reference": {} if harmonizer else reference_of(prepared.grids, prepared.features),
+            "reference": reference,
             "cohort": {"training": describe(training)},
             "split": how,
             "validation": preset.validation,
@@ -289,16 +295,21 @@ class _Fits:
     def _fit(self, cohort: Cohort, name: str) -> SlicePredictorTask:
         learning, stopping = self._split(cohort, self.preset.validation)
         inside, outside = self.prepared.of(learning), self.prepared.of(stopping)
+        known, asked = self.question.values(inside), self.question.values(outside)
         task = SlicePredictorTask(
             inside.grids,
-            self.question.values(inside),
+            known,
             outside.grids,
-            self.question.values(outside),
+            asked,
             self.preset.settings,
             self.run,
             bool(self.question.labels),
         )
-        who = {"training": sorted(inside.sha256), "validation": sorted(outside.sha256)}
+        # With what is wanted of each: a table whose ages were corrected does not go on from the wrong ones.
+        who = {
+            name: sorted(zip(part.sha256, wanted.tolist(), strict=True))
+            for name, part, wanted in (("training", inside, known), ("validation", outside, asked))
+        }
         fit(task, self.run, self.out / name, {**self.identity, **who})
         return task
 

@@ -32,7 +32,7 @@ class SliceSettings(Settings):
     augmentation : of each slice by itself; `scale` and `mixing` do not apply.
     width : channels of the generators' and discriminators' first conv, 64 in Zhu 2017.
     blocks : residual blocks of the generators.
-    per_scan : slices drawn of each scan an epoch; 0 for all that hold brain.
+    per_scan : slices drawn an epoch for each scan of the larger side, on average; 0 for all that hold brain.
     """
 
     width: int = 64

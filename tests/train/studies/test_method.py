@@ -16,7 +16,7 @@ from hz_runtime.errors import UsageError
 from hz_train.cohort import Cohort, Scan
 from hz_train.datasets import PreparedCohort
 from hz_train.studies import method as method_module
-from hz_train.studies.method import Checkpoint, CycleGAN, methods, recipe_of, system_of, translate
+from hz_train.studies.method import Checkpoint, CycleGAN, _key, methods, recipe_of, system_of, translate
 from hz_train.studies.presets import (
     Leak,
     StudySettings,
@@ -81,6 +81,23 @@ def test_rescans_elsewhere_and_copies_under_another_name_are_not_scored() -> Non
     for seed in range(8):
         training, test = split_cohort(both, 0.4, seed)
         assert not whom(training) & whom(test)
+
+
+def test_a_harmonizer_is_another_where_scans_change_their_site(tmp_path: Path) -> None:
+    """The same files with the site column scrambled, as one does for a control, in the same folder."""
+    first = prepared({"oslo": 4, "rome": 4})
+    swapped = [replace(s, site={"oslo": "rome", "rome": "oslo"}[s.site]) for s in first.scans]
+    keys = {
+        _key(p, ["rome"], "oslo", settings(tmp_path))
+        for p in (first, replace(first, scans=tuple(swapped)), first)
+    }
+    assert len(keys) == 2
+
+
+def test_a_report_does_not_list_a_training_that_was_not_done(tmp_path: Path) -> None:
+    assert settings(tmp_path).described()["preset"]["harmonizer"]["schedule"]["epochs"] == 1
+    judged = settings(tmp_path, harmonizer=tmp_path / "h.safetensors").described()
+    assert judged["harmonizer"] == "h.safetensors" and judged["preset"]["harmonizer"] is None
 
 
 def test_a_leak_raises() -> None:

@@ -7,10 +7,10 @@ import pytest
 
 pytest.importorskip("torch", reason="studies train networks")
 
-from hz_train.scores import age_scores
+from hz_train.scores import age_scores, auc
 from hz_train.studies.predictors import ridge
 from hz_train.studies.record import Metric, Prediction, Row
-from hz_train.studies.tables import age_metrics, auc, auc_metrics, scored, summarised
+from hz_train.studies.tables import age_metrics, auc_metrics, scored, summarised
 
 AGES = np.array([20.0, 30.0, 30.0, 41.0, 55.0, 62.0])
 SAID = np.array([25.0, 28.0, 34.0, 41.0, 50.0, 70.0])
@@ -39,6 +39,15 @@ def test_a_correlation_needs_three_people_and_some_spread() -> None:
     assert age_metrics(AGES, np.full(6, 40.0), WHO)["r"].value is None
 
 
+def test_one_person_gives_no_interval() -> None:
+    found = age_metrics(AGES[1:3], SAID[1:3], WHO[1:3], raw=AGES[1:3])  # two scans of b
+    assert found["mae"] == Metric(3.0) and found["change"] == Metric(3.0)
+    labels = np.array([0.0, 0.0, 0.0, 1.0])
+    areas = auc_metrics(labels, np.array([0.1, 0.2, 0.3, 0.9]), list("abcd"), raw=labels)
+    assert areas == {"auc": Metric(1.0), "change": Metric(0.0)}
+    assert auc_metrics(np.repeat([0.0, 1.0], 2), np.arange(4.0), list("abcd"))["auc"].ci95 == (1.0, 1.0)
+
+
 def test_interval_of_a_mean_has_the_width_that_theory_gives() -> None:
     rng = np.random.default_rng(0)
     truth = np.full(400, 50.0)
@@ -53,7 +62,7 @@ def test_area_under_the_curve_by_counting_pairs() -> None:
     scores = np.round(rng.normal(size=60) + labels, 1)
     pairs = [(p, n) for p in scores[labels] for n in scores[~labels]]
     wanted = np.mean([1.0 if p > n else 0.5 if p == n else 0.0 for p, n in pairs])
-    assert auc(labels, scores) == pytest.approx(wanted)
+    assert auc(scores, labels) == pytest.approx(wanted)
     found = auc_metrics(labels.astype(float), scores, [str(i) for i in range(60)], raw=-scores)
     assert found["auc"].value == pytest.approx(wanted)
     assert found["change"].value == pytest.approx(2 * wanted - 1)

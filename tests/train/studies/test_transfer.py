@@ -18,7 +18,8 @@ from hz_train.studies import transfer as transfer_module
 from hz_train.studies.floors import Blocks, ComBat, block_means
 from hz_train.studies.presets import Leak, StudySettings, study_preset
 from hz_train.studies.record import Row, StudyResult
-from hz_train.studies.transfer import MEAN_AGE, OTHERS, check, transfer
+from hz_train.studies.transfer import MEAN_AGE, check, transfer
+from hz_train.studies.views import OTHERS
 
 
 def prepared(n: int = 12, ages: bool = True) -> PreparedCohort:

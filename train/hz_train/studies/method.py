@@ -192,5 +192,6 @@ def translate(checkpoint: Path, volumes: F32, device: str = "auto", direction: s
 
 def _key(scans: PreparedCohort, sources: Sequence[str], target: str, settings: StudySettings) -> str:
     """Short name of everything that decides a harmonizer, so that studies share it and never mix it up."""
-    decides = [sorted(scans.sha256), sorted(sources), target, settings.system, settings.described()["preset"]]
+    where = sorted((sha, scan.site) for sha, scan in zip(scans.sha256, scans.scans, strict=True))
+    decides = [where, sorted(sources), target, settings.system, settings.described()["preset"]]
     return sha256_bytes(json.dumps(decides, sort_keys=True, default=str).encode())[:12]

@@ -57,7 +57,10 @@ class Predictors:
 
         features : volumes are block means, read by ridge.
         """
-        key = hashlib.sha256(np.ascontiguousarray(volumes).tobytes() + targets.tobytes()).hexdigest()[:16]
+        # How long it trains is in the key, too: a folder's longer training would be taken for a shorter one.
+        how = repr((self.settings.preset.predictor, self.settings.preset.settings)).encode()
+        what = np.ascontiguousarray(volumes).tobytes() + targets.tobytes() + how
+        key = hashlib.sha256(what).hexdigest()[:16]
         if key not in self._known:
             seen = whom(training)
             if features:
@@ -87,10 +90,7 @@ class Predictors:
         recipe = self.settings.recipe
         read = middle(recipe.grid_shape[2], recipe.middle_slices or recipe.grid_shape[2])
         stacks = volumes[:, :, :, read]
-        inner = set(Cohort(training.scans).split(VALIDATION, self.seed)[1].subjects)
-        aside = np.array([scan.subject in inner for scan in training.scans])
-        if len(set(targets[~aside])) < 2:  # too few to spare anybody
-            aside[:] = False
+        aside = self._aside(training, targets)
         run = Run.start(replace(preset.predictor, seed=self.seed), self.settings.device)
         assert isinstance(preset.settings, SlicePredictorSettings)
         task = SlicePredictorTask(
@@ -105,6 +105,20 @@ class Predictors:
         identity = {"kind": "slice_resnet", "volumes": key, "settings": asdict(preset.settings)}
         fit(task, run, self._folder(key), identity)
         return Fitted("slice ResNet", lambda made: task.predict(made[:, :, :, read]), whom(training))
+
+    def _aside(self, training: PreparedCohort, targets: F32) -> NDArray[np.bool_]:
+        """(n,) which scans decide when training ends: a share of the subjects, or of each label's subjects.
+
+        Nobody where there are too few to spare.
+        """
+        label = targets if self.task == "diagnosis" else np.zeros(len(targets))
+        aside = np.zeros(len(targets), bool)
+        for value in np.unique(label):
+            part = Cohort(tuple(s for s, v in zip(training.scans, label, strict=True) if v == value))
+            inner = set(part.split(VALIDATION, self.seed)[1].subjects)
+            aside |= [v == value and s.subject in inner for s, v in zip(training.scans, label, strict=True)]
+        enough = len(set(targets[~aside])) > 1 and len(set(label[aside])) == len(set(label))
+        return aside if enough else np.zeros_like(aside)
 
     def _folder(self, key: str) -> Path:
         return self.settings.work(self.seed, f"{self.task}-{key}")

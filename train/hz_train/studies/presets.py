@@ -26,8 +26,6 @@ from hz_train.slice_training import GRIDS
 from hz_train.slice_training import PRESETS as SLICE_PRESETS
 
 LEAST_SUBJECTS = 4  # at each site: two to fit on, one or two to score
-FORMS = ("many", "pairs", "both")
-SYSTEMS = ("volume", "slice")
 
 
 @dataclass(frozen=True)
@@ -141,6 +139,8 @@ class StudySettings:
         """Plain JSON types for the report; names of files, not where they lie."""
         preset = asdict(self.preset)
         preset["recipe"] = self.recipe.to_dict()
+        if self.harmonizer is not None:
+            preset["harmonizer"] = None  # none is trained
         return {
             "reference": self.reference,
             "system": self.system,
@@ -180,7 +180,8 @@ def split_cohort(
     """(training, test): a share of each site's subjects held out, whole subjects, the same for every method.
 
     by_group : hold out that share of each group of each site, as a diagnosis study needs.
-    A subject that was scanned at two sites, or a file that appears under two names, stays in training.
+    A subject that was scanned at two sites is on one side with all scans (`Cohort.split`). A file that
+    appears under two names stays in training.
     Raises Leak where the two sides share a scan all the same.
     """
     cohort = Cohort(prepared.scans)

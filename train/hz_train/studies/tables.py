@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_train.scores import RESAMPLES, bootstrap
+from hz_train.scores import RESAMPLES, auc, bootstrap, subject_rows
 from hz_train.studies.floors import Blocks, Raw
 from hz_train.studies.predictors import RIDGE
 from hz_train.studies.record import Column, Metric, Prediction, Row
@@ -41,7 +41,7 @@ def age_metrics(
     r is None for fewer than three subjects, or where truth or predictions do not vary.
     """
     t, p = np.asarray(truth, np.float64), np.asarray(predicted, np.float64)
-    rows = _by_subject(subjects)
+    rows = subject_rows(subjects)
     error = np.abs(p - t)
     found = {
         "mae": mean_metric([float(error[r].mean()) for r in rows]),
@@ -55,8 +55,10 @@ def age_metrics(
 
 
 def mean_metric(values: Sequence[float] | F64) -> Metric:
-    """Mean of one value a subject."""
+    """Mean of one value a subject; of a single subject without an interval."""
     array = np.asarray(values, np.float64)
+    if len(array) < 2:
+        return Metric(float(array.mean()))
     low, high = bootstrap(lambda i: float(array[i].mean()), len(array))
     return Metric(float(array.mean()), (low, high))
 
@@ -81,11 +83,6 @@ def correlation(x: F64, y: F64, rows: Sequence[I64]) -> Metric:
     return Metric(statistic(np.arange(len(rows))), (low, high))
 
 
-def auc(labels: NDArray[np.bool_], scores: F64) -> float:
-    """Area under the ROC curve: share of (positive, negative) pairs in order, ties counting half."""
-    return float(_wins(labels, scores).mean())
-
-
 def auc_metrics(
     truth: Sequence[float] | F64,
     predicted: Sequence[float] | F64,
@@ -95,25 +92,31 @@ def auc_metrics(
     """auc of (n,) scores for labels 0 and 1, and change: AUC minus that of `raw` for the same scans.
 
     A subject's scans are averaged first. Intervals resample subjects within each label, so that every
-    resample holds both. auc is None where a label is missing.
+    resample holds both; with a single subject of a label there is none. auc is None where a label is missing.
     """
-    rows = _by_subject(subjects)
+    rows = subject_rows(subjects)
     labels = np.array([np.asarray(truth)[r].mean() > 0.5 for r in rows])
     score = np.array([np.asarray(predicted, np.float64)[r].mean() for r in rows])
     if labels.all() or not labels.any():
         return {"auc": Metric(None)}
+    known = min(labels.sum(), (~labels).sum()) > 1
     areas = _resampled_areas(labels, score)
-    found = {"auc": Metric(auc(labels, score), _interval(areas))}
+    found = {"auc": Metric(auc(score, labels), _interval(areas) if known else None)}
     if raw is not None:
         before = np.array([np.asarray(raw, np.float64)[r].mean() for r in rows])
         # Seeded alike, so that both resample the same subjects.
         changes = areas - _resampled_areas(labels, before)
-        found["change"] = Metric(auc(labels, score) - auc(labels, before), _interval(changes))
+        found["change"] = Metric(
+            auc(score, labels) - auc(before, labels), _interval(changes) if known else None
+        )
     return found
 
 
 def _wins(labels: NDArray[np.bool_], scores: F64) -> F64:
-    """(positives, negatives): 1 where the positive's score is higher, a half where they tie."""
+    """(positives, negatives): 1 where the positive's score is higher, a half where they tie.
+
+    `scores.auc` is its mean; a resample is the mean with other weights, all of them in one product.
+    """
     gaps = scores[labels][:, None] - scores[~labels][None, :]
     return (gaps > 0) + 0.5 * (gaps == 0)
 
@@ -130,11 +133,6 @@ def _resampled_areas(labels: NDArray[np.bool_], scores: F64) -> F64:
 def _interval(values: F64) -> tuple[float, float]:
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
-
-
-def _by_subject(subjects: Sequence[str]) -> list[I64]:
-    names = np.asarray(subjects)
-    return [np.flatnonzero(names == name) for name in sorted(set(subjects))]
 
 
 def summarised(rows: Sequence[Row]) -> list[Row]:

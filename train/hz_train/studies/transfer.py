@@ -18,8 +18,8 @@ from hz_train.studies.predictors import Predictors
 from hz_train.studies.presets import StudySettings, split_cohort
 from hz_train.studies.record import Prediction, StudyResult, Table
 from hz_train.studies.tables import AGE_COLUMNS, age_metrics, baselines, scored, summarised
+from hz_train.studies.views import OTHERS
 
-OTHERS = "all other sites"
 MEAN_AGE = "mean age of the training scans"
 
 
