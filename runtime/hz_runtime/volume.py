@@ -56,7 +56,7 @@ _CONVERSIONS = {
     ".hdr": "Merge the pair into one file:  fslchfiletype NIFTI_GZ {0}",
     ".img": "Merge the pair into one file:  fslchfiletype NIFTI_GZ {0}",
     ".mnc": "Convert it:  mri_convert {0} {1}.nii.gz",
-    ".dcm": "Convert the series:  dcm2niix -z y FOLDER",
+    ".dcm": "Convert the series:  hz-dicom convert FOLDER --out DIR",
     ".nrrd": "Convert it:  c3d {0} -o {1}.nii.gz",
     ".mif": "Convert it:  mrconvert {0} {1}.nii.gz",
     ".head": "Convert it:  3dAFNItoNIFTI {0}",

@@ -1,0 +1,206 @@
+"""hz-dicom: DICOM series in, derived series and reports out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hz_cli import options, render
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hz_runtime.dicom.series import Series
+
+_FOLDER = click.Path(path_type=Path)
+_series = click.option(
+    "--series", "wanted", metavar="N", type=click.IntRange(1), help="Number of the series in the list."
+)
+_salt = click.option(
+    "--salt",
+    envvar="HZ_DICOM_SALT",
+    help="Secret text that goes into the names, so that a UID does not tell which they are.  "
+    "[default: $HZ_DICOM_SALT, else a public one]",
+)
+
+
+@click.group(context_settings=options.CONTEXT)
+@options.version
+def dicom() -> None:
+    """Find the T1-weighted series in DICOM, convert it without identity, write results back.
+
+    \b
+      hz-dicom list EXAM.zip
+      hz-dicom convert EXAM.zip --out scans
+      hz-run scans --out harmonized
+      hz-dicom export harmonized/sub-X_desc-harmonized_T1w.nii.gz --source EXAM.zip --out back
+    """
+
+
+@dicom.command("list")
+@click.argument("source", metavar="IN", type=_FOLDER)
+@_salt
+@click.option("--keep-ids", is_flag=True, help="Show series descriptions, too; they may name a patient.")
+def list_series(source: Path, salt: str | None, keep_ids: bool) -> None:
+    """The series of a folder, .zip or .tar.gz; * marks what convert takes."""
+    from hz_runtime.dicom.convert import output_name
+    from hz_runtime.dicom.deidentify import MODALITIES, SALT, words
+    from hz_runtime.dicom.intake import dicom_files
+    from hz_runtime.dicom.selection import choose_each, judge
+    from hz_runtime.dicom.series import find_series
+    from hz_runtime.errors import UnsupportedScan
+
+    with dicom_files(source) as files:
+        found = find_series(files)
+    try:
+        chosen = {one.number for one in choose_each(found)[0]}
+    except UnsupportedScan:
+        chosen = set()
+    rows = []
+    for one in found:
+        modality = "".join(words(one.get("Modality"), MODALITIES)) or "?"
+        spacing = " x ".join(f"{mm:.3g}" for mm in one.spacing) if one.affine is not None else "-"
+        rows.append(
+            [
+                f"{'*' if one.number in chosen else ' '}{one.number}",
+                modality,
+                " x ".join(map(str, one.shape)),
+                spacing,
+                _timing(one),
+                output_name(one, salt or SALT).partition("_")[0],
+                judge(one).reason,
+                *([" ".join(str(one.get("SeriesDescription") or "").split())] if keep_ids else []),
+            ]
+        )
+    heads = ["  N", "kind", "voxels", "mm", "TR/TE/TI ms", "name", "what the rules say"]
+    _table([*heads, *(["description"] if keep_ids else [])], rows)
+    if not chosen:
+        click.echo("no series is a T1-weighted head by the rules; name one:  hz-dicom convert IN --series N")
+
+
+def _timing(one: Series) -> str:
+    from hz_runtime.dicom.deidentify import number
+
+    times = (number(one.get(k)) for k in ("RepetitionTime", "EchoTime", "InversionTime"))
+    return "/".join("-" if t is None else f"{t:.4g}" for t in times)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[n]) for row in (heads, *rows)) for n in range(len(heads))]
+    for row in (heads, *rows):
+        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+@dicom.command()
+@click.argument("source", metavar="IN", type=_FOLDER)
+@click.option("--out", "-o", required=True, metavar="DIR", type=_FOLDER, help="Folder for the NIfTI files.")
+@_series
+@_salt
+@click.option("--keep-ids", is_flag=True, help="Keep identity: names, header texts, the whole sidecar.")
+@click.option(
+    "--reference", "keep_reference", is_flag=True, help="Also write the source's UIDs (NAME_source.json)."
+)
+@click.pass_context
+def convert(
+    ctx: click.Context,
+    /,
+    source: Path,
+    out: Path,
+    wanted: int | None,
+    salt: str | None,
+    keep_ids: bool,
+    keep_reference: bool,
+) -> None:
+    """Convert the T1-weighted series of every study, or series N, to NIfTI without patient identity.
+
+    IN: a folder, .zip or .tar.gz. Names, headers and sidecar hold numbers and known words only. The picture
+    stays as it is: a face can be seen in it until the brain is extracted. Exit code 3 where a study has no
+    T1-weighted head.
+    """
+    from hz_runtime.dicom.convert import convert as write
+    from hz_runtime.dicom.deidentify import SALT
+    from hz_runtime.dicom.intake import dicom_files
+    from hz_runtime.dicom.selection import choose, choose_each, judge
+    from hz_runtime.dicom.series import find_series
+
+    with dicom_files(source) as files:
+        found = find_series(files)
+        chosen, without = choose_each(found) if wanted is None else ((choose(found, wanted),), 0)
+        for one in chosen:
+            written = write(one, out, salt=salt or SALT, keep_ids=keep_ids, keep_reference=keep_reference)
+            reason = judge(one).reason
+            click.echo(f"series {one.number} of {len(found)} ({reason}): {written.volume.name}")
+    if wanted is None and sum(judge(one).eligible for one in found) > len(chosen):
+        click.echo("other series qualify, too:  hz-dicom list IN", err=True)
+    if keep_ids or keep_reference:
+        click.echo("these files identify the patient", err=True)
+    if without:
+        click.echo(f"{without} studies have no T1-weighted head by the rules:  hz-dicom list IN", err=True)
+        ctx.exit(3)
+
+
+@dicom.command()
+@click.argument("volume", metavar="VOLUME", type=_FOLDER)
+@click.option(
+    "--source", required=True, metavar="IN", type=_FOLDER, help="The folder, .zip or .tar.gz it came from."
+)
+@click.option("--out", "-o", required=True, metavar="DIR", type=_FOLDER, help="Folder for the DICOM files.")
+@_series
+@click.option("--reference", metavar="JSON", type=_FOLDER, help="NAME_source.json of convert --reference.")
+@click.option("--result", metavar="JSON", type=_FOLDER, help="Sidecar of hz-run.  [default: beside VOLUME]")
+@_salt
+def export(
+    volume: Path,
+    source: Path,
+    out: Path,
+    wanted: int | None,
+    reference: Path | None,
+    result: Path | None,
+    salt: str | None,
+) -> None:
+    """Write a harmonized volume back: a derived MR series and a report with the predicted age.
+
+    VOLUME: a result of hz-run --space native. New series in the source's study, on its slices; research use
+    only, unverified. The patient's identity is taken over from IN.
+    """
+    from hz_runtime.dicom.derived import write_derived
+    from hz_runtime.dicom.intake import dicom_files
+    from hz_runtime.dicom.result import read_result
+    from hz_runtime.dicom.series import find_series
+    from hz_runtime.dicom.structured_report import write_report
+
+    origin, age = read_result(volume, result)
+    with dicom_files(source) as files:
+        one = _source(find_series(files), volume, wanted, reference, salt)
+        images = write_derived(volume, one, out, origin)
+        if age is not None:
+            write_report(age, one, out, origin)
+    report = "SR_age.dcm" if age is not None else "no report (no age was predicted)"
+    click.echo(f"{len(images)} images on series {one.number}, {report}")
+    click.echo("these files identify the patient", err=True)
+
+
+def _source(
+    found: Sequence[Series], volume: Path, wanted: int | None, reference: Path | None, salt: str | None
+) -> Series:
+    """The series named by number or reference, else by the volume's name, else the one convert takes."""
+    from hz_runtime.dicom.convert import referenced, source_of
+    from hz_runtime.dicom.deidentify import SALT
+    from hz_runtime.dicom.selection import choose
+    from hz_runtime.volume import stem
+
+    if reference is not None and wanted is None:
+        return referenced(found, reference)
+    by_name = source_of(found, stem(volume), salt or SALT) if wanted is None else None
+    return by_name or choose(found, wanted)
+
+
+def main() -> None:
+    """Entry point of hz-dicom."""
+    render.run_command(dicom)
+
+
+if __name__ == "__main__":
+    main()

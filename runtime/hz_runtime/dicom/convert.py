@@ -1,0 +1,291 @@
+"""A series becomes NIfTI, through dcm2niix, without anything that says whose it is.
+
+dcm2niix knows the vendors' private scaling, so it converts; but it sees neutral file names, its own sidecar
+and its messages are thrown away, and of its file only voxels and geometry are copied, after the geometry was
+compared with the one computed here from the slices' positions. The sidecar is written from the lists of
+`deidentify`. The voxels are those of the scanner: a face can be rendered from them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import HzError, UnreadableScan, UsageError
+from ..files import atomic_write_bytes
+from ..geometry import Array
+from ..header import HEAD_BYTES, ReadLimits, encode_header, parse_header
+from . import deidentify as de
+from .selection import judge
+from .series import Series
+
+_MAX_SECONDS = 600
+_SAME_MM = 0.05  # of every corner: dcm2niix works in float32
+_SCL_INTER = 116  # offset in a NIfTI-1 header
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Files written for a series.
+
+    volume : .nii.gz.  sidecar : .json.  reference : .json that identifies the source, or None.
+    """
+
+    volume: Path
+    sidecar: Path
+    reference: Path | None
+
+
+def output_name(series: Series, salt: str = de.SALT, keep_ids: bool = False) -> str:
+    """sub-<12 hex digits>[_run-NN]_T1w, `_MR` in place of `_T1w` where the rules do not see a T1 weighting.
+
+    keep_ids takes letters and digits of the PatientID and StudyDate in place of the digits.
+    """
+    subject = de.pseudonym(series.uid, salt)
+    if keep_ids:
+        patient = re.sub(r"[^A-Za-z0-9]+", "", str(series.get("PatientID") or ""))[:40]
+        subject = f"{patient}_ses-{subject}" if patient else subject
+    run = f"_run-{series.part:02}" if series.part else ""
+    return f"sub-{subject}{run}_{'T1w' if judge(series).weighting else 'MR'}"
+
+
+def source_of(series: Sequence[Series], stem: str, salt: str = de.SALT) -> Series | None:
+    """The series that a file whose name starts with `stem` was converted from, by its digits; or None."""
+    for one in series:
+        bare = output_name(one, salt).rpartition("_")[0]
+        if f"{stem}_".startswith(f"{bare}_"):
+            return one
+    return None
+
+
+def referenced(series: Sequence[Series], path: str | os.PathLike[str]) -> Series:
+    """The series that a NAME_source.json, as `convert` writes it, is about.
+
+    Raises UsageError where it is not such a file, or none of `series` is meant."""
+    try:
+        meant = json.loads(Path(path).read_text("utf-8"))
+        uid, part = str(meant["SeriesInstanceUID"]), int(meant["Part"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            "the reference is not a _source.json of hz-dicom convert --reference.",
+            "Name the series by --series N.",
+        ) from error
+    found = next((s for s in series if s.uid == uid and s.part == part), None)
+    if found is None:
+        raise UsageError("the series of the reference is not there.", "Give the folder that was converted.")
+    return found
+
+
+def convert(
+    series: Series,
+    out: str | os.PathLike[str],
+    *,
+    salt: str = de.SALT,
+    keep_ids: bool = False,
+    keep_reference: bool = False,
+) -> Converted:
+    """Write `series` to the folder `out`, which is made.
+
+    keep_ids : keep dcm2niix's header texts and whole sidecar, and name the file for the patient.
+    keep_reference : also write NAME_source.json with the UIDs that writing back needs: it identifies.
+    Same series and options, same bytes. Raises UnsupportedScan (not one volume), UnreadableScan (dcm2niix
+    fails, or disagrees about geometry), UsageError (extra not installed), HzError (disk).
+    """
+    de.need("pydicom", "dcm2niix")
+    series.placed()
+    if keep_ids:
+        series = _with_patient(series)
+    folder, name = Path(out), output_name(series, salt, keep_ids)
+    with tempfile.TemporaryDirectory(prefix="hz-dicom-") as temporary:
+        converted, told = _dcm2niix(series, Path(temporary), keep_ids)
+        content = _nifti(converted, series, keep_ids)
+    _make(folder)
+    written = Converted(
+        folder / f"{name}.nii.gz",
+        folder / f"{name}.json",
+        folder / f"{name}_source.json" if keep_reference else None,
+    )
+    facts = {**(told if keep_ids else {}), **sidecar(series, keep_ids)}
+    atomic_write_bytes(written.volume, _gzipped(content))
+    atomic_write_bytes(written.sidecar, _json(facts))
+    if written.reference is not None:
+        atomic_write_bytes(written.reference, _json(source_reference(series)))
+    return written
+
+
+def sidecar(series: Series, keep_ids: bool = False) -> dict[str, Any]:
+    """BIDS sidecar of a series: numbers (times in seconds) and known words only."""
+    import dcm2niix
+
+    from .. import __version__
+
+    def seconds(keyword: str) -> float | None:
+        value = de.number(series.get(keyword))
+        return None if value is None else round(value / 1000, 9)
+
+    facts: dict[str, Any] = {
+        "Modality": "MR",
+        "MagneticFieldStrength": de.number(series.get("MagneticFieldStrength")),
+        "Manufacturer": de.vendor(series.get("Manufacturer")),
+        "ManufacturersModelName": de.model(series.get("ManufacturerModelName")),
+        "ImageType": list(de.words(series.get("ImageType"), de.IMAGE_TYPES)),
+        "MRAcquisitionType": "".join(de.words(series.get("MRAcquisitionType"), de.ACQUISITION_TYPES)),
+        "ScanningSequence": "_".join(de.words(series.get("ScanningSequence"), de.SCANNING_SEQUENCES)),
+        "SequenceVariant": "_".join(de.words(series.get("SequenceVariant"), de.SEQUENCE_VARIANTS)),
+        "RepetitionTime": seconds("RepetitionTime"),
+        "EchoTime": seconds("EchoTime"),
+        "InversionTime": seconds("InversionTime"),
+        "FlipAngle": de.number(series.get("FlipAngle")),
+        "SliceThickness": de.number(series.get("SliceThickness")),
+        "Weighting": judge(series).reason,
+        "Identity": "kept on request" if keep_ids else "not copied",
+        "ConversionSoftware": "dcm2niix, hz",
+        "ConversionSoftwareVersion": f"{dcm2niix.__version__}, {__version__}",
+    }
+    return {key: value for key, value in facts.items() if value not in (None, "", [])}
+
+
+def source_reference(series: Series) -> dict[str, Any]:
+    """What writing results back needs to find the source: UIDs, in slice order. It identifies the patient to
+    whoever can ask the archive."""
+    return {
+        "StudyInstanceUID": series.study_uid,
+        "SeriesInstanceUID": series.uid,
+        "Part": series.part,
+        "SOPInstanceUIDs": list(dict.fromkeys(s.sop_uid for s in series.slices)),
+    }
+
+
+def _with_patient(series: Series) -> Series:
+    from dataclasses import replace
+
+    from pydicom import dcmread
+
+    with de.quiet():
+        whole = dcmread(series.files[0], force=True, stop_before_pixels=True)
+        whole.update({e.tag: e for e in series.head})
+    return replace(series, head=whole)
+
+
+def _dcm2niix(series: Series, folder: Path, keep_ids: bool) -> tuple[Path, dict[str, Any]]:
+    """(NIfTI file, its sidecar) made in `folder`."""
+    import dcm2niix
+
+    source, target = folder / "in", folder / "out"
+    source.mkdir()
+    target.mkdir()
+    for number, path in enumerate(series.files, 1):
+        _staged(path, source / f"{number:06}.dcm")
+    command = [dcm2niix.bin, "-b", "y" if keep_ids else "n", "-ba", "n", "-f", "scan", "-z", "n", "-i", "n"]
+    command += ["-l", "o", "-x", "n", "-g", "i", "-w", "1", "-o", str(target), str(source)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_MAX_SECONDS, check=False, cwd=target)
+    except subprocess.TimeoutExpired as error:
+        raise UnreadableScan(
+            f"dcm2niix took more than {_MAX_SECONDS} s.", "Export the series again."
+        ) from error
+    except OSError as error:
+        raise HzError(f"dcm2niix cannot be started ({error.strerror}).", "Install it again.") from error
+    # Its messages quote the header: they are not shown.
+    found = sorted(p for p in target.iterdir() if p.suffix == ".nii")
+    if len(found) != 1:
+        what = (
+            f"made {len(found)} volumes of it" if found else f"could not convert it (exit {done.returncode})"
+        )
+        raise UnreadableScan(
+            f"series {series.number}: dcm2niix {what}.", "Export the series again, or pick another one."
+        )
+    told = found[0].with_suffix(".json")
+    return found[0], json.loads(told.read_text("utf-8", "replace")) if told.is_file() else {}
+
+
+def _staged(path: Path, target: Path) -> None:
+    try:
+        target.symlink_to(os.path.abspath(path))
+    except OSError:  # a system without links
+        shutil.copyfile(path, target)
+
+
+def _nifti(path: Path, series: Series, keep_ids: bool) -> bytes:
+    """The content of the .nii to write: checked, with a header that hz filled."""
+    data = path.read_bytes()
+    name = f"series {series.number}"
+    header = parse_header(data[:HEAD_BYTES], name, ReadLimits())
+    voxels = data[header.offset : header.offset + header.data_bytes]
+    if len(voxels) < header.data_bytes:
+        raise UnreadableScan(f"{name}: dcm2niix wrote too little.", "Make room on the disk.")
+    difference = geometry_difference(
+        header.geometry.affine, header.geometry.shape, series.placed(), series.shape
+    )
+    if not difference <= _SAME_MM:
+        raise UnreadableScan(
+            f"{name}: dcm2niix and the slices' own positions disagree about where it lies "
+            f"(by {difference:.3g} mm).",
+            "Export the series again, whole and not resorted.",
+        )
+    if keep_ids:
+        return data
+    clean = bytearray(encode_header(header.geometry, header.dtype, header.slope))
+    struct.pack_into("<f", clean, _SCL_INTER, header.inter)
+    return bytes(clean) + np.frombuffer(voxels, header.dtype).astype(header.dtype.newbyteorder("<")).tobytes()
+
+
+def geometry_difference(
+    volume: Array, volume_shape: tuple[int, ...], stack: Array, stack_shape: tuple[int, ...]
+) -> float:
+    """Largest distance in mm between the voxel centres of two arrays whose axes may run otherwise;
+    infinite where no order and direction of axes makes them meet.
+    volume, stack : (4, 4), indices -> the same world."""
+    mapped = index_map(volume, stack)
+    if mapped is None:
+        return float("inf")
+    axes, signs = mapped
+    if tuple(volume_shape[a] for a in axes) != tuple(stack_shape):
+        return float("inf")
+    corners = np.array(np.meshgrid(*((0, n - 1) for n in stack_shape), indexing="ij")).reshape(3, -1)
+    there = np.empty_like(corners)
+    for source, (axis, sign) in enumerate(zip(axes, signs, strict=True)):
+        there[axis] = corners[source] if sign > 0 else stack_shape[source] - 1 - corners[source]
+    one = stack[:3, :3] @ corners + stack[:3, 3:]
+    other = volume[:3, :3] @ there + volume[:3, 3:]
+    return float(np.linalg.norm(one - other, axis=0).max())
+
+
+def index_map(volume: Array, stack: Array) -> tuple[tuple[int, int, int], tuple[int, int, int]] | None:
+    """For each axis of `stack` the axis of `volume` that runs along it, and its sign; None where they do not
+    run along each other. Both (4, 4), indices -> the same world."""
+    turn = np.linalg.solve(volume[:3, :3], stack[:3, :3])
+    axes = np.argmax(abs(turn), axis=0).tolist()
+    if sorted(axes) != [0, 1, 2]:
+        return None
+    signs = [1 if turn[a, n] > 0 else -1 for n, a in enumerate(axes)]
+    return (axes[0], axes[1], axes[2]), (signs[0], signs[1], signs[2])
+
+
+def _gzipped(content: bytes) -> bytes:
+    from isal import igzip
+
+    # Level 0, time 0: the same bytes every time (see hz_runtime.volume).
+    return bytes(igzip.compress(content, 0, mtime=0))
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HzError(f"the output folder cannot be made ({error.strerror}).", "Name another one.") from error

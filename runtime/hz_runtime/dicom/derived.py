@@ -1,0 +1,331 @@
+"""A harmonized volume as a derived MR series on the slices it came from.
+
+Every source slice gets one new single-frame MR image of the same place, size and frame of reference, in the
+same study, marked as derived, with references to its source. It goes back into a patient's record, so it
+carries the source's patient and study: what is written here is as identifying as the source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import GridMismatch
+from ..files import atomic_write_bytes
+from ..header import HEAD_BYTES, ReadLimits, parse_header
+from ..stream import ScanStream
+from ..volume import Volume, read_volume, write_volume
+from . import deidentify as de
+from .convert import geometry_difference, index_map
+from .deidentify import listed
+from .series import Series
+
+Int16 = npt.NDArray[np.int16]
+RESEARCH = "Research use only. Not for diagnosis."
+SERIES_NUMBER_ADDED = 9000  # keeps derived series behind the scanner's own in a viewer's list
+_SAME_MM = 0.05
+_PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+_WRITERS = 16
+_MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
+# PS3.3 C.7.1.1, C.7.2.1, C.7.2.2: modules of patient and study, type 2 elements empty where unknown.
+TYPE_2 = listed(
+    "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber "
+    "ReferringPhysicianName StudyID"
+)
+PATIENT_AND_STUDY = listed(
+    "SpecificCharacterSet IssuerOfPatientID OtherPatientIDs PatientAge PatientSize "
+    "PatientWeight PatientIdentityRemoved DeidentificationMethod DeidentificationMethodCodeSequence "
+    "StudyDescription InstitutionName LossyImageCompression LossyImageCompressionRatio "
+    "LossyImageCompressionMethod FrameOfReferenceUID PositionReferenceIndicator BodyPartExamined"
+)
+_ACQUISITION = listed(
+    "ScanningSequence SequenceVariant ScanOptions MRAcquisitionType RepetitionTime EchoTime InversionTime "
+    "EchoTrainLength FlipAngle MagneticFieldStrength AcquisitionDate AcquisitionTime AcquisitionNumber "
+    "SliceThickness SpacingBetweenSlices PatientPosition"
+)
+
+_ACQUISITION_TYPE_2 = listed(
+    "ScanOptions MRAcquisitionType RepetitionTime EchoTime EchoTrainLength SliceThickness PatientPosition "
+    "PositionReferenceIndicator"
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who made a result, and what was noted about it, for its records.
+
+    version : of hz.  bundle, bundle_id : of the models; may be empty.  created : when, with a time zone.
+    flags : what hz-run found unusual about the scan, in words.
+    """
+
+    version: str
+    bundle: str = ""
+    bundle_id: str = ""
+    created: datetime = field(default_factory=lambda: datetime.now(UTC))
+    flags: tuple[str, ...] = ()
+
+    @property
+    def comment(self) -> str:
+        """The flags and the intended use, for people."""
+        noted = f"Flagged by hz: {'; '.join(self.flags)}. " if self.flags else ""
+        return f"{noted}{RESEARCH}".encode("ascii", "replace").decode()[:10240]
+
+    @property
+    def local(self) -> tuple[str, str]:
+        """Date and time of `created` where hz runs, as DA and TM: no time zone is stated in the objects."""
+        there = self.created.astimezone()
+        return there.strftime("%Y%m%d"), there.strftime("%H%M%S")
+
+    @property
+    def software(self) -> list[str]:
+        """SoftwareVersions: at most 64 characters each."""
+        return [f"hz {self.version}"[:64], *([f"bundle {self.bundle}"[:64]] if self.bundle else [])]
+
+
+def new_uid(*parts: object) -> str:
+    """A UID under 2.25 (PS3.5 B.2) that depends on `parts` alone: new content or time, new UID."""
+    digest = bytearray(hashlib.sha256("\0".join(map(str, parts)).encode()).digest()[:16])
+    digest[6], digest[8] = (digest[6] & 0x0F) | 0x80, (digest[8] & 0x3F) | 0x80  # RFC 9562, version 8
+    return f"2.25.{int.from_bytes(digest, 'big')}"
+
+
+def study_of(series: Series) -> str:
+    """The source's StudyInstanceUID; a new one where it has none."""
+    return series.study_uid or new_uid("study", series.uid)
+
+
+def write_derived(
+    volume: str | os.PathLike[str], series: Series, out: str | os.PathLike[str], origin: Origin
+) -> list[Path]:
+    """Write the scan file `volume` to `out` as MR_0001.dcm, ... in the order of the source's slices.
+
+    An integer file whose values fit int16 keeps them and its slope: value = stored * RescaleSlope +
+    RescaleIntercept to the last bit. Anything else is first rounded as `write_volume` rounds to int16.
+    Raises GridMismatch where the volume does not lie on the series' own voxels, UnsupportedScan for a series
+    without geometry, what `read_volume` raises, UsageError (extra not installed), HzError (disk).
+    """
+    de.need("pydicom")
+    scan = read_volume(volume)
+    codes, slope, intercept = stored_values(volume, scan)
+    planes = on_slices(codes, scan.affine, series)
+    common = _common(series, origin, scan.sha256)
+    common.update(_scaling(codes, slope, intercept))
+    target = Path(out)
+    target.mkdir(parents=True, exist_ok=True)
+    with de.quiet(), ThreadPoolExecutor(_WRITERS) as pool:
+        sources = {path: _header(path, _PLACE) for path in series.files}
+        written = [target / f"MR_{index + 1:04}.dcm" for index in range(len(planes))]
+        contents = (encoded(_image(common, series, n, plane, sources)) for n, plane in enumerate(planes))
+        list(pool.map(atomic_write_bytes, written, contents))  # a disk syncs several files as fast as one
+    return written
+
+
+def stored_values(path: str | os.PathLike[str], scan: Volume) -> tuple[Int16, float, float]:
+    """(codes, slope, intercept): int16 in the order of `scan.data`, with data = codes * slope + intercept."""
+    limits = ReadLimits()
+    with ScanStream(path, limits.max_file_bytes) as stream:
+        header = parse_header(stream.head(HEAD_BYTES), stream.name, limits)
+    if header.dtype.kind in "iu" and scan.nonfinite == 0:
+        exact = np.rint((scan.data.astype(np.float64) - header.inter) / header.slope)
+        again = (exact * header.slope + header.inter).astype(np.float32)
+        fits = exact.min() >= -32768 and exact.max() <= 32767
+        # float32 as read_volume computes it may differ in its last bit from the double product.
+        if fits and np.allclose(again, scan.data, rtol=3e-7, atol=0):
+            return exact.astype(np.int16), header.slope, header.inter
+    with tempfile.TemporaryDirectory(prefix="hz-dicom-") as folder:
+        rounded = Path(folder) / "rounded.nii"
+        write_volume(rounded, scan.data, scan.geometry, dtype="int16")
+        return stored_values(rounded, read_volume(rounded))
+
+
+def on_slices(codes: Int16, affine: npt.NDArray[np.float64], series: Series) -> Int16:
+    """(slices, rows, columns) view of an array that lies on the voxels of `series`, whatever its axes' order.
+
+    affine : (4, 4), indices of `codes` -> RAS mm. Raises GridMismatch, UnsupportedScan.
+    """
+    stack = series.placed()
+    apart = geometry_difference(affine, codes.shape, stack, series.shape)
+    mapped = index_map(affine, stack)
+    if mapped is None or not apart <= _SAME_MM:
+        size = " x ".join(map(str, codes.shape))
+        raise GridMismatch(
+            f"the volume ({size}) does not lie on the voxels of series {series.number} "
+            f"({' x '.join(map(str, series.shape))}).",
+            "Give the series that was converted, and a volume of  hz-run --space native",
+        )
+    axes, signs = mapped
+    turned = codes.transpose(axes)[tuple(slice(None, None, sign) for sign in signs)]
+    return turned.transpose(2, 1, 0)
+
+
+def encoded(data: Any) -> bytes:
+    """A Dataset with file_meta as the bytes of a DICOM file (PS3.10)."""
+    buffer = io.BytesIO()
+    data.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def code(value: str, scheme: str, meaning: str) -> Any:
+    """A one-item code sequence."""
+    from pydicom.dataset import Dataset
+
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return [item]
+
+
+def _header(path: Path, only: Sequence[str] | None = None) -> Any:
+    from pydicom import dcmread
+
+    tags = None if only is None else list(only)
+    return dcmread(path, force=True, stop_before_pixels=True, specific_tags=tags)
+
+
+def _common(series: Series, origin: Origin, sha256: str) -> Any:
+    """Everything that all images of the new series share."""
+    with de.quiet():
+        source = _header(series.files[0])
+        image = _taken_over(source, series)
+    key = (series.uid, series.part, sha256, origin.version, origin.bundle_id, origin.created.isoformat())
+    image.StudyInstanceUID = study_of(series)
+    image.SeriesInstanceUID = new_uid("series", *key)
+    if not image.get("FrameOfReferenceUID"):
+        image.FrameOfReferenceUID = new_uid("frame of reference", series.uid)
+    image.update(_provenance(source, origin))
+    image.SeriesNumber = SERIES_NUMBER_ADDED + int(de.number(source.get("SeriesNumber")) or 0) % 10**6
+    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+    image.Columns, image.Rows = series.shape[:2]
+    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 1
+    return image
+
+
+def _taken_over(source: Any, series: Series) -> Any:
+    """Patient, study and acquisition of the source; types 1 and 2 are there (PS3.3 C.8.3.1)."""
+    from pydicom.dataset import Dataset
+
+    image = Dataset()
+    for keyword in (*TYPE_2, *PATIENT_AND_STUDY, *_ACQUISITION):
+        if keyword in source:
+            image[keyword] = source[keyword]
+        elif series.get(keyword) is not None:  # of a multi-frame file
+            _set(image, keyword, series.get(keyword))
+    for keyword in (*TYPE_2, *_ACQUISITION_TYPE_2):
+        if keyword not in image:
+            setattr(image, keyword, None)
+    image.BodyPartExamined = image.get("BodyPartExamined") or "BRAIN"  # or Laterality would be asked for
+    image.ScanningSequence = image.get("ScanningSequence") or "RM"
+    image.SequenceVariant = image.get("SequenceVariant") or "NONE"
+    if "IR" in image.ScanningSequence and "InversionTime" not in image:
+        image.InversionTime = None
+    return image
+
+
+def _provenance(source: Any, origin: Origin) -> Any:
+    from pydicom.dataset import Dataset
+
+    made = Dataset()
+    made.SOPClassUID, made.Modality = _MR_IMAGE, "MR"
+    made.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
+    made.BurnedInAnnotation = "NO"
+    bundle = f" with bundle {origin.bundle} {origin.bundle_id}" if origin.bundle else ""
+    made.DerivationDescription = f"Intensities harmonized by hz {origin.version}{bundle}. {RESEARCH}"[:1024]
+    made.SeriesDescription = "hz harmonized, research use only"
+    made.ImageComments = origin.comment
+    day, time = origin.local
+    made.InstanceCreationDate = made.SeriesDate = made.ContentDate = day
+    made.InstanceCreationTime = made.SeriesTime = made.ContentTime = time
+    made.Manufacturer, made.ManufacturerModelName = "hz", "hz"
+    made.SoftwareVersions = origin.software
+    scanner = Dataset()
+    scanner.PurposeOfReferenceCodeSequence = code("109101", "DCM", "Acquisition Equipment")
+    scanner.Manufacturer = source.get("Manufacturer") or "unknown"
+    if source.get("ManufacturerModelName"):
+        scanner.ManufacturerModelName = source.ManufacturerModelName
+    machine = Dataset()
+    machine.PurposeOfReferenceCodeSequence = code("109102", "DCM", "Processing Equipment")
+    machine.Manufacturer, machine.ManufacturerModelName = "hz", "hz"
+    machine.SoftwareVersions = origin.software
+    made.ContributingEquipmentSequence = [scanner, machine]
+    return made
+
+
+def _scaling(codes: Int16, slope: float, intercept: float) -> Any:
+    """Rescale and window elements. A DS has 16 characters; nine digits hold any float32."""
+    from pydicom.dataset import Dataset
+
+    scaling = Dataset()
+    scaling.RescaleSlope, scaling.RescaleIntercept = float32_text(slope), float32_text(intercept)
+    scaling.RescaleType = "US"  # unspecified
+    inside = codes[codes != codes.min()]
+    low, high = np.percentile(inside, (1, 99)) if inside.size else (0.0, 1.0)
+    width = max(abs(float(high - low) * slope), 1e-6)
+    scaling.WindowCenter = f"{float(low + high) / 2 * slope + intercept:.8g}"
+    scaling.WindowWidth = f"{width:.8g}"
+    if width < 1:
+        scaling.VOILUTFunction = "LINEAR_EXACT"  # PS3.3 C.11.2.1.2: the usual one needs a width of 1 or more
+    return scaling
+
+
+def float32_text(value: float) -> str:
+    """Shortest decimal text that reads back as the same float32; at most 15 characters."""
+    if value == int(value) and abs(value) < 1e6:
+        return str(int(value))
+    return np.format_float_scientific(np.float32(value), unique=True, trim="-", exp_digits=2)
+
+
+def _set(image: Any, keyword: str, value: Any) -> None:
+    from pydicom.datadict import dictionary_VR
+    from pydicom.valuerep import format_number_as_ds
+
+    if dictionary_VR(keyword) == "DS":
+        many = isinstance(value, Sequence) or hasattr(value, "__iter__")
+        value = [format_number_as_ds(float(v)) for v in (value if many else [value])]
+        value = value if many else value[0]
+    setattr(image, keyword, value)
+
+
+def _image(common: Any, series: Series, index: int, plane: Int16, sources: dict[Path, Any]) -> Any:
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    where = series.slices[index]
+    image = Dataset()
+    image.update(common)
+    image.SOPInstanceUID = new_uid("image", common.SeriesInstanceUID, index)
+    image.InstanceNumber = index + 1
+    source = sources[where.path] if where.frame is None else series.head
+    for keyword, value in (
+        ("ImagePositionPatient", where.position),
+        ("ImageOrientationPatient", series.get("ImageOrientationPatient")),
+        ("PixelSpacing", series.get("PixelSpacing")),
+    ):
+        if where.frame is None:
+            image[keyword] = source[keyword]  # the source's own text
+        else:
+            _set(image, keyword, value)
+    reference = Dataset()
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = where.sop_class, where.sop_uid
+    if where.frame is not None:
+        reference.ReferencedFrameNumber = where.frame
+    reference.PurposeOfReferenceCodeSequence = code(
+        "121322", "DCM", "Source image for image processing operation"
+    )
+    image.SourceImageSequence = [reference]
+    image.PixelData = np.ascontiguousarray(plane, "<i2").tobytes()
+    image["PixelData"].VR = "OW"
+    image.file_meta = FileMetaDataset()
+    image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
+    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return image

@@ -1,0 +1,283 @@
+"""Where DICOM comes from: a folder, a .zip or a .tar(.gz), as a list of files to read.
+
+A stranger's archive is unpacked into a private temporary folder under names of hz's own (000001, 000002...),
+so that no name in it can lead outside, and no name with a patient in it reaches another file. What it may
+hold is bounded before and while it is inflated. Only regular files that begin like DICOM are kept.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+from ..errors import HzError, UnreadableScan, UnsupportedScan
+
+_BLOCK = 1 << 20
+_GZIP_MAGIC, _ZIP_MAGIC = b"\x1f\x8b", b"PK"
+_HEAD = 132  # preamble and "DICM"
+_EOCD, _EOCD64, _LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, struct.error)
+_COPY = "Copy it again from its source."
+
+
+@dataclass(frozen=True)
+class IntakeLimits:
+    """How much of a stranger's archive or folder hz is willing to take in.
+
+    max_bytes : inflated, all files together.  max_file_bytes : inflated, one file.  max_files : of any kind.
+    max_directory_bytes : a .zip's table of contents, and any one record of a .tar.
+    """
+
+    max_bytes: int = 2**32
+    max_file_bytes: int = 2**31
+    max_files: int = 100_000
+    max_directory_bytes: int = 2**26
+
+
+@contextmanager
+def dicom_files(source: str | os.PathLike[str], limits: IntakeLimits | None = None) -> Iterator[list[Path]]:
+    """The DICOM files below a folder or in an archive, for as long as the context lasts.
+
+    Links in folders are not followed; files that do not begin like DICOM are left out. Messages name neither
+    files nor folders. Raises UnreadableScan (missing, damaged, encrypted, over the limits), UnsupportedScan
+    (no archive and no folder, or no DICOM in it), HzError where the temporary folder is full.
+    """
+    limits = limits or IntakeLimits()
+    path = Path(source)
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        raise UnreadableScan(
+            "the DICOM input cannot be opened.", "Check the name and your permission to read it."
+        ) from error
+    if stat.S_ISDIR(mode):
+        yield _some(list(_walk(path, limits)))
+    elif not stat.S_ISREG(mode):
+        raise UnreadableScan("the DICOM input is neither a folder nor a regular file.", "Give a folder.")
+    else:
+        with tempfile.TemporaryDirectory(prefix="hz-dicom-") as folder:
+            yield _some(_unpacked(path, Path(folder), limits))
+
+
+def _some(files: list[Path]) -> list[Path]:
+    if not files:
+        raise UnsupportedScan(
+            "no DICOM file is in the input.",
+            "Give the folder, .zip or .tar.gz that holds the series' slices.",
+        )
+    return files
+
+
+def _walk(folder: Path, limits: IntakeLimits) -> Iterator[Path]:
+    count = 0
+    for here, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            count += 1
+            if count > limits.max_files:
+                raise _too_much(f"more than {limits.max_files} files")
+            path = Path(here) / name
+            if _regular(path) and _begins_like_dicom(path):
+                yield path
+
+
+def _regular(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _begins_like_dicom(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return looks_like_dicom(file.read(_HEAD))
+    except OSError:
+        return False
+
+
+def looks_like_dicom(head: bytes) -> bool:
+    """Whether a file's first 132 bytes are a DICOM preamble, or group 0008 or 0002 as old files begin."""
+    if head[128:132] == b"DICM":
+        return True
+    return len(head) == _HEAD and head[:2] in (b"\x08\0", b"\x02\0") and head[3:4] == b"\0"
+
+
+def _unpacked(path: Path, folder: Path, limits: IntakeLimits) -> list[Path]:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+            file.seek(0)
+            if looks_like_dicom(head):
+                return [path]
+            if head[:2] == _ZIP_MAGIC:
+                return _from_zip(file, folder, limits)
+            if head[:2] == _GZIP_MAGIC:
+                return _from_tar(_inflated(file), folder, limits)
+            return _from_tar(file, folder, limits)
+    except HzError:
+        raise
+    except OSError as error:
+        if error.errno is None:  # isal's BadGzipFile
+            raise _damaged() from error
+        raise HzError(
+            f"the archive cannot be unpacked ({error.strerror}).",
+            "Make room for temporary files, or name another place for them:  TMPDIR=FOLDER hz-dicom ...",
+        ) from error
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        EOFError,
+        ValueError,
+        NotImplementedError,
+        struct.error,
+    ) as e:
+        raise _damaged() from e
+    except Exception as error:  # isal and zlib raise errors of their own for a damaged stream
+        if type(error).__name__ == "error" or "isal" in type(error).__module__:
+            raise _damaged() from error
+        raise
+
+
+def _damaged() -> UnreadableScan:
+    return UnreadableScan("the archive is damaged, or is neither a .zip nor a .tar.gz.", _COPY)
+
+
+def _too_much(what: str) -> UnreadableScan:
+    return UnreadableScan(
+        f"the input holds {what}.", "Give hz the folder of one examination, or unpack the archive yourself."
+    )
+
+
+def _inflated(file: BinaryIO) -> BinaryIO:
+    from isal import igzip
+
+    opened = cast(Any, igzip.IGzipFile)
+    return cast(BinaryIO, opened(fileobj=file, mode="rb"))
+
+
+class _Bounded:
+    """A stream read forward only, that refuses to give more than the limits allow."""
+
+    def __init__(self, source: BinaryIO, limits: IntakeLimits) -> None:
+        self._source, self._limits, self._at = source, limits, 0
+
+    def read(self, count: int = -1) -> bytes:
+        if count < 0 or count > self._limits.max_directory_bytes:
+            raise _too_much("a record of absurd size")
+        data = self._source.read(count)
+        self._at += len(data)
+        if self._at > 2 * self._limits.max_bytes:  # content, and padding between files
+            raise _too_much(f"more than {self._limits.max_bytes / 1e9:.3g} GB")
+        return data
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        if whence or position < self._at:
+            raise ValueError("backwards")
+        while self._at < position:
+            if not self.read(min(_BLOCK, position - self._at)):
+                break
+        return self._at
+
+
+class _Unpacking:
+    """Counts what is written and gives every file its number for a name."""
+
+    def __init__(self, folder: Path, limits: IntakeLimits) -> None:
+        self.files: list[Path] = []
+        self._folder, self._limits, self._left, self._seen = folder, limits, limits.max_bytes, 0
+
+    def count(self) -> None:
+        self._seen += 1
+        if self._seen > self._limits.max_files:
+            raise _too_much(f"more than {self._limits.max_files} files")
+
+    def keep(self, source: IO[bytes]) -> None:
+        """Write a member to its own file where it begins like DICOM."""
+        head = source.read(_HEAD)
+        if not looks_like_dicom(head):
+            return
+        target = self._folder / f"{len(self.files) + 1:06}"
+        size = 0
+        with open(target, "xb") as out:
+            piece = head
+            while piece:
+                size += len(piece)
+                self._left -= len(piece)
+                if size > self._limits.max_file_bytes or self._left < 0:
+                    raise _too_much(
+                        f"more than {self._limits.max_bytes / 1e9:.3g} GB, or a file of more than "
+                        f"{self._limits.max_file_bytes / 1e9:.3g} GB"
+                    )
+                out.write(piece)
+                piece = source.read(_BLOCK)
+        self.files.append(target)
+
+
+def _from_tar(file: BinaryIO, folder: Path, limits: IntakeLimits) -> list[Path]:
+    unpacking = _Unpacking(folder, limits)
+    bounded = _Bounded(file, limits)
+    with tarfile.open(fileobj=cast(Any, bounded), mode="r:") as archive:
+        while (member := archive.next()) is not None:
+            unpacking.count()
+            archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every member it has met
+            if member.isreg() and not member.issparse():
+                content = archive.extractfile(member)
+                if content is not None:
+                    unpacking.keep(content)
+    while bounded.read(_BLOCK):  # to the end, where gzip's checksum is
+        pass
+    return unpacking.files
+
+
+def _from_zip(file: BinaryIO, folder: Path, limits: IntakeLimits) -> list[Path]:
+    if _directory_bytes(file) > limits.max_directory_bytes:
+        raise _too_much("a table of contents of absurd size")
+    unpacking = _Unpacking(folder, limits)
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            unpacking.count()
+            if member.is_dir() or stat.S_ISLNK(member.external_attr >> 16):
+                continue
+            if member.flag_bits & 1:
+                raise UnreadableScan("the archive is encrypted.", "Unpack it with its password first.")
+            # The other methods' readers inflate a whole member at once.
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise UnsupportedScan("the .zip is compressed by a rare method.", "Unpack it first.")
+            with archive.open(member) as content:
+                unpacking.keep(content)
+    return unpacking.files
+
+
+def _directory_bytes(file: BinaryIO) -> int:
+    """Size of a .zip's central directory, as zipfile will believe it (APPNOTE 4.3.14 to 4.3.16)."""
+    size = file.seek(0, os.SEEK_END)
+    start = max(0, size - (1 << 16) - 22 - 20)
+    file.seek(start)
+    tail = file.read()
+    file.seek(0)
+    at = tail.rfind(_EOCD)
+    if at < 0 or at + 22 > len(tail):
+        raise zipfile.BadZipFile
+    declared = int(struct.unpack_from("<I", tail, at + 12)[0])
+    if at >= 20 and tail[at - 20 : at - 16] == _LOCATOR64:
+        (position,) = struct.unpack_from("<Q", tail, at - 12)
+        file.seek(min(position, size))
+        record = file.read(56)
+        file.seek(0)
+        if len(record) < 56 or record[:4] != _EOCD64:
+            raise zipfile.BadZipFile
+        declared = max(declared if declared != 0xFFFFFFFF else 0, struct.unpack_from("<Q", record, 40)[0])
+    return declared

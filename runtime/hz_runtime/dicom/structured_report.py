@@ -1,0 +1,191 @@
+"""Predicted ages as an Enhanced SR document, template TID 1500.
+
+It says what was measured, on which images, by which algorithm; it is partial, preliminary and unverified,
+because nobody has looked at it, and it goes into the source's study: it is as identifying as the source.
+No standard has a code for a predicted brain age, so the codes are hz's own, under 99HZ.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from ..files import atomic_write_bytes
+from . import deidentify as de
+from .deidentify import listed
+from .derived import (
+    PATIENT_AND_STUDY,
+    RESEARCH,
+    SERIES_NUMBER_ADDED,
+    TYPE_2,
+    Origin,
+    encoded,
+    new_uid,
+    study_of,
+)
+from .series import Series
+
+SCHEME = "99HZ"
+_IDENTIFYING = listed("SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID SeriesNumber Modality")
+
+
+@dataclass(frozen=True)
+class PredictedAge:
+    """Years. raw : the network's.  corrected : without its bias towards the cohort's mean, or None.
+
+    interval : (low, high) around the best of both, or None; coverage : its nominal coverage, 0 to 1.
+    engine : what computed it, for the record; may be empty.
+    """
+
+    raw: float
+    corrected: float | None = None
+    interval: tuple[float, float] | None = None
+    coverage: float | None = None
+    engine: str = ""
+
+
+def write_report(age: PredictedAge, series: Series, out: str | os.PathLike[str], origin: Origin) -> Path:
+    """Write SR_age.dcm to the folder `out`.
+
+    Raises UsageError (extra not installed, an age that is not finite), HzError (disk).
+    """
+    de.need("pydicom", "highdicom")
+    numbers = [age.raw, *([] if age.corrected is None else [age.corrected]), *(age.interval or ())]
+    if not all(math.isfinite(n) for n in numbers):
+        raise UsageError("the predicted age is not a finite number.", "Run hz-run again on this scan.")
+    with de.quiet():
+        content = encoded(_document(age, series, origin))
+    target = Path(out)
+    target.mkdir(parents=True, exist_ok=True)
+    atomic_write_bytes(target / "SR_age.dcm", content)
+    return target / "SR_age.dcm"
+
+
+def _document(age: PredictedAge, series: Series, origin: Origin) -> Any:
+    from highdicom.sr import CodedConcept, EnhancedSR
+    from pydicom.dataset import Dataset
+
+    evidence = _evidence(series)
+    key = (series.uid, series.part, age, origin.version, origin.bundle_id, origin.created.isoformat())
+    report = EnhancedSR(
+        evidence=evidence,
+        content=_report(age, series, origin, CodedConcept)[0],
+        series_instance_uid=new_uid("report series", *key),
+        series_number=SERIES_NUMBER_ADDED + 1 + int(de.number(evidence[0].get("SeriesNumber")) or 0) % 10**6,
+        sop_instance_uid=new_uid("report", *key),
+        instance_number=1,
+        manufacturer="hz",
+        is_complete=False,
+        is_final=False,
+        is_verified=False,
+    )
+    _signed(report, origin)
+    scheme = Dataset()
+    scheme.CodingSchemeDesignator = SCHEME
+    scheme.CodingSchemeName = "hz private codes"
+    scheme.CodingSchemeResponsibleOrganization = "hz"
+    report.CodingSchemeIdentificationSequence = [scheme]
+    return report
+
+
+def _signed(report: Any, origin: Origin) -> None:
+    report.ManufacturerModelName = "hz"
+    report.SoftwareVersions = origin.software
+    report.SeriesDescription = "hz predicted age, research use only"
+    report.CompletionFlagDescription = f"Not reviewed. {RESEARCH}"[:64]
+    day, time = origin.local
+    report.ContentDate = report.InstanceCreationDate = report.SeriesDate = day
+    report.ContentTime = report.InstanceCreationTime = report.SeriesTime = time
+
+
+def _evidence(series: Series) -> list[Any]:
+    """The source files, cut down to what a report takes over from them."""
+    from pydicom import dcmread
+    from pydicom.dataset import Dataset
+
+    found = []
+    for path in series.files:
+        whole = dcmread(path, force=True, stop_before_pixels=True)
+        cut = Dataset()
+        for keyword in (*TYPE_2, *PATIENT_AND_STUDY, *_IDENTIFYING):
+            if keyword in whole:
+                cut[keyword] = whole[keyword]
+        for keyword in TYPE_2:
+            if keyword not in cut:
+                setattr(cut, keyword, None)
+        if not cut.get("StudyInstanceUID"):
+            cut.StudyInstanceUID = study_of(series)
+        found.append(cut)
+    return found
+
+
+def _report(age: PredictedAge, series: Series, origin: Origin, coded: Any) -> Any:
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+
+    device = sr.ObserverContext(
+        observer_type=codes.DCM.Device,
+        observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
+            uid=new_uid("device", "hz", origin.version), name="hz", manufacturer_name="hz", model_name="hz"
+        ),
+    )
+    algorithm = sr.AlgorithmIdentification(
+        name=f"hz brain age{f', bundle {origin.bundle}' if origin.bundle else ''}"[:64],
+        version=origin.version,
+        parameters=[
+            *([f"bundle id {origin.bundle_id}"] if origin.bundle_id else []),
+            *([f"engine {age.engine}"] if age.engine else []),
+            *([f"interval of nominal coverage {age.coverage:g}"] if age.coverage and age.interval else []),
+        ]
+        or None,
+    )
+    brain = [sr.FindingSite(anatomic_location=coded("12738006", "SCT", "Brain"))]
+    group = sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(
+            uid=new_uid("tracking", series.uid, series.part), identifier="brain age"
+        ),
+        algorithm_id=algorithm,
+        finding_sites=brain,
+        measurements=_measurements(age, algorithm, coded),
+        qualitative_evaluations=[
+            sr.QualitativeEvaluation(
+                name=coded("intended-use", SCHEME, "Intended use"),
+                value=coded("research-only", SCHEME, RESEARCH.rstrip(".")),
+            )
+        ],
+        source_images=[
+            sr.SourceImageForMeasurementGroup(sop_class, sop_uid)
+            for sop_class, sop_uid in dict.fromkeys((s.sop_class, s.sop_uid) for s in series.slices)
+        ],
+    )
+    noted = sr.TextContentItem(
+        name=codes.DCM.Comment, value=origin.comment, relationship_type=sr.RelationshipTypeValues.CONTAINS
+    )
+    group[0].ContentSequence.append(noted)
+    return sr.MeasurementReport(
+        observation_context=sr.ObservationContext(observer_device_context=device),
+        procedure_reported=coded("24590-2", "LN", "MR Brain"),
+        imaging_measurements=[group],
+    )
+
+
+def _measurements(age: PredictedAge, algorithm: Any, coded: Any) -> list[Any]:
+    from highdicom import sr
+
+    years = coded("a", "UCUM", "year")
+    found = [("brain-age", "Predicted brain age", age.raw)]
+    if age.corrected is not None:
+        found.append(("brain-age-corr", "Predicted brain age, bias corrected", age.corrected))
+    if age.interval is not None:
+        found.append(("brain-age-low", "Predicted brain age, lower limit", age.interval[0]))
+        found.append(("brain-age-high", "Predicted brain age, upper limit", age.interval[1]))
+    return [
+        sr.Measurement(
+            name=coded(value, SCHEME, meaning), value=round(number, 2), unit=years, algorithm_id=algorithm
+        )
+        for value, meaning, number in found
+    ]

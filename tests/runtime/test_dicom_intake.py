@@ -1,0 +1,141 @@
+"""Folders and archives of strangers."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import struct
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from hz_runtime.dicom.intake import IntakeLimits, dicom_files
+from hz_runtime.errors import ScanError, UnreadableScan, UnsupportedScan
+
+DICOM = bytes(128) + b"DICM" + b"content"
+
+
+def tar(path: Path, members: dict[str, bytes], links: tuple[str, ...] = ()) -> Path:
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
+        for name in links:
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            archive.addfile(link)
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def zipped(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+MEMBERS = {"a/1": DICOM, "../../escaped": DICOM, "/absolute": DICOM, "readme": b"no", "Jane Doe/1": DICOM}
+
+
+@pytest.mark.parametrize("name", ["x.tar.gz", "x.tar", "x.zip", "no-suffix.gz"])
+def test_archives_give_their_dicom_files_under_neutral_names(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "deep" / "er"
+    folder.mkdir(parents=True)
+    path = folder / name
+    made = zipped(path, MEMBERS) if name.endswith("zip") else tar(path, MEMBERS, links=("link", "a/link"))
+    with dicom_files(made) as files:
+        assert [f.read_bytes() for f in files] == [DICOM] * 4
+        assert [f.name for f in files] == ["000001", "000002", "000003", "000004"]
+        kept = files[0].parent
+    assert not kept.exists()
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [made]
+
+
+def test_folders_are_searched_without_following_links(tmp_path: Path) -> None:
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    (tmp_path / "in" / "sub" / "x").write_bytes(DICOM)
+    (tmp_path / "elsewhere").write_bytes(DICOM)
+    os.symlink(tmp_path / "elsewhere", tmp_path / "in" / "link")
+    os.mkfifo(tmp_path / "in" / "pipe")
+    with dicom_files(tmp_path / "in") as files:
+        assert [f.name for f in files] == ["x"]
+    with dicom_files(tmp_path / "elsewhere") as files:
+        assert [f.name for f in files] == ["elsewhere"]
+
+
+SMALL = IntakeLimits(max_bytes=3 << 20, max_file_bytes=2 << 20, max_files=5, max_directory_bytes=2 << 20)
+
+
+@pytest.mark.parametrize("name", ["x.tar.gz", "x.zip"])
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"bomb": DICOM + bytes(8 << 20)},  # one large file
+        {str(n): DICOM + bytes(1 << 20) for n in range(4)},  # together
+        {str(n): b"" for n in range(9)},  # many
+    ],
+)
+def test_bombs_are_refused(tmp_path: Path, name: str, members: dict[str, bytes]) -> None:
+    made = (zipped if name.endswith("zip") else tar)(tmp_path / name, members)
+    with pytest.raises(UnreadableScan, match="the input holds"), dicom_files(made, SMALL):
+        pass
+
+
+def test_a_bomb_that_is_not_kept_is_bounded_too(tmp_path: Path) -> None:
+    made = tar(tmp_path / "x.tar.gz", {"zeros": bytes(16 << 20), "one": DICOM})
+    with pytest.raises(UnreadableScan, match="more than"), dicom_files(made, SMALL):
+        pass
+
+
+def test_a_pax_record_of_absurd_size(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, 1 << 30
+    (tmp_path / "x.tar.gz").write_bytes(gzip.compress(info.tobuf() + bytes(1 << 20)))
+    with pytest.raises(ScanError), dicom_files(tmp_path / "x.tar.gz", SMALL):
+        pass
+
+
+def test_a_zip_directory_of_absurd_size(tmp_path: Path) -> None:
+    made = zipped(tmp_path / "x.zip", {"a": DICOM})
+    data = bytearray(made.read_bytes())
+    struct.pack_into("<I", data, data.rfind(b"PK\x05\x06") + 12, 1 << 30)
+    made.write_bytes(data)
+    with pytest.raises(UnreadableScan, match="table of contents"), dicom_files(made):
+        pass
+
+
+@pytest.mark.parametrize("name", ["x.tar.gz", "x.zip"])
+def test_damaged_archives(tmp_path: Path, name: str) -> None:
+    made = (zipped if name.endswith("zip") else tar)(tmp_path / name, {"a": DICOM + os.urandom(50_000)})
+    whole = made.read_bytes()
+    for damaged in (whole[:-4], whole[: len(whole) // 2], whole[:30_000] + b"\0\1\2\3" + whole[30_004:]):
+        made.write_bytes(damaged)
+        with pytest.raises(UnreadableScan, match="damaged"), dicom_files(made):
+            pass
+
+
+def test_what_is_no_archive(tmp_path: Path) -> None:
+    (tmp_path / "Jane_Doe.txt").write_bytes(b"text" * 1000)
+    with pytest.raises(UnreadableScan) as caught, dicom_files(tmp_path / "Jane_Doe.txt"):
+        pass
+    assert "Jane" not in str(caught.value)
+    with pytest.raises(UnsupportedScan, match="no DICOM"), dicom_files(tmp_path):
+        pass
+    with pytest.raises(UnreadableScan, match="cannot be opened"), dicom_files(tmp_path / "none"):
+        pass
+
+
+def test_rare_and_encrypted_zips(tmp_path: Path) -> None:
+    made = zipped(tmp_path / "x.zip", {"a": DICOM}, zipfile.ZIP_LZMA)
+    with pytest.raises(UnsupportedScan, match="rare method"), dicom_files(made):
+        pass
+    made = zipped(tmp_path / "y.zip", {"a": DICOM})
+    data = bytearray(made.read_bytes())
+    data[data.find(b"PK\x01\x02") + 8] |= 1
+    made.write_bytes(data)
+    with pytest.raises(UnreadableScan, match="encrypted"), dicom_files(made):
+        pass
