@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,6 @@ import click
 from hz_cli import options, render
 
 if TYPE_CHECKING:
-    import threading
-
     from hz_runtime.backends.ladder import Build, BuildRequest
     from hz_runtime.engines import EngineRecord
 
@@ -94,7 +91,9 @@ def main(
     # before numpy is imported; a user's own setting wins.
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
-    stop = _stop_on_signals(quiet)
+    from hz_cli.stopping import stop_on_signals
+
+    stop = stop_on_signals(quiet)
 
     from hz_runtime.bundle import load_bundle
     from hz_runtime.pipeline import RunOptions, run_batch
@@ -139,26 +138,6 @@ def _known_ages(participants: Path | None, age: float | None, inputs: tuple[str,
             "--age is for a single scan.", "For several give their ages in a table:  --participants TSV"
         )
     return KnownAges({scans[0].label: age})
-
-
-def _stop_on_signals(quiet: bool) -> threading.Event:
-    """An event that the first SIGINT or SIGTERM sets; the second one ends the process at once."""
-    import threading
-
-    stop = threading.Event()
-
-    def handle(_number: int, _frame: object) -> None:
-        if stop.is_set():
-            os._exit(130)
-        stop.set()
-        if not quiet:
-            # os.write: print may be in the middle of a line that this handler interrupted
-            os.write(2, b"\nstopping after the scans in flight; once more ends at once\n")
-
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, handle)
-    return stop
 
 
 if __name__ == "__main__":

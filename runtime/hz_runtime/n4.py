@@ -46,7 +46,7 @@ def corrected(data: F32, affine: NDArray[np.float64]) -> F32:
         nib.save(nib.Nifti1Image(data, affine), folder / "scan.nii")
         nib.save(nib.Nifti1Image(mask.astype(np.uint8), affine), folder / "mask.nii")
         options = ["-mask", "mask.nii", "-shrink", str(shrink), "-iter", ITERATIONS]
-        command = [_program(), "scan.nii", "-n4", *options, "-convergence", str(CONVERGENCE)]
+        command = [niimath_program("N4"), "scan.nii", "-n4", *options, "-convergence", str(CONVERGENCE)]
         command += ["-field", "field.nii.gz", "out.nii.gz", "-odt", "float"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if done.returncode or not (folder / "field.nii.gz").exists():
@@ -59,9 +59,12 @@ def corrected(data: F32, affine: NDArray[np.float64]) -> F32:
     return np.asarray(data / field * np.exp(np.log(field[mask]).mean()), np.float32)
 
 
-def _program() -> str:
+def niimath_program(step: str) -> str:
+    """Path of niimath's binary. Raises UsageError that names the step where it is not installed."""
     try:
         import niimath
     except ImportError:
-        raise UsageError("N4 needs niimath.", "pip install niimath  (or correct the scans first)") from None
+        raise UsageError(
+            f"{step} needs niimath.", "pip install niimath  (or do it elsewhere first)"
+        ) from None
     return str(niimath.bin)

@@ -137,7 +137,7 @@ def locked(out: Path) -> Iterator[None]:
             sure = True
         except BlockingIOError as error:
             raise UsageError(
-                f"another hz-run is writing into {out.name}.",
+                f"another run of hz is writing into {out.name}.",
                 "Wait until it has ended, or choose another folder with --out DIR.",
             ) from error
         except OSError:  # some network file systems have no locks; then nobody else's files are touched

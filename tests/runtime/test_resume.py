@@ -188,7 +188,7 @@ def test_one_folder_takes_one_run(tmp_path: Path, bundle: Bundle) -> None:
     (tmp_path / "out").mkdir()
     with open(tmp_path / "out/.hz.lock", "w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(UsageError, match="another hz-run") as caught:
+        with pytest.raises(UsageError, match="another run of hz") as caught:
             run_batch([scan], bundle, tmp_path / "out")
     assert caught.value.exit_code == 2
     assert caught.value.remedy

@@ -1,0 +1,175 @@
+"""Gates: what a scan and its preparation must satisfy for there to be a result at all.
+
+Every gate measures one number and holds it against limits; all are stored with the result, and one outside
+its limits means no result and a reason. Limits come from what real T1-weighted heads measure (the comment
+at each); benchmarks/raw_head.py prints the numbers of any folder of scans.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hz_runtime.errors import ScanError
+from hz_runtime.grid import resample
+from hz_runtime.preparation.morphology import eroded
+from hz_runtime.preparation.registration import scales
+from hz_runtime.preparation.template import Template
+from hz_runtime.recipe import thinned
+from hz_runtime.volume import Volume
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+INFINITE = float("inf")
+
+SMALLEST_VIEW_MM = 100.0  # an adult brain is about 140 x 170 x 120 mm
+THICKEST_MM = 3.0  # the network's voxel is 2.84 mm: thicker slices do not hold what it reads
+AIR_HU = -300.0  # only computed tomography goes there: air is -1000, fat -100
+MOST_AIR_HU = 0.02  # share of voxels
+FEWEST_LEVELS = 32  # a label map or a thresholded picture has fewer
+BRAIN_CM3 = (700.0, 2300.0)  # with its fluid: adults have 1000 to 1900, and masks differ by a tenth
+STRETCH = (0.72, 1.45)  # brain to template along any axis: real heads 0.96 to 1.30
+LEAST_OUTLINE = 0.85  # Dice with the template's mask: real heads 0.93 and more
+LEAST_SIMILARITY = 0.40  # real heads 0.49 to 0.72; a head that registration lost 0.26
+LEAST_CONTRAST = 1.05  # white over grey matter: T1w 1.15 to 1.58
+LEAST_COVERAGE = 0.95  # share of the template's brain that the scan's field of view holds
+LEAST_WITHIN = 0.97  # share of the brain that falls on the template's grid
+FARTHEST_MM = 8.0  # between the poses of the head and of the brain alone; real heads stay within 3
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one gate found.
+
+    gate : its name.  value : what was measured, in `unit`.  low, high : the limits, infinite where there is
+    none.  meaning : what a value outside the limits says, for people.
+    """
+
+    gate: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    meaning: str
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.low <= self.value <= self.high)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; a limit that is infinite is null."""
+        limits = [None if not np.isfinite(limit) else limit for limit in (self.low, self.high)]
+        value = float(f"{self.value:.5g}") if np.isfinite(self.value) else None
+        return {
+            "gate": self.gate, "passed": self.passed, "value": value, "limits": limits, "unit": self.unit,
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        wanted = f"at least {self.low:g}" if self.value < self.low else f"at most {self.high:g}"
+        return f"{self.gate}: {self.value:.3g} {self.unit}".rstrip() + f" ({wanted} wanted): {self.meaning}"
+
+
+class Refused(ScanError):
+    """A gate failed: no result. `verdicts` are all gates up to and with that stage."""
+
+    def __init__(self, verdicts: tuple[Verdict, ...]) -> None:
+        failed = [v for v in verdicts if not v.passed]
+        also = f"; also {', '.join(v.gate for v in failed[1:])}" if len(failed) > 1 else ""
+        super().__init__(f"refused by the gate {failed[0]}{also}.")
+        self.verdicts = verdicts
+
+
+def of_scan(volume: Volume) -> tuple[Verdict, ...]:
+    """The gates before anything is computed: geometry and intensities."""
+    thin, _ = thinned(volume)
+    view = float((volume.spacing * volume.shape).min())
+    levels = len(np.unique(thin.ravel(order="K")[:: max(1, thin.size // 200_000)]))
+    return (
+        Verdict(
+            "intensities", float((thin < AIR_HU).mean()), 0.0, MOST_AIR_HU, f"of voxels below {AIR_HU:g}",
+            "this looks like a CT in Hounsfield units; hz reads T1-weighted MRI",
+        ),
+        Verdict(
+            "slice thickness", float(volume.spacing.max()), 0.0, THICKEST_MM, "mm",
+            "a 2D scan with thick slices; give the 3D T1-weighted series",
+        ),
+        Verdict(
+            "field of view", view, SMALLEST_VIEW_MM, INFINITE, "mm",
+            "no whole brain fits in; check the voxel sizes in the header",
+        ),
+        Verdict(
+            "grey levels", float(levels), FEWEST_LEVELS, INFINITE, "values",
+            "a mask or a label map, not a scan",
+        ),
+    )  # fmt: skip
+
+
+def of_registration(
+    volume: Volume, pose: F64, found: float, seen: F32, template: Template
+) -> tuple[Verdict, ...]:
+    """The gates of the affine registration: is there a head, whole, with T1 contrast, where it was put?
+
+    pose : (4, 4) affine, scan's world to the template's.  found : `registration.similarity`.
+    seen : the scan in template space through `pose`, (91, 109, 91).
+    """
+    low, _, high = scales(pose)
+    worst = high if high - 1 > 1 - low else low
+    view = resample(np.ones(volume.shape, np.float32), pose @ volume.affine, seen.shape, template.affine)
+    return (
+        Verdict(
+            "similarity", found, LEAST_SIMILARITY, 1.0, "correlation with the template",
+            "nothing like a T1-weighted brain was found: another object, another contrast, or a lost head",
+        ),
+        Verdict(
+            "size", worst, *STRETCH, "times to the template's", "no adult brain is of this size or proportion"
+        ),
+        Verdict(
+            "coverage", float((view[template.mask] > 0.5).mean()), LEAST_COVERAGE, 1.0, "of the brain",
+            "the scan's field of view cuts the brain off",
+        ),
+        Verdict(
+            "contrast", contrast(seen, template), LEAST_CONTRAST, 10.0, "white over grey matter",
+            "this is not T1-weighted (a FLAIR, a T2, an EPI?), or not a brain",
+        ),
+    )  # fmt: skip
+
+
+def contrast(seen: F32, template: Template) -> float:
+    """Median intensity where the template is white matter over that where it is grey; (91, 109, 91)."""
+    third, half, bright = np.percentile(template.data[template.mask], [20, 50, 75])
+    white = template.data > bright
+    grey = (template.data > third) & (template.data < half) & eroded(template.mask, 2)
+    dark = float(np.median(seen[grey]))
+    return float(np.median(seen[white])) / dark if dark > 0 else 0.0
+
+
+def of_brain(cm3: float, outline: float, within: float, apart_mm: float | None) -> tuple[Verdict, ...]:
+    """The gates of the mask and of the final pose.
+
+    cm3 : the brain's volume.  outline : Dice with the template's mask in template space.
+    within : share of the brain on the template's grid.  apart_mm : mean distance of the brain's voxels
+        between the poses of the head and of the brain alone; None where there was one registration.
+    """
+    verdicts = [
+        Verdict("brain volume", cm3, *BRAIN_CM3, "cm3", "no adult brain; look at the mask"),
+        Verdict(
+            "brain shape", outline, LEAST_OUTLINE, 1.0, "Dice with the template",
+            "the outline is not a brain's: the mask took too much or too little",
+        ),
+        Verdict(
+            "placement", within, LEAST_WITHIN, 1.0, "of the brain on the template's grid",
+            "the registration is wrong, or the mask holds more than the brain",
+        ),
+    ]  # fmt: skip
+    if apart_mm is not None:
+        verdicts.append(
+            Verdict(
+                "capture", apart_mm, 0.0, FARTHEST_MM, "mm between two registrations",
+                "registering the head and the brain alone disagree; give a skull-stripped scan",
+            )
+        )  # fmt: skip
+    return tuple(verdicts)

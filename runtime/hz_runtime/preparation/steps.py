@@ -1,0 +1,172 @@
+"""One head from scan to template: gates, registration, brain mask, N4, pose, resampling.
+
+The mask comes before N4, so that the field is estimated on the brain, and the affine registration before
+the mask, which is carried through it. The brain alone is then registered once more: without scalp and neck
+it lands more exactly, and two registrations that agree are the evidence that the head was captured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hz_runtime.errors import GridMismatch, NoBrain
+from hz_runtime.grid import bounding_box, resample
+from hz_runtime.intensity import foreground_threshold
+from hz_runtime.n4 import corrected
+from hz_runtime.preparation import gates
+from hz_runtime.preparation.mask import carried, stripped
+from hz_runtime.preparation.morphology import filled
+from hz_runtime.preparation.registration import mean_distance, registered, rigid_pose
+from hz_runtime.preparation.template import Template, points
+from hz_runtime.volume import Volume
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+MaskChoice = Literal["auto", "none", "template"]
+MARGIN = 2  # voxels kept around the brain for N4
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedHead:
+    """A head that passed every gate.
+
+    brain : (I, J, K) float32 on the scan's own grid, N4-corrected, zero outside `mask`.
+    mask : (I, J, K) bool.  how : where it came from: stripped, none, template or file.
+    pose : (4, 4) float64, scan's world mm to the template's, of `dof` degrees of freedom.
+    template_brain, template_mask : (91, 109, 91), float32 and bool, on the template's grid.
+    similarity : of the affine registration with the template, a correlation.
+    verdicts : of every gate.  seconds : wall time by step.
+    """
+
+    brain: F32
+    mask: Mask
+    how: str
+    pose: F64
+    dof: int
+    template_brain: F32
+    template_mask: Mask
+    similarity: float
+    verdicts: tuple[gates.Verdict, ...]
+    seconds: dict[str, float]
+
+
+def prepare_head(
+    volume: Volume,
+    template: Template,
+    *,
+    dof: Literal[6, 12] = 6,
+    brain_mask: MaskChoice | Mask = "auto",
+    threads: int = 1,
+) -> PreparedHead:
+    """Bring one T1-weighted head, or a brain that is stripped already, into template space.
+
+    dof : 6 keeps the brain's size (Komandur 2023), 12 scales and shears it to the template (Bashyam 2020).
+    brain_mask : auto strips what is not stripped yet; none takes the scan as stripped; template strips in
+        any case; or an (I, J, K) bool array in the order of `volume.data`.
+    Raises Refused where a gate fails, other ScanErrors where a step finds nothing to work on, UsageError
+    where niimath is missing.
+    """
+    seconds: dict[str, float] = {}
+    verdicts = _passed(gates.of_scan(volume))
+    with _timed(seconds, "mask"):
+        known, how = _known_mask(volume, brain_mask)
+    start = _within(volume.data, known) if known is not None else volume.data
+    with _timed(seconds, "registration"):
+        affine, found = registered(start, volume.affine, template, threads)
+        seen = resample(start, affine @ volume.affine, template.mask.shape, template.affine)
+        checks = gates.of_registration(volume, affine, found, seen, template)
+    verdicts = _passed(verdicts + checks)
+    with _timed(seconds, "mask"):
+        mask = known if known is not None else carried(volume.data, volume.affine, affine, template)
+        if not mask.any():
+            raise NoBrain("no brain was found in this scan.", "Give a mask:  --brain-mask FILE")
+    with _timed(seconds, "n4"):
+        brain = _without_field(_within(volume.data, mask), mask, volume.affine)
+    at = points(mask[::4, ::4, ::4], volume.affine @ np.diag([4.0, 4.0, 4.0, 1.0]))
+    apart = None
+    if known is None:
+        with _timed(seconds, "registration"):
+            again, found = registered(brain, volume.affine, template, threads)
+        apart, affine = mean_distance(affine, again, at), again
+    with _timed(seconds, "resampling"):
+        pose = affine if dof == 12 else rigid_pose(affine, template.centre_mm)
+        template_mask = _mask_through(mask, pose @ volume.affine, template)
+        resampled = resample(brain, pose @ volume.affine, template.mask.shape, template.affine)
+        template_brain = np.asfortranarray(np.where(template_mask, np.maximum(resampled, 0), 0), np.float32)
+        fitted = template_mask if dof == 12 else _mask_through(mask, affine @ volume.affine, template)
+    cm3 = float(mask.sum()) * abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000
+    outline = 2 * float((fitted & template.mask).sum()) / float(fitted.sum() + template.mask.sum())
+    checks = gates.of_brain(cm3, outline, _within_grid(at, pose, template), apart)
+    return PreparedHead(
+        brain, mask, how, pose, dof, template_brain, template_mask, found, _passed(verdicts + checks), seconds
+    )  # fmt: skip
+
+
+def _known_mask(volume: Volume, choice: MaskChoice | Mask) -> tuple[Mask | None, str]:
+    """(the mask where it does not take the registration to know it, its origin)."""
+    if isinstance(choice, np.ndarray):
+        if choice.shape != volume.data.shape:
+            raise GridMismatch(
+                f"the brain mask is {choice.shape} voxels and the scan {volume.data.shape}.",
+                "Give a mask on the scan's own grid.",
+            )
+        return choice.astype(bool), "file"
+    if choice == "none":
+        return filled(volume.data > foreground_threshold(volume.data)), "none"
+    found = stripped(volume.data, volume.affine) if choice == "auto" else None
+    return (None, "template") if found is None else (found, "stripped")
+
+
+def _within(data: F32, mask: Mask) -> F32:
+    """The scan in the mask and zero outside; a scan that goes below zero is raised to it."""
+    lowest = min(float(data[mask].min(initial=0)), 0.0)
+    return np.asarray(np.where(mask, data - np.float32(lowest), 0), np.float32, order="F")
+
+
+def _without_field(brain: F32, mask: Mask, affine: F64) -> F32:
+    """N4 on the box around the brain."""
+    box = tuple(
+        slice(max(0, part.start - MARGIN), min(size, part.stop + MARGIN))
+        for part, size in zip(bounding_box(mask), brain.shape, strict=True)
+    )
+    boxed = affine.copy()
+    boxed[:3, 3] = affine[:3, :3] @ [part.start for part in box] + affine[:3, 3]
+    out = np.zeros_like(brain)
+    out[box] = corrected(np.asfortranarray(brain[box]), boxed)
+    return out
+
+
+def _mask_through(mask: Mask, affine: F64, template: Template) -> Mask:
+    part: Mask = resample(mask.astype(np.float32), affine, template.mask.shape, template.affine) > 0.5
+    return part
+
+
+def _within_grid(at: F64, pose: F64, template: Template) -> float:
+    """Share of points (n, 3) in the scan's world that fall on the template's grid."""
+    to_grid = np.linalg.inv(template.affine) @ pose
+    index = at @ to_grid[:3, :3].T + to_grid[:3, 3]
+    inside = (index > -0.5) & (index < np.array(template.mask.shape) - 0.5)
+    return float(inside.all(axis=1).mean()) if len(at) else 0.0
+
+
+def _passed(verdicts: tuple[gates.Verdict, ...]) -> tuple[gates.Verdict, ...]:
+    if not all(v.passed for v in verdicts):
+        raise gates.Refused(verdicts)
+    return verdicts
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[step] = seconds.get(step, 0.0) + time.perf_counter() - started

@@ -1,0 +1,74 @@
+"""The MNI152 template that heads are registered to: the file that ships inside nilearn, read as data."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hz_runtime.errors import UsageError
+from hz_runtime.grid import resample
+from hz_runtime.recipe import Recipe
+from hz_runtime.volume import read_volume
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+# ICBM 2009a symmetric non-linear (Fonov 2011), T1, skull-stripped, 1 mm, uint8.
+FILE = "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+_FOLDER = ("datasets", "data")
+
+
+@dataclass(frozen=True, eq=False)
+class Template:
+    """A skull-stripped T1 template on the recipe's grid.
+
+    name : as in names of results.  sha256 : of the file it was read from.
+    data : (91, 109, 91) float32 in [0, 1], zero outside the brain.  affine : (4, 4) voxel to world mm.
+    mask : (91, 109, 91) bool, the brain with its ventricles.
+    """
+
+    name: str
+    sha256: str
+    data: F32
+    affine: F64
+    mask: Mask
+
+    @cached_property
+    def centre_mm(self) -> F64:
+        """(3,) float64: centre of mass of the mask, world mm."""
+        centre: F64 = points(self.mask, self.affine).mean(axis=0)
+        return centre
+
+
+def points(mask: Mask, affine: F64) -> F64:
+    """(n, 3) float64: world mm of every True voxel of an (I, J, K) mask."""
+    at: F64 = np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
+    return at
+
+
+@lru_cache(maxsize=1)
+def mni152() -> Template:
+    """The MNI152 template at 2 mm, 91 x 109 x 91 voxels. Raises UsageError where nilearn is not installed.
+
+    nilearn is found and not imported: that would bring scikit-learn and scipy for one picture.
+    """
+    found = importlib.util.find_spec("nilearn")
+    places = list(found.submodule_search_locations or ()) if found else []
+    files = [path for place in places if (path := Path(place, *_FOLDER, FILE)).is_file()]
+    if not files:
+        raise UsageError(
+            "preparing raw heads needs the MNI152 template, which ships inside nilearn; it is not here.",
+            "pip install 'hz-mri[prep]'",
+        )
+    volume = read_volume(files[0])
+    recipe = Recipe()
+    grid = recipe.template_shape, recipe.template_affine
+    data = resample(volume.data / volume.data.max(), volume.affine, *grid)
+    inside = resample((volume.data > 0).astype(np.float32), volume.affine, *grid) > 0.5
+    return Template(recipe.template, volume.sha256, data * inside, recipe.template_affine, inside)
