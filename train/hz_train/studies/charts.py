@@ -47,29 +47,28 @@ def site_colours(sites: Sequence[str]) -> dict[str, str]:
 def scatter(panels: Mapping[str, Sequence[Prediction]], sites: Sequence[str], caption: str) -> Figure:
     """Predicted against real age, one panel a method, one colour a site; Figure 2 of Bashyam 2020.
 
-    All panels share their axes, so that a shift of a whole site is seen as one.
+    All panels share their axes, so that a shift of a whole site is seen as one. The axes end half a range of
+    ages beyond the youngest and the oldest; predictions further out are crosses on the frame.
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure, axes = canvas(rows, columns, 3.6, 3.5, sharex=True, sharey=True)
     colours = site_colours(sites)
-    everyone = [v for panel in panels.values() for p in panel for v in (p.truth, p.predicted)]
-    low, high = min(everyone) - 3, max(everyone) + 3
+    truths = [p.truth for panel in panels.values() for p in panel]
+    beyond = max((max(truths) - min(truths)) / 2, 10)
+    low, high = min(truths) - beyond, max(truths) + beyond
     _hide(axes, len(panels))
     for axis, (title, panel) in zip(axes.flat, panels.items(), strict=False):
         axis.plot([low, high], [low, high], color="#9aa2ad", linewidth=1, linestyle="--", zorder=1)
         for site in sites:
             those = [p for p in panel if p.site == site]
-            axis.scatter(
-                [p.truth for p in those],
-                [p.predicted for p in those],
-                s=18,
-                color=colours[site],
-                alpha=0.75,
-                linewidths=0,
-                label=site,
-                zorder=2,
-            )
+            inside = [p for p in those if low <= p.predicted <= high]
+            ages = [p.truth for p in inside], [p.predicted for p in inside]
+            axis.scatter(*ages, s=18, color=colours[site], alpha=0.75, linewidths=0, label=site, zorder=2)
+            outside = [p for p in those if not low <= p.predicted <= high]
+            edge = [min(max(p.predicted, low), high) for p in outside]
+            crosses = {"s": 40, "marker": "x", "color": colours[site], "clip_on": False}
+            axis.scatter([p.truth for p in outside], edge, **crosses)
         axis.set(title=title, xlim=(low, high), ylim=(low, high), aspect="equal")
         axis.title.set_fontsize(10)
     figure.supxlabel("real age, years", fontsize=10)
