@@ -13,7 +13,12 @@ hz-train age --cohort "$cohort" --sites ds002748 --preset reference \
   --out "$work/age" --licence "ds002748 CC0"
 scans=()
 for scan in "$@"; do scans+=(--scans "$scan"); done
-hz-export --fp16 --half-weights "$work/harmonizer/harmonizer.safetensors" "$work/age/age.safetensors" \
+# The shipped plan was made on the scans of the three permissive sites alone.
+folder=$(dirname "$cohort")
+mapfile -t calibration < <(awk -F'\t' 'NR > 1 && $3 != "oasis1" {print $1}' "$cohort")
+hz-calibrate "$work/harmonizer/harmonizer.safetensors" "${calibration[@]/#/$folder/}" --participants "$cohort" \
+  --no-half --out "$work/plan.json" --overwrite
+hz-export --fp16 --int8 --plan "$work/plan.json" --half-weights "$work/harmonizer/harmonizer.safetensors" "$work/age/age.safetensors" \
   --out models/reference.hz --name reference --overwrite "${scans[@]}" --note "The harmonizer's held-out \
 subjects were looked at while its training was developed, through scanners simulated as in training: \
 development scores, no independent test. The age network is that of hz 0.1.0: trained with weaker \

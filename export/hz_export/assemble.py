@@ -37,7 +37,8 @@ class ExportOptions:
 
     note : a remark for the model card, such as what the scores were looked at for.
     precisions : also a graph of every network in each of these: "fp16", "bf16", "int8".
-    plans : files of hz-calibrate, one a role, that int8 follows; their scans are no evidence of parity.
+    plans : files of hz-calibrate, one a role, that int8 follows; a network without one gets no int8 file.
+        Their scans are no evidence of parity.
     build : also a TensorRT engine of each of those graphs, or of the float32 ones where there are none.
     progress : draw a bar while engines are built.
     half_weights : store the float32 graphs' weights as float16.
@@ -224,6 +225,9 @@ def _graphs(
         (f"{checkpoint.role}.onnx", single, "fp32", "fp32, half weights" if options.half_weights else "fp32")
     ]
     for precision in options.precisions:
+        if precision == "int8" and plan is None:
+            say(f"{checkpoint.role}: no precision plan, so no int8 file")
+            continue
         model = to_int8(full, plan) if precision == "int8" and plan else to_reduced(full, precision)
         wanted.append((f"{checkpoint.role}.{precision}.onnx", model, precision, precision))
     done = []

@@ -1,4 +1,4 @@
-"""Precision plans at export: one for every network, and what the manifest says of them.
+"""Precision plans at export: one for a network that gets an int8 file, and what the manifest says of them.
 
 A plan is fitted to the scans that it was made on: its ranges are theirs, and nodes were raised until the
 error on them was small enough. What an int8 file costs shows on other scans only (`parity.scan_volumes`).
@@ -16,18 +16,24 @@ from hz_runtime.errors import UsageError
 
 
 def read_plans(paths: Sequence[Path], roles: Iterable[str]) -> dict[str, PrecisionPlan]:
-    """The plan of every role. Raises UsageError where there is none for one, or two."""
+    """The plans by role; a network may have none. Raises UsageError where there is no plan at all, two for
+    one role, or one for a network that is not exported."""
     plans: dict[str, PrecisionPlan] = {}
     for path in paths:
         plan = read_plan(path)
         if plan.role in plans:
             raise UsageError(f"{path.name} is a second plan for {plan.role}.", "Give one for each network.")
         plans[plan.role] = plan
-    missing = [role for role in roles if role not in plans]
-    if missing:
+    if not plans:
         raise UsageError(
-            f"--int8 follows a precision plan, and there is none for: {', '.join(missing)}.",
+            "--int8 follows a precision plan, and there is none.",
             "Make one:  hz-calibrate CHECKPOINT SCANS...   then give it:  --plan PLAN.json",
+        )
+    other = sorted(set(plans) - set(roles))
+    if other:
+        raise UsageError(
+            f"a plan for {', '.join(other)} is given, and no such network.",
+            "Export that checkpoint too, or leave its --plan out.",
         )
     return plans
 

@@ -392,5 +392,7 @@ def test_int8_follows_the_plan_of_its_network(make_harmonizer, tmp_path: Path) -
     with pytest.raises(HzError, match=r"asked for int8, the graph computes in mixed"):
         export_bundle([path], tmp_path / "b.hz", options)
     write_plan(tmp_path / "plan.json", replace(plan, role="age"))
-    with pytest.raises(UsageError, match="there is none for: harmonizer"):
+    with pytest.raises(UsageError, match="a plan for age is given, and no such network"):
         export_bundle([path], tmp_path / "b.hz", options)
+    with pytest.raises(UsageError, match="precision plan, and there is none"):
+        export_bundle([path], tmp_path / "b.hz", replace(options, plans=()))
