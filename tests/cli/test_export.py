@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,7 @@ def test_int8_without_a_plan_says_how_to_make_one(tmp_path: Path) -> None:
 
     done = export("--int8", write_age(tmp_path), "--out", tmp_path / "x.hz", "--no-parity")
     assert done.exit_code == 2
-    assert "none for: age" in done.output
+    assert "follows a precision plan, and there is none" in done.output
     assert "hz-calibrate" in done.output
 
 
@@ -133,7 +134,7 @@ def test_int8_from_a_checkpoint_to_a_run(tmp_path: Path, monkeypatch: pytest.Mon
     pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    from hz_cli import calibrate, run
+    from hz_cli import calibrate, run, stopping
     from hz_runtime.backends import installed
     from hz_runtime.bundle import load_bundle
     from hz_runtime.volume import read_volume
@@ -157,7 +158,7 @@ def test_int8_from_a_checkpoint_to_a_run(tmp_path: Path, monkeypatch: pytest.Mon
     entry = load_bundle(bundle).model("harmonizer", precision="int8")
     assert entry.parity["volumes"]["n"] == 2
 
-    monkeypatch.setattr(run.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(stopping.signal, "signal", lambda *_: None)
     found = {}
     for engine, _ in installed():
         for precision in ("fp32", "int8"):
@@ -166,6 +167,8 @@ def test_int8_from_a_checkpoint_to_a_run(tmp_path: Path, monkeypatch: pytest.Mon
             arguments = (last, "--model", bundle, "--out", out, *what, "--no-report", "--quiet")
             ran = CliRunner().invoke(run.main, [str(a) for a in arguments])
             assert ran.exit_code == 0, ran.output
+            told = json.loads((out / "run.json").read_text())["backend"]["precision"]
+            assert told == {"fp32": "fp32", "int8": "int8, else fp32"}[precision]
             (volume,) = out.glob("*_T1w.nii.gz")
             found[engine, precision] = read_volume(volume).data
     for engine, _ in installed():

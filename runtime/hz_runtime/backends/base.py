@@ -96,6 +96,14 @@ def describe(backend: Backend) -> dict[str, str]:
     return told
 
 
+def arithmetic(model: bytes, floats: str) -> str:
+    """`Backend.precision` of an engine that computes in `floats` what is not quantized.
+
+    A quantized ONNX file names its operators in plain bytes, so that no ONNX package is needed to see them.
+    """
+    return f"int8, else {floats}" if b"DequantizeLinear" in model else floats
+
+
 def notes(backend: Backend) -> tuple[str, ...]:
     """What a backend had to do to go on, one line each: smaller batches, or another rung of the ladder."""
     return tuple(getattr(backend, "notes", ()))

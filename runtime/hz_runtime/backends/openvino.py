@@ -17,7 +17,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hz_runtime.backends.base import EngineFailure, check_batch, check_outputs
+from hz_runtime.backends.base import EngineFailure, arithmetic, check_batch, check_outputs
 from hz_runtime.errors import BackendError
 from hz_runtime.manifest import TensorSpec
 
@@ -91,7 +91,7 @@ class OpenVinoBackend:
         self.device = str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
         self.inputs = tuple(_spec(port) for port in self._compiled.inputs)
         self.outputs = tuple(_spec(port) for port in self._compiled.outputs[: self._results])
-        self.precision = _precision(self._compiled)
+        self.precision = arithmetic(model, _precision(self._compiled))
         self.sha256 = hashlib.sha256(model).hexdigest()
 
     def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:

@@ -16,7 +16,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hz_runtime.backends.base import EngineFailure, OutOfMemory, check_batch, check_outputs
+from hz_runtime.backends.base import EngineFailure, OutOfMemory, arithmetic, check_batch, check_outputs
 from hz_runtime.errors import BackendError
 from hz_runtime.manifest import TensorSpec
 
@@ -108,7 +108,7 @@ class OrtBackend:
         self.device = _cuda_name() if provider == _CUDA else f"CPU, {threads} threads"
         self.inputs = tuple(_spec(node) for node in session.get_inputs())
         self.outputs = tuple(_spec(node) for node in session.get_outputs())
-        self.precision = "as in the graph" if provider == _CUDA else "fp32"
+        self.precision = "as in the graph" if provider == _CUDA else arithmetic(model, "fp32")
         self.sha256 = hashlib.sha256(model).hexdigest()
         self._limit: int | None = None  # volumes a call, once memory has run out
         self._notes: list[str] = []
