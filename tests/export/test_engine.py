@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from hz_export.to_onnx import OUTPUTS, to_onnx  # noqa: E402
 from hz_runtime.engines import Profile  # noqa: E402
 from hz_runtime.errors import BackendError, BundleError, HzError  # noqa: E402
 
+REFERENCE = Path(__file__).resolve().parents[2] / "models/reference.hz"
 PORTABLE = ("8.0", "8.6", "8.9", "12.0", "12.1")
 
 
@@ -110,6 +112,21 @@ def test_engines_of_both_networks_in_int8(graphs: dict[str, ModelProto], role: s
     assert record.precision == "int8"
     assert set(record.layers) == {"int8", "fp32"}
     assert record.layers["int8"] == inner
+
+
+def test_every_reduced_file_that_ships_builds() -> None:
+    from hz_runtime.bundle import load_bundle
+
+    bundle = load_bundle(REFERENCE)
+    reduced = [entry for entry in bundle.models if entry.precision != "fp32"]
+    assert {(e.role, e.precision) for e in reduced} == {
+        ("harmonizer", "fp16"),
+        ("harmonizer", "int8"),
+        ("age", "fp16"),
+    }
+    for entry in reduced:
+        record, _ = build_engine(bundle.read(entry), entry.role, entry.precision, EngineOptions())
+        assert record.precision == entry.precision
 
 
 def test_one_quantized_convolution_is_int8() -> None:
