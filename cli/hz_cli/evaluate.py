@@ -48,12 +48,7 @@ def _pair(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str,
 
 @click.command(cls=HzCommand, context_settings=options.CONTEXT, epilog=EPILOG)
 @click.argument("study", type=click.Choice(list(STUDIES)))
-@click.option(
-    "--cohort",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="participants.tsv: file, site, age, sex, group, and participant_id for rescans.",
-)
+@options.cohort
 @click.option("--reference", metavar="SITE", required=True, help="Site that the others are harmonized to.")
 @click.option(
     "--out",

@@ -104,6 +104,13 @@ engine = together(
         "--cuda-graphs", "graphs", is_flag=True, help="TensorRT: record the GPU's work once, then replay it."
     ),
 )
+cohort = click.option(
+    "--cohort",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="participants.tsv: file, site, age, sex, group, and participant_id for rescans.",
+)
+redo = click.option("--overwrite", is_flag=True, help="Redo scans that an earlier run has done.")
 progress = together(
     click.option("--plain", is_flag=True, help="One line a scan instead of a progress bar."),
     click.option("--quiet", "-q", is_flag=True, help="Print only failed scans and the last line."),

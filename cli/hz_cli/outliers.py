@@ -6,14 +6,11 @@ from pathlib import Path
 
 import click
 
+from hz_cli import options
+
 
 @click.command()
-@click.option(
-    "--cohort",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="participants.tsv: file, site, age, sex, group, and participant_id for rescans.",
-)
+@options.cohort
 @click.option(
     "--out",
     required=True,

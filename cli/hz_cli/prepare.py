@@ -45,7 +45,7 @@ CHOICES = ("auto", "none", "template")
 @click.option(
     "--workers", metavar="N", type=click.IntRange(1, 64), help="Scans at a time.  [default: CPUs, at most 4]"
 )
-@click.option("--overwrite", is_flag=True, help="Redo scans that an earlier run has done.")
+@options.redo
 @options.progress
 @options.version
 @click.pass_context
@@ -72,11 +72,9 @@ def main(
       hz-prepare raw/*.nii.gz --out prepared
       hz-run 'prepared/*_space-MNI152_res-2_desc-brain_T1w.nii.gz' --out harmonized
     """
-    # Several scans are worked on at once, so each one's linear algebra keeps to one core. Must be set
-    # before numpy is imported; a user's own setting wins.
-    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(variable, "1")
-    from hz_cli.stopping import stop_on_signals
+    from hz_cli.batch import one_core_each, stop_on_signals
+
+    one_core_each()
     from hz_runtime.flow import Event
     from hz_runtime.inputs import collect
     from hz_runtime.preparation.folder import HeadFolder, brain_suffix, summary

@@ -58,7 +58,7 @@ Exit codes: 0 all done; 2 usage; 3 some scans failed, the rest are complete; 4 b
 @click.option(
     "--batch", metavar="N", type=click.IntRange(1, 64), help="Scans a network call.  [default: 1 on a CPU]"
 )
-@click.option("--overwrite", is_flag=True, help="Redo scans that an earlier run has done.")
+@options.redo
 @click.option("--no-report", is_flag=True, help="No pictures and no report.html.")
 @options.progress
 @options.version
@@ -87,12 +87,9 @@ def main(
       hz-run scans/*.nii.gz
       hz-run study/ --out harmonized --space both --participants study/participants.tsv
     """
-    # Several scans are worked on at once, so each one's linear algebra keeps to one core. Must be set
-    # before numpy is imported; a user's own setting wins.
-    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(variable, "1")
-    from hz_cli.stopping import stop_on_signals
+    from hz_cli.batch import one_core_each, stop_on_signals
 
+    one_core_each()
     stop = stop_on_signals(quiet)
 
     from hz_runtime.bundle import load_bundle

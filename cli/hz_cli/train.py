@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from hz_cli import options
 from hz_cli.options import F, together
 from hz_cli.outliers import outliers
 from hz_cli.simulate import simulate
@@ -21,12 +22,7 @@ def _cohort_options(presets: tuple[tuple[str, ...], str]) -> Callable[[F], F]:
     """Options every training command shares."""
     names, help_of_third = presets
     return together(
-        click.option(
-            "--cohort",
-            required=True,
-            type=click.Path(path_type=Path, dir_okay=False),
-            help="participants.tsv: file, site, age, sex, group, and participant_id for rescans.",
-        ),
+        options.cohort,
         click.option(
             "--out",
             required=True,

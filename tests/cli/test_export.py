@@ -134,7 +134,7 @@ def test_int8_from_a_checkpoint_to_a_run(tmp_path: Path, monkeypatch: pytest.Mon
     pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    from hz_cli import calibrate, run, stopping
+    from hz_cli import batch, calibrate, run
     from hz_runtime.backends import installed
     from hz_runtime.bundle import load_bundle
     from hz_runtime.volume import read_volume
@@ -158,7 +158,7 @@ def test_int8_from_a_checkpoint_to_a_run(tmp_path: Path, monkeypatch: pytest.Mon
     entry = load_bundle(bundle).model("harmonizer", precision="int8")
     assert entry.parity["volumes"]["n"] == 2
 
-    monkeypatch.setattr(stopping.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(batch.signal, "signal", lambda *_: None)
     found = {}
     for engine, _ in installed():
         for precision in ("fp32", "int8"):

@@ -41,7 +41,7 @@ def hz_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(variable, "1")
-    monkeypatch.setattr("hz_cli.stopping.signal.signal", lambda *_: None)
+    monkeypatch.setattr("hz_cli.batch.signal.signal", lambda *_: None)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return lambda *args: CliRunner().invoke(run.main, [str(a) for a in args])

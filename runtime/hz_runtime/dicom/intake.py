@@ -25,6 +25,7 @@ _BLOCK = 1 << 20
 _GZIP_MAGIC, _ZIP_MAGIC = b"\x1f\x8b", b"PK"
 _HEAD = 132  # preamble and "DICM"
 _EOCD, _EOCD64, _LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+# What the standard library raises at a bad archive; NotImplementedError is zipfile's for unknown compression.
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, struct.error)
 _COPY = "Copy it again from its source."
 
@@ -133,15 +134,8 @@ def _unpacked(path: Path, folder: Path, limits: IntakeLimits) -> list[Path]:
             f"the archive cannot be unpacked ({error.strerror}).",
             "Make room for temporary files, or name another place for them:  TMPDIR=FOLDER hz-dicom ...",
         ) from error
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        EOFError,
-        ValueError,
-        NotImplementedError,
-        struct.error,
-    ) as e:
-        raise _damaged() from e
+    except _DAMAGED as error:
+        raise _damaged() from error
     except Exception as error:  # isal and zlib raise errors of their own for a damaged stream
         if type(error).__name__ == "error" or "isal" in type(error).__module__:
             raise _damaged() from error

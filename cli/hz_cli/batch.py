@@ -1,10 +1,19 @@
-"""Ctrl-C in a batch: the first ends it after the scans in flight, the second at once."""
+"""What every command that works through a batch of scans does before it starts."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+
+
+def one_core_each() -> None:
+    """Keep each scan's linear algebra to one core, as several scans are worked on at once.
+
+    Must be called before numpy is imported; a user's own setting wins.
+    """
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
 
 
 def stop_on_signals(quiet: bool) -> threading.Event:
