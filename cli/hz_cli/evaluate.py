@@ -12,6 +12,7 @@ from hz_cli import options
 from hz_cli.render import HzCommand
 
 if TYPE_CHECKING:
+    from hz_train.fit import Schedule
     from hz_train.studies.presets import StudyPreset
     from hz_train.studies.record import StudyResult, Table
 
@@ -112,7 +113,12 @@ def _pair(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str,
     "--grid", metavar="N", type=click.IntRange(32), help="Work on N x N x N voxels; divisible by 8."
 )
 @click.option("--n4/--no-n4", default=None, help="Take out receive fields first.  [default: the preset's]")
-@click.option("--epochs", metavar="N", type=click.IntRange(1), help="Of the harmonizer.")
+@click.option(
+    "--epochs",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Of the harmonizer; its rate falls at the same shares of them.",
+)
 @click.option("--width", metavar="N", type=click.IntRange(1), help="Channels of the harmonizer's first conv.")
 @click.option(
     "--batch", metavar="N", type=click.IntRange(1), help="Of the harmonizer: volumes or slices a step."
@@ -194,17 +200,19 @@ def _changed(preset: StudyPreset, harmonizer: Path | None, given: dict[str, Any]
     from hz_train.studies.method import recipe_of
     from hz_train.studies.presets import on_grid
 
-    of_harmonizer = {k: given.get(k) for k in ("epochs", "width", "batch", "lr", "precision")}
+    of_harmonizer = {k: given.get(k) for k in ("width", "batch", "lr", "precision")}
     schedule = {
-        name: given[key]
-        for key, name in (("predictor_epochs", "epochs"), ("predictor_lr", "lr"), ("precision", "precision"))
-        if key in given
+        name: given[key] for key, name in (("predictor_lr", "lr"), ("precision", "precision")) if key in given
     }
     settings = {"width": given["predictor_width"]} if "predictor_width" in given else {}
     preset = replace(
         preset,
-        harmonizer=adjusted(preset.harmonizer, **of_harmonizer),
-        predictor=replace(preset.predictor, **schedule),
+        harmonizer=adjusted(
+            preset.harmonizer, **of_harmonizer, **_lasting(preset.harmonizer.schedule, given.get("epochs"))
+        ),
+        predictor=replace(
+            preset.predictor, **schedule, **_lasting(preset.predictor, given.get("predictor_epochs"))
+        ),
         settings=replace(preset.settings, **settings),
         n4=given.get("n4", preset.n4),
     )
@@ -214,6 +222,16 @@ def _changed(preset: StudyPreset, harmonizer: Path | None, given: dict[str, Any]
             raise click.UsageError(f"{', '.join(idle)}: --harmonizer is trained already, on its own grid")
         return replace(preset, recipe=recipe_of(harmonizer))
     return on_grid(preset, given["grid"]) if "grid" in given else preset
+
+
+def _lasting(schedule: Schedule, epochs: int | None) -> dict[str, Any]:
+    """The fields of a schedule that lasts so long; the learning rate falls at the same shares of it."""
+    if epochs is None:
+        return {}
+    return {
+        "epochs": epochs,
+        "milestones": tuple(round(m * epochs / schedule.epochs) for m in schedule.milestones),
+    }
 
 
 def _lines(table: Table) -> Sequence[str]:

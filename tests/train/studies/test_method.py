@@ -64,7 +64,7 @@ def test_nobody_is_on_both_sides_and_every_site_is_scored() -> None:
 def test_a_diagnosis_split_holds_out_of_every_group_of_every_site() -> None:
     everyone = prepared({"oslo": 12, "rome": 12}, ("control", "patient"))
     for seed in range(5):
-        training, test = split_cohort(everyone, 0.25, seed, by_group=True)
+        training, test = split_cohort(everyone, 0.25, seed)
         for part in (training, test):
             assert {(s.site, s.group) for s in part.scans} == {
                 (site, group) for site in ("oslo", "rome") for group in ("control", "patient")

@@ -49,7 +49,7 @@ def diagnosis(prepared: PreparedCohort, settings: StudySettings) -> StudyResult:
     sites = sites_with_both(cohort, labels)
     predictions: list[Prediction] = []
     for seed in settings.seeds:
-        training, test = split_cohort(prepared, settings.held_out, seed, by_group=True)
+        training, test = split_cohort(prepared, settings.held_out, seed)
         predictors = Predictors(settings, seed, "diagnosis")
         for method in methods(settings, seed):
             method.fit(training, settings.reference)

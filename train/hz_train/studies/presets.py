@@ -175,20 +175,18 @@ def refuse_leak(what: str, seen: Iterable[str], scored: PreparedCohort) -> None:
 
 
 def split_cohort(
-    prepared: PreparedCohort, held_out: float, seed: int, by_group: bool = False
+    prepared: PreparedCohort, held_out: float, seed: int
 ) -> tuple[PreparedCohort, PreparedCohort]:
-    """(training, test): a share of each site's subjects held out, whole subjects, the same for every method.
+    """(training, test): a share of each site's groups held out, whole subjects, the same for every method.
 
-    by_group : hold out that share of each group of each site, as a diagnosis study needs.
-    A subject that was scanned at two sites is on one side with all scans (`Cohort.split`). A file that
-    appears under two names stays in training.
+    By group in every study, not only where a diagnosis needs it: studies in one folder then share their
+    harmonizers. A subject that was scanned at two sites is on one side with all scans (`Cohort.split`).
+    A file that appears under two names stays in training.
     Raises Leak where the two sides share a scan all the same.
     """
     cohort = Cohort(prepared.scans)
-    parts = [cohort]
-    if by_group:
-        groups = sorted({s.group for s in cohort.scans})
-        parts = [Cohort(tuple(s for s in cohort.scans if s.group == g)) for g in groups]
+    groups = sorted({s.group for s in cohort.scans})
+    parts = [Cohort(tuple(s for s in cohort.scans if s.group == g)) for g in groups]
     kept = {s for part in parts for s in part.split(held_out, seed)[0].subjects}
     training = prepared.of(cohort.of(kept))
     copies = set(training.sha256)
