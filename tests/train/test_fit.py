@@ -89,6 +89,14 @@ def test_other_settings_are_not_mixed(tmp_path):
         fit(task, run, tmp_path, {"target": "B"})
 
 
+def test_a_longer_training_is_not_taken_for_a_shorter_one(tmp_path):
+    schedule = replace(SCHEDULE, epochs=3)
+    settings = replace(SETTINGS, coarse=0, warmup=0)
+    fit(*cyclegan(schedule, settings), tmp_path)
+    with pytest.raises(UsageError, match=r"holds 3 epochs, more than the 2 asked for"):
+        fit(*cyclegan(replace(schedule, epochs=2), settings), tmp_path)
+
+
 def logged(folder, name):
     """A column of log.csv, as numbers."""
     with open(folder / "log.csv", newline="") as stream:

@@ -193,6 +193,7 @@ def fit(
 ) -> None:
     """Train until the schedule ends, resuming what `out` already holds.
 
+    Raises UsageError where `out` holds more epochs than the schedule: the longer training is another one.
     settings : everything besides the schedule that decides the result (cohort, weights, ...); a folder
         whose checkpoint was made with other settings is refused with UsageError, never mixed.
     """
@@ -298,6 +299,11 @@ def _resume(task: Task, run: Run, out: Path, identity: dict[str, Any]) -> list[d
         raise UsageError(
             f"{out.name} holds a run with other settings ({', '.join(changed) or 'unknown'}).",
             "Give another --out, or delete that folder to start afresh.",
+        )
+    if done > run.schedule.epochs:
+        raise UsageError(
+            f"{out.name} holds {done} epochs, more than the {run.schedule.epochs} asked for.",
+            f"Ask for {done} or more, give another --out, or delete that folder to start afresh.",
         )
     for name, network in task.networks.items():
         network.load_state_dict(without_prefix(f"network.{name}", tensors))

@@ -78,8 +78,9 @@ def held_out_remark(settings: StudySettings) -> str:
     """Who scores, in a sentence."""
     text = (
         f"Whoever is scored was seen by nothing that was fitted: {settings.held_out:.0%} of each site's "
-        "subjects are held out of the harmonizers, the floors and the predictors, whole subjects, the same "
-        "for every method."
+        "subjects are held out of everything that is trained, whole subjects, the same for every method. "
+        "Scans of the reference site stay as they are here, while hz-run sends every scan through the "
+        "harmonizer."
     )
     if settings.harmonizer is not None:
         text += (

@@ -74,7 +74,7 @@ def correlation(x: F64, y: F64, rows: Sequence[I64]) -> Metric:
         n, sx, sy, sxx, syy, sxy = sums[index].sum(0)
         vx, vy = sxx - sx * sx / n, syy - sy * sy / n
         if vx <= 1e-12 * n or vy <= 1e-12 * n:
-            return 0.0
+            return float("nan")  # not defined, so left out of the interval
         return float((sxy - sx * sy / n) / np.sqrt(vx * vy))
 
     if len(rows) < 3 or np.ptp(x) < 1e-9 or np.ptp(y) < 1e-9:  # two points always lie on a line
@@ -163,7 +163,8 @@ def _summary(rows: Sequence[Row]) -> Row:
     first = rows[0]
     seeds = ", ".join(str(row.seed) for row in rows)
     how = f"mean over seeds {seeds}; range in brackets"
-    return Row(first.method, first.site, metrics, first.n, None, how, first.columns)
+    # Splits of several seeds may differ by a subject or two: the number that every seed has at least.
+    return Row(first.method, first.site, metrics, min(row.n for row in rows), None, how, first.columns)
 
 
 Scorer = Callable[
