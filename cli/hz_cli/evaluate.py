@@ -208,7 +208,9 @@ def _changed(preset: StudyPreset, harmonizer: Path | None, given: dict[str, Any]
     preset = replace(
         preset,
         harmonizer=adjusted(
-            preset.harmonizer, **of_harmonizer, **_lasting(preset.harmonizer.schedule, given.get("epochs"))
+            preset.harmonizer,
+            **of_harmonizer,
+            **_lasting(preset.harmonizer.schedule, given.get("epochs"), preset.harmonizer.settings),
         ),
         predictor=replace(
             preset.predictor, **schedule, **_lasting(preset.predictor, given.get("predictor_epochs"))
@@ -224,14 +226,22 @@ def _changed(preset: StudyPreset, harmonizer: Path | None, given: dict[str, Any]
     return on_grid(preset, given["grid"]) if "grid" in given else preset
 
 
-def _lasting(schedule: Schedule, epochs: int | None) -> dict[str, Any]:
-    """The fields of a schedule that lasts so long; the learning rate falls at the same shares of it."""
+def _lasting(schedule: Schedule, epochs: int | None, settings: Any = None) -> dict[str, Any]:
+    """The fields of a schedule, and of a harmonizer's settings, that lasts so long in all.
+
+    It keeps its shape: the learning rate falls, and the epochs of restoration end, at the same shares of it.
+    """
     if epochs is None:
         return {}
-    return {
+    share = epochs / schedule.epochs
+    found: dict[str, Any] = {
         "epochs": epochs,
-        "milestones": tuple(round(m * epochs / schedule.epochs) for m in schedule.milestones),
+        "milestones": tuple(round(m * share) for m in schedule.milestones),
     }
+    if settings is not None and settings.before:
+        coarse = round(settings.coarse * share)
+        found |= {"coarse": coarse, "warmup": round(settings.before * share) - coarse}
+    return found
 
 
 def _lines(table: Table) -> Sequence[str]:

@@ -164,3 +164,15 @@ def test_a_checkpoint_in_place_of_training(tmp_path: Path) -> None:
     done = evaluate(*asked, "--out", tmp_path / "out2", "--grid", "64", "--epochs", "3")
     assert done.exit_code == 2
     assert "--grid, --epochs" in done.output and not (tmp_path / "out2").exists()
+
+
+def test_a_shorter_training_keeps_the_schedules_shape() -> None:
+    from hz_cli.evaluate import _changed
+    from hz_train.studies.presets import study_preset
+
+    paper = _changed(study_preset("paper", "volume"), None, {"epochs": 20, "predictor_epochs": 40})
+    assert paper.harmonizer.schedule.milestones == (7, 15)  # Komandur 2023: 35 and 75 of 100
+    assert [paper.harmonizer.schedule.rate(e) for e in (6, 7, 15)] == pytest.approx([1e-4, 1e-5, 1e-6])
+    assert paper.predictor.milestones == (20, 30)
+    restored = _changed(study_preset("reference", "volume"), None, {"epochs": 75}).harmonizer
+    assert (restored.settings.coarse, restored.settings.warmup) == (60, 14)  # 120 and 28 of 150
