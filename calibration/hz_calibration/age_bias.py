@@ -68,7 +68,7 @@ def fit_age_bias(
     Raises UsageError for a prediction of a subject that the model was trained on.
     """
     for predicted, trained_on in folds:
-        _check_held_out(predicted, trained_on)
+        check_held_out(predicted, trained_on)
     if len(ages) < LEAST_N or float(np.std(ages)) == 0:
         return None
     slope, intercept = _line(ages, held_out_predictions)
@@ -86,13 +86,14 @@ def from_held_out(kept: Mapping[str, Any]) -> tuple[AgeBias | None, RegressionTo
     return fit_age_bias(ages, raw, how, folds=folds), regression_to_mean(ages, raw)
 
 
-def _check_held_out(predicted: Collection[str], trained_on: Collection[str]) -> None:
+def check_held_out(predicted: Collection[str], trained_on: Collection[str]) -> None:
+    """Raises UsageError where a network predicted subjects that it was trained on."""
     seen = sorted(set(predicted) & set(trained_on))
     if seen:
         raise UsageError(
             f"{len(seen)} of {len(set(predicted))} subjects were seen by the model that predicted their age: "
             f"{seen[0]}.",
-            "Fit the age bias on held-out predictions only (hz-train age keeps them).",
+            "Use held-out predictions only (hz-train age keeps them).",
         )
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from onnx import ModelProto
 
-from hz_calibration.age_bias import from_held_out
 from hz_calibration.plan import PrecisionPlan
 from hz_export import parity
+from hz_export.age_calibration import calibrated
 from hz_export.engine import EngineOptions, build_engine
 from hz_export.engine_target import find_builder
 from hz_export.graph_precision import half_weights, require, to_reduced
@@ -99,7 +99,7 @@ def export_bundle(
     name = options.name or out.stem
     manifest = {**_manifest(name, checkpoints, models), **({"engines": engines} if engines else {})}
     metas = {role: checkpoint.meta for role, checkpoint in checkpoints.items()}
-    manifest["age_bias"] = _age_bias(metas.get("age", {}), say)
+    manifest |= calibrated(metas.get("age", {}), say)
     files[CARD] = model_card(name, manifest, metas, options.note).encode()
     bundle = write_bundle(out, manifest, files, overwrite=options.overwrite)
     say(
@@ -374,20 +374,6 @@ def _cohort(metas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "reference": next(iter(metas.values())).get("reference"),
     }
     return {**{key: value for key, value in summary.items() if value}, **parts}
-
-
-def _age_bias(meta: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any] | None:
-    """The correction fitted on the checkpoint's held-out predictions, and the pull to the mean age before and
-    after it; None where it would do harm."""
-    held_out = meta.get("held_out_predictions")
-    if not held_out:
-        return None
-    bias, pull = from_held_out(held_out)
-    if bias is None:
-        say("age bias: no correction: too few held-out predictions, or they hardly depend on age")
-        return None
-    say(f"age bias: {pull or 'the pull to the mean age cannot be judged'}")
-    return {**asdict(bias), "regression_to_mean": None if pull is None else asdict(pull)}
 
 
 def _found(evidence: Mapping[str, Any]) -> str:

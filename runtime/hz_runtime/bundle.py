@@ -140,7 +140,7 @@ class Bundle(Manifest):
         from hz_runtime.tasks import AgePredictor
 
         chosen, _ = choose(self, "age", backend, require=require, threads=threads)
-        return AgePredictor(chosen, self.age_bias, Recipe.from_dict(dict(self.recipe)))
+        return AgePredictor(chosen, self.age_bias, Recipe.from_dict(dict(self.recipe)), self.age_interval)
 
     def diagnosis_predictor(
         self, backend: str = "auto", threads: int | None = None, require: str | None = None

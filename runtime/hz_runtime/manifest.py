@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hz_runtime.age_interval import AgeInterval, IntervalWidth
 from hz_runtime.engines import FLAVOURS, RECORD, EngineRecord
 from hz_runtime.errors import BackendError, BundleError
 
@@ -126,6 +127,7 @@ class Manifest:
     files: Mapping[str, str]
     raw: Mapping[str, Any]
     engines: tuple[EngineEntry, ...]
+    age_interval: AgeInterval | None
 
 
 def canonical(manifest: Mapping[str, Any]) -> bytes:
@@ -181,6 +183,7 @@ def parse(data: bytes, where: str) -> Manifest:
         files=files,
         raw=raw,
         engines=_engines(_get(raw, "engines", list, where, []), files, models, where),
+        age_interval=_age_interval(raw.get("age_interval"), f"{where}: age_interval"),
     )
 
 
@@ -364,3 +367,37 @@ def _age_bias(raw: object, where: str) -> AgeBias | None:
         n=_get(raw, "n", int, where),
         how=_get(raw, "how", str, where, ""),
     )
+
+
+def _age_interval(raw: object, where: str) -> AgeInterval | None:
+    """None in bundles of before intervals, and in those that say why they have none ("none")."""
+    if raw is None or (isinstance(raw, dict) and "none" in raw):
+        return None
+    if not isinstance(raw, dict):
+        raise BundleError(f"{where} is neither an object nor null.", REMEDY)
+    level = _number(raw.get("level"), f"{where}: level")
+    if not 0 < level < 1:
+        raise BundleError(f"{where}: level {level:g} is not a coverage between 0 and 1.", REMEDY)
+    corrected = raw.get("corrected")
+    return AgeInterval(
+        level=level,
+        n=_get(raw, "n", int, where),
+        method=_get(raw, "method", str, where),
+        how=_get(raw, "how", str, where, ""),
+        raw=_width(raw.get("raw"), f"{where}: raw"),
+        corrected=None if corrected is None else _width(corrected, f"{where}: corrected"),
+    )
+
+
+def _width(raw: object, where: str) -> IntervalWidth:
+    if not isinstance(raw, dict):
+        raise BundleError(f"{where} is not an object.", REMEDY)
+    half_width = _number(raw.get("half_width"), f"{where}: half_width")
+    if half_width < 0:
+        raise BundleError(f"{where}: half_width {half_width:g} is negative.", REMEDY)
+    at = f"{where}: coverage"
+    coverage: dict[str, Any] = _get(raw, "coverage", dict, where)
+    ends = [_number(end, f"{at}: ci95") for end in _get(coverage, "ci95", list, at)]
+    if len(ends) != 2:
+        raise BundleError(f"{at}: ci95 should hold two numbers.", REMEDY)
+    return IntervalWidth(half_width, _number(coverage.get("value"), f"{at}: value"), (ends[0], ends[1]))

@@ -22,6 +22,7 @@ from hz_runtime.slices import of_volumes, slice_wise
 from hz_runtime.volume import Volume
 
 if TYPE_CHECKING:
+    from hz_runtime.age_interval import AgeInterval
     from hz_runtime.bundle import AgeBias, ModelEntry
 
 F32 = NDArray[np.float32]
@@ -85,22 +86,36 @@ class Ages:
 
     raw : what the network said.  corrected : with the bundle's age-bias correction; equal to raw where
     the bundle holds none.
+    interval : (N, 2), lower and upper limits around `corrected`; None where the bundle holds none. It covers
+    the true age with the probability of `AgePredictor.interval.level` for people and scans like those it was
+    calibrated on, not for a scan that hz-run would flag.
     """
 
     raw: NDArray[np.float64]
     corrected: NDArray[np.float64]
+    interval: NDArray[np.float64] | None = None
 
 
 class AgePredictor:
     """Predicts brain age from harmonized, prepared volumes.
 
     Of a slice-wise network it is the median over the middle slices of the recipe.
+
+    bias : the correction of corrected ages, None for none.  interval : the bundle's prediction interval.
     """
 
-    def __init__(self, backend: Backend, bias: AgeBias | None, recipe: Recipe | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        bias: AgeBias | None,
+        recipe: Recipe | None = None,
+        interval: AgeInterval | None = None,
+    ) -> None:
         self.backend = backend
         self.bias = bias
         self.recipe = recipe or Recipe()
+        self.interval = interval
+        self.width = None if interval is None else interval.of(bias)
         self._answers = of_volumes(backend, self.recipe.middle_slices)
 
     def __call__(self, grids: F32) -> Ages:
@@ -109,7 +124,8 @@ class AgePredictor:
         Raises GridMismatch for another grid, BackendError where the engine fails.
         """
         raw = self._answers(_batch(grids, self.recipe)).astype(np.float64)
-        return Ages(raw, raw if self.bias is None else self.bias.corrected(raw))
+        shown = raw if self.bias is None else self.bias.corrected(raw)
+        return Ages(raw, shown, None if self.width is None else self.width.limits(shown))
 
 
 class DiagnosisPredictor:

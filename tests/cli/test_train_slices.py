@@ -117,7 +117,10 @@ def test_slice_age_behind_the_harmonizer(cohort: Path, harmonizer: Path, tmp_pat
         rows = [row for row in csv.DictReader(stream, delimiter="\t") if row["site"] == "oslo"]
     held = meta["held_out_predictions"]
     recipe = Recipe.from_dict(meta["recipe"])
-    assert len(held["age"]) == 2  # 15 % of ten
+    assert len(held["age"]) == len(set(held["subjects"])) == 2  # 15 % of ten
+    (fold,) = held["folds"]
+    assert sorted(held["subjects"]) == fold["subjects"] and len(fold["trained_on"]) == 8
+    assert set(fold["subjects"]).isdisjoint(fold["trained_on"]) and "sub-" not in str(held)
     for age, raw in zip(held["age"], held["raw"], strict=True):
         (row,) = (r for r in rows if float(r["age"]) == pytest.approx(age, abs=0.01))
         volume = prepare(read_volume(cohort.parent / row["file"]), recipe).grid[None]
@@ -134,6 +137,10 @@ def test_diagnosis_finds_the_labels_and_folds(cohort: Path, tmp_path: Path) -> N
     held = meta["held_out_predictions"]
     assert sorted(held["positive"]) == [0] * 9 + [1] * 9  # everyone once
     assert all(0 <= p <= 1 for p in held["probability"])
+    assert sorted(held["subjects"]) == sorted(name for fold in held["folds"] for name in fold["subjects"])
+    for fold in held["folds"]:
+        assert set(fold["subjects"]).isdisjoint(fold["trained_on"])
+        assert len(fold["subjects"]) + len(fold["trained_on"]) == 18
     auc = meta["metrics"]["auc"]
     assert 0 <= auc["ci95"][0] <= auc["value"] <= auc["ci95"][1] <= 1
     assert "predictor.head.1.weight" in tensors

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("torch", reason="training needs torch")
 
 from hz_train import age_training
-from hz_train.cohort import Cohort, Scan
+from hz_train.cohort import Cohort, Scan, pseudonym
 
 SCANS = tuple(
     Scan(Path(f"{k}.nii"), subject=f"sub-{k // 2}", site="oslo", age=30.0 + k, sex="F", group="control")
@@ -60,3 +60,5 @@ def test_every_fold_says_whom_it_predicted_and_whom_it_saw(
         assert len(fold["trained_on"]) == len({scan.subject for scan in training.scans})
     assert sum(len(fold["subjects"]) for fold in kept) == len(set(subjects))
     assert "sub-" not in str(kept)
+    predicted = {pseudonym(subject) for subject in subjects}  # as the checkpoint names them beside the ages
+    assert predicted == {name for fold in kept for name in fold["subjects"]}

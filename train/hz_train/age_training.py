@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import UsageError
-from hz_runtime.files import sha256_bytes
 from hz_runtime.outliers import reference_of
 from hz_runtime.recipe import Recipe
 from hz_train.age_task import AgeSettings, AgeTask
 from hz_train.augment import Augmentation
 from hz_train.checkpoint import load_checkpoint, save_checkpoint, with_prefix
-from hz_train.cohort import Cohort
+from hz_train.cohort import Cohort, pseudonym, pseudonyms
 from hz_train.datasets import PreparedCohort, describe, load, statistics
 from hz_train.fit import Run, Schedule, fit
 from hz_train.harmonizers import harmonized
@@ -106,7 +105,7 @@ def train_age(
         ages, raw, groups, folds = predicted
         meta = {
             "kind": "age_cnn",
-            "network": {"width": preset.settings.width},
+            "network": {"width": preset.settings.width, "grid": list(recipe.grid_shape)},
             "sources": sorted({s.site for s in used.scans}),
             "target": None,
             "recipe": recipe.to_dict(),
@@ -118,7 +117,13 @@ def train_age(
             "seed": preset.schedule.seed,
             "schedule": asdict(preset.schedule),
             "settings": asdict(preset.settings),
-            "held_out_predictions": {"age": ages.tolist(), "raw": raw.tolist(), "how": split, "folds": folds},
+            "held_out_predictions": {
+                "age": ages.tolist(),
+                "raw": raw.tolist(),
+                "subjects": [pseudonym(subject) for subject in groups],
+                "how": split,
+                "folds": folds,
+            },
             "metrics": age_scores(ages, raw, groups, split),
             "licence": licence,
         }
@@ -152,13 +157,8 @@ def _held_out_predictions(
         ages += [float(a) for a in outside.ages]
         raw += task.predict(outside.grids).tolist()
         subjects += [s.subject for s in outside.scans]
-        folds.append({"subjects": _pseudonyms(outside), "trained_on": _pseudonyms(inside)})
+        folds.append({"subjects": pseudonyms(held), "trained_on": pseudonyms(training)})
     return (np.array(ages), np.array(raw), subjects, folds), how
-
-
-def _pseudonyms(prepared: PreparedCohort) -> list[str]:
-    """Its subjects, sorted, under names that tell them apart and nothing else."""
-    return sorted({sha256_bytes(scan.subject.encode())[:12] for scan in prepared.scans})
 
 
 def _fit_one(

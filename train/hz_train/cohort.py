@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hz_runtime.errors import UsageError
+from hz_runtime.files import sha256_bytes
 
 COLUMNS = ("file", "site", "age", "sex", "group")
 
@@ -97,6 +98,16 @@ class Cohort:
         order = np.random.default_rng([seed, 2]).permutation(len(subjects))
         parts = [{subjects[i] for i in order[f::k]} for f in range(k)]
         return [(self.of(set(subjects) - part), self.of(part)) for part in parts]
+
+
+def pseudonym(subject: str) -> str:
+    """A name for a subject that tells it apart and nothing else."""
+    return sha256_bytes(subject.encode())[:12]
+
+
+def pseudonyms(cohort: Cohort) -> list[str]:
+    """The subjects of a cohort under such names, each once, sorted."""
+    return sorted(map(pseudonym, cohort.subjects))
 
 
 def read_participants(path: Path) -> Cohort:

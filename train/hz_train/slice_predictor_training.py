@@ -15,7 +15,7 @@ from hz_runtime.outliers import reference_of
 from hz_runtime.recipe import Recipe
 from hz_runtime.slices import middle
 from hz_train.checkpoint import load_checkpoint, save_checkpoint, with_prefix
-from hz_train.cohort import Cohort, Scan
+from hz_train.cohort import Cohort, Scan, pseudonym, pseudonyms
 from hz_train.datasets import PreparedCohort, describe, load, statistics
 from hz_train.fit import Run, Schedule, fit
 from hz_train.harmonizers import harmonized
@@ -225,23 +225,28 @@ def _train(
 
 @dataclass(frozen=True)
 class _Predicted:
-    """Answers for scans whose subjects the answering network never saw."""
+    """Answers for scans whose subjects the answering network never saw.
+
+    folds : under pseudonyms, whom each network predicted, and whom it was trained on.
+    """
 
     wanted: F64
     answers: F64
     subjects: list[str]
+    folds: list[dict[str, list[str]]]
 
 
 def _results(question: Question, predicted: _Predicted, how: str) -> dict[str, Any]:
     """What the checkpoint says of the held-out scans: every prediction, and the scores."""
     wanted, answers, subjects = predicted.wanted, predicted.answers, predicted.subjects
+    who = {"subjects": [pseudonym(s) for s in subjects], "how": how, "folds": predicted.folds}
     if question.labels:
-        said = {"positive": wanted.astype(int).tolist(), "probability": answers.tolist(), "how": how}
+        said = {"positive": wanted.astype(int).tolist(), "probability": answers.tolist(), **who}
         return {
             "held_out_predictions": said,
             "metrics": diagnosis_scores(wanted > 0.5, answers, subjects, how),
         }
-    said = {"age": wanted.tolist(), "raw": answers.tolist(), "how": how}
+    said = {"age": wanted.tolist(), "raw": answers.tolist(), **who}
     return {"held_out_predictions": said, "metrics": age_scores(wanted, answers, subjects, how)}
 
 
@@ -267,7 +272,7 @@ class _Fits:
             )
         task = self._fit(self.training, "final")
         how = f"{share:.0%} of each site's subjects held out, seed {seed}"
-        return self._predicted(task, held), task, how
+        return self._predicted(task, self.training, held), task, how
 
     def folds(self, used: Cohort) -> tuple[_Predicted, SlicePredictorTask, str]:
         """Predict everyone by a network that did not see them, then train one on everyone."""
@@ -276,12 +281,13 @@ class _Fits:
         answered = []
         for f in range(k):
             training, held = (_joined([pairs[f][side] for pairs in strata]) for side in (0, 1))
-            answered.append(self._predicted(self._fit(training, f"fold-{f + 1}"), held))
+            answered.append(self._predicted(self._fit(training, f"fold-{f + 1}"), training, held))
         self.training = used
         predicted = _Predicted(
             np.concatenate([a.wanted for a in answered]),
             np.concatenate([a.answers for a in answered]),
             [s for a in answered for s in a.subjects],
+            [fold for a in answered for fold in a.folds],
         )
         return predicted, self._fit(used, "final"), f"{k}-fold cross-validation by subject, seed {seed}"
 
@@ -313,10 +319,11 @@ class _Fits:
         fit(task, self.run, self.out / name, {**self.identity, **who})
         return task
 
-    def _predicted(self, task: SlicePredictorTask, held: Cohort) -> _Predicted:
+    def _predicted(self, task: SlicePredictorTask, training: Cohort, held: Cohort) -> _Predicted:
         scans = self.prepared.of(held)
         wanted = self.question.values(scans).astype(np.float64)
-        return _Predicted(wanted, task.predict(scans.grids), [s.subject for s in scans.scans])
+        fold = {"subjects": pseudonyms(held), "trained_on": pseudonyms(training)}
+        return _Predicted(wanted, task.predict(scans.grids), [s.subject for s in scans.scans], [fold])
 
 
 def _joined(parts: Sequence[Cohort]) -> Cohort:

@@ -1,0 +1,130 @@
+"""The age interval of an exported bundle: from the checkpoint's held-out predictions to manifest and card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hz_calibration.age_interval import calibrate
+from hz_export.age_calibration import calibrated
+from hz_export.assemble import ExportOptions, export_bundle
+from hz_export.model_card import model_card
+from hz_runtime.bundle import load_bundle
+from small_slice_checkpoints import write_slice_predictor
+
+N = 60
+META = {
+    "sources": ["oslo"],
+    "harmonizer": None,
+    "metrics": {"mae_years": {"n": N}},
+    "cohort": {},
+}
+
+
+def held_out(slope: float = 0.7, n: int = N) -> dict[str, Any]:
+    rng = np.random.default_rng(4)
+    ages = rng.uniform(20, 80, n)
+    raw = slope * ages + 15 + rng.normal(0, 4, n)
+    subjects = [f"{k:012x}" for k in range(n)]
+    folds = [
+        {"subjects": subjects[f::4], "trained_on": sorted(set(subjects) - set(subjects[f::4]))}
+        for f in range(4)
+    ]
+    return {
+        "age": ages.tolist(), "raw": raw.tolist(), "subjects": subjects, "how": "4 folds", "folds": folds
+    }  # fmt: skip
+
+
+def told(meta: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    said: list[str] = []
+    return calibrated(meta, said.append), said
+
+
+def card(found: dict[str, Any]) -> str:
+    manifest = {"intended_use": "", "licence": "", "recipe": {}, "models": [], **found}
+    return model_card("x", manifest, {"age": META})
+
+
+def test_both_ages_get_an_interval_and_the_card_says_on_whom() -> None:
+    kept = held_out()
+    found, said = told({**META, "held_out_predictions": kept})
+    interval = found["age_interval"]
+    folds = [(f["subjects"], f["trained_on"]) for f in kept["folds"]]
+    expected = calibrate(kept["age"], kept["raw"], kept["subjects"], "4 folds", folds=folds)
+    assert not isinstance(expected, str) and expected.corrected is not None
+    assert interval["raw"]["half_width"] == expected.raw.half_width
+    assert interval["corrected"]["half_width"] == expected.corrected.half_width
+    assert interval["scans"] == "of oslo, as they are"
+    assert said[-1].startswith(
+        f"age interval: corrected age +- {expected.corrected.half_width:.1f} years at 90%"
+    )
+    text = card(found)
+    assert "(60 scans of oslo, as they are; 4 folds)" in text
+    assert "the subjects of each of 4 folds by the interval of the others" in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| corrected |"))
+    coverage = expected.corrected.coverage
+    assert f"| +- {expected.corrected.half_width:.1f} | {coverage.value:.1%} (" in row
+    assert row.count("of 20 aged") == 3
+    assert "scan makes it" in text and "narrower" in text
+    assert "scatters by 3.8% (one SD)" in text  # Beta(55, 6): sqrt(55 * 6 / (61^2 * 62))
+
+
+def test_an_interval_no_better_than_the_mean_age_is_called_that() -> None:
+    found, said = told({**META, "held_out_predictions": held_out(slope=0.0)})
+    assert found["age_bias"] is None and found["age_interval"]["corrected"] is None
+    assert said[-1].startswith("age interval: raw age +- ")
+    rng = np.random.default_rng(1)
+    loud = held_out(slope=0.0)
+    loud["raw"] = (np.array(loud["raw"]) + rng.normal(0, 30, N)).tolist()
+    text = card(told({**META, "held_out_predictions": loud})[0])
+    assert "so that of a single person the network says no more than that" in text
+
+
+@pytest.mark.parametrize(
+    ("meta", "why"),
+    [
+        ({**META}, "keeps no held-out predictions"),
+        ({**META, "held_out_predictions": held_out(n=12)}, "12 held-out subjects are too few"),
+        (
+            {
+                **META,
+                "metrics": {"mae_years": {"n": 50}},
+                "held_out_predictions": {k: held_out()[k] for k in ("age", "raw", "how")},
+            },
+            "does not say which of its held-out predictions are of one subject",
+        ),
+    ],
+)
+def test_without_an_interval_the_card_says_why(meta: dict[str, Any], why: str) -> None:
+    found, said = told(meta)
+    assert list(found["age_interval"]) == ["none"] and why in found["age_interval"]["none"]
+    assert any(line.startswith("age interval: none") for line in said)
+    assert "There is none, so that nothing says how far off a single age may be." in card(found)
+    assert why in card(found)
+
+
+def test_a_bundle_without_an_age_network_speaks_of_none() -> None:
+    assert told({}) == ({"age_bias": None}, [])
+
+
+@pytest.mark.parametrize("system", ["volume", "slice"])
+def test_an_exported_predictor_gives_its_interval(make_age, tmp_path: Path, system: str) -> None:
+    kept = held_out()
+    if system == "volume":
+        checkpoint = make_age(held_out_predictions=kept)
+    else:
+        checkpoint = write_slice_predictor(tmp_path, held_out_predictions=kept)
+    bundle = export_bundle([checkpoint], tmp_path / "a.hz", ExportOptions(check_parity=False))
+    assert bundle.age_interval is not None and bundle.age_interval.n == N
+    assert "000000000001" not in (bundle.path / "bundle.json").read_text()  # no subject, nor any prediction
+    loaded = load_bundle(bundle.path)
+    assert loaded.age_interval == bundle.age_interval
+    width = bundle.age_interval.of(bundle.age_bias)
+    grids = np.random.default_rng(0).random((2, *loaded.recipe["grid_shape"]), dtype=np.float32)
+    ages = loaded.age_predictor(backend="onnxruntime-cpu")(grids)
+    assert width is not None and ages.interval is not None
+    limits = np.stack([ages.corrected - width.half_width, ages.corrected + width.half_width], 1)
+    assert np.allclose(ages.interval, np.maximum(limits, 0))
