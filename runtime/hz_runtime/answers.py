@@ -14,37 +14,53 @@ from hz_runtime import markup
 Labels = Mapping[str, Any]
 
 
-def columns(labels: Labels) -> list[str]:
-    """Heads of the columns that `cells` fills."""
-    return ["Age, raw", "corrected", "known", "difference", *([_probability_of(labels)] if labels else [])]
+def columns(labels: Labels, interval: str = "") -> list[str]:
+    """Heads of the columns that `cells` fills. interval : name of the age's; "" where no scan has one."""
+    limits = [interval] if interval else []
+    last = [_probability_of(labels)] if labels else []
+    return ["Age, raw", "corrected", *limits, "known", "difference", *last]
 
 
-def cells(scan: Mapping[str, Any], labels: Labels) -> list[str]:
-    """Raw, corrected and known age, what the best prediction differs from the known one by, and how probable
-    the positive label is."""
+def cells(scan: Mapping[str, Any], labels: Labels, interval: str = "") -> list[str]:
+    """Raw and corrected age, its interval, the known age, what the best prediction differs from it by, and
+    how probable the positive label is."""
     raw, corrected, known = (markup.number(scan.get(key)) for key in ("age_raw", "age_corrected", "age"))
     predicted = raw if corrected is None else corrected
-    gap = "" if predicted is None or known is None else f"{predicted - known:+.1f}"
-    ages = (markup.fixed(age, 1) for age in (raw, corrected, known))
-    return [*ages, gap, *([_probability(scan)] if labels else [])]
+    gap = "" if predicted is None or known is None else f"{round(predicted - known, 1) + 0.0:+.1f}"
+    limits = [_limits(scan)] if interval else []
+    return [
+        markup.fixed(raw, 1),
+        markup.fixed(corrected, 1),
+        *limits,
+        markup.fixed(known, 1),
+        gap,
+        *([_probability(scan)] if labels else []),
+    ]
 
 
-def facts(scan: Mapping[str, Any], labels: Labels) -> list[tuple[str, str]]:
+def facts(scan: Mapping[str, Any], labels: Labels, interval: str = "Interval") -> list[tuple[str, str]]:
     """(name, value) of every prediction of a scan; "" where there is none."""
+    limits = _limits(scan)
     return [
         ("Age, raw", markup.years(scan.get("age_raw"))),
         ("Age, corrected", markup.years(scan.get("age_corrected"))),
+        (interval, f"{limits} years" if limits else ""),
         ("Known age", markup.years(scan.get("age"))),
         *([(_probability_of(labels), _probability(scan))] if labels else []),
     ]
 
 
-def explained(labels: Labels) -> str:
+def explained(labels: Labels, interval: str = "") -> str:
     """What the columns mean."""
     ages = (
         "Ages in years. The corrected age has the bias of the age model towards the mean age of its training "
         "cohort taken out; the difference is predicted minus known age."
     )
+    if interval:
+        ages += (
+            f" The {interval} is meant to hold that share of the true ages of people and scans like those "
+            "that it was calibrated on."
+        )
     if not labels:
         return ages
     negative, positive = (markup.text(labels.get(key)) for key in ("negative", "positive"))
@@ -52,6 +68,11 @@ def explained(labels: Labels) -> str:
         f"{ages} The probability is the network's, of {positive} rather than {negative}, where both are as "
         "common as in its training cohort. It diagnoses nobody."
     )
+
+
+def _limits(scan: Mapping[str, Any]) -> str:
+    ends = [markup.fixed(end, 1) for end in markup.sequence(scan.get("age_interval"))]
+    return f"{ends[0]} to {ends[1]}" if len(ends) == 2 and all(ends) else ""
 
 
 def _probability(scan: Mapping[str, Any]) -> str:

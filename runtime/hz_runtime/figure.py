@@ -1,8 +1,8 @@
 """The picture of one scan: mid-slices before and after, their difference, and two histograms.
 
-Numpy and the standard library only, so that a base install can draw. A `Figure` is small (below
-100 kB as JSON), deterministic on one machine, and holds finished PNG strips: sagittal | coronal |
-axial, side by side at one scale, superior (or anterior) up.
+Nothing but a base install is needed to draw. A `Figure` is small (half a megabyte as JSON), deterministic
+on one machine, and holds finished PNG strips: sagittal | coronal | axial, side by side at one scale,
+superior (or anterior) up; and small copies of both volumes to look through.
 
 Sides are neurological: in coronal and axial slices the subject's right is on the picture's right,
 and the letters R, L, A, P are drawn into the pixels so that they survive a copied picture.
@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from hz_runtime.errors import GridMismatch, HzError
 from hz_runtime.png import encode_png, png_size
+from hz_runtime.small_volume import blocks, small_volume
+from hz_runtime.small_volume import check as check_small
 
 PLANES = ("sagittal", "coronal", "axial")
 BINS = 64
@@ -32,9 +34,10 @@ MAX_PIXELS = 155
 _MARGIN_MM = 5.0
 _SAMPLES = 2**18
 _FORMAT = "hz-figure"
-_VERSION = 1
+_VERSION = 2
 _MAX_BYTES = 4 * 2**20
 _OUTSIDE, _ZERO, _INK = 0, 127, 254
+_SMALL = ("small_before", "small_after", "blocks_before", "blocks_after")
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
@@ -74,6 +77,9 @@ class Figure:
     window : raw intensities drawn as black and as white (1st and 99.5th percentile of the brain).
     mean_change : mean |after - before| over the counted brain voxels, in [0, 1] units.
     space : "native" (full resolution) or "model" (the network's grid).
+    small_before, small_after : gzipped NIfTI at about 2 mm, both scaled 0 to 1, see `small_volume`; empty
+        where they were left out.
+    blocks_before, blocks_after : 8 x 8 x 8 block means of the network's grid, see `small_volume.blocks`.
     """
 
     before: bytes
@@ -85,6 +91,10 @@ class Figure:
     window: tuple[float, float]
     mean_change: float
     space: str
+    small_before: bytes
+    small_after: bytes
+    blocks_before: bytes
+    blocks_after: bytes
 
     @property
     def size(self) -> tuple[int, int]:
@@ -105,6 +115,7 @@ class Figure:
             "window": self.window,
             "mean_change": self.mean_change,
             "space": self.space,
+            **{name: base64.b64encode(getattr(self, name)).decode() for name in _SMALL},
         }
         return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
@@ -131,7 +142,7 @@ def figure_data(
     harmonized_native : (I, J, K) float32 in [0, 1] on the scan's grid, zero outside the brain; or
         None, and then both sides are drawn on the network's grid.
     harmonized_grid : (64, 64, 64) float32 in [0, 1].
-    Takes slices and a strided subsample only: no copy of the volume is made.
+    Takes slices, a strided subsample and 2 mm averages only: no copy of the volume is made.
     Raises GridMismatch when the two arrays to compare differ in shape.
     """
     if harmonized_native is not None:
@@ -173,6 +184,7 @@ def figure_data(
             _diverging(show(np.where(inside, change, np.float32(0))), show(inside.astype(np.float32)))
         )
 
+    shown = ((black - lo) * scale, (white - lo) * scale) if scale else (0.0, 1.0)
     world = np.asarray(affine, dtype=np.float64) @ np.array([*centre, 1.0])
     return Figure(
         before=encode_png(_strip(rows[0], ink=255)),
@@ -184,6 +196,10 @@ def figure_data(
         window=(float(black), float(white)),
         mean_change=round(float(np.abs(inside_after - scaled).mean()), 5) if scaled.size else 0.0,
         space=space,
+        small_before=small_volume(raw, affine, box, lo, hi, shown),
+        small_after=small_volume(after, affine, box, 0.0, 1.0, (0.0, 1.0)),
+        blocks_before=blocks(prepared.grid),
+        blocks_after=blocks(harmonized_grid),
     )
 
 
@@ -300,6 +316,11 @@ def _diverging_palette() -> U8:
 _PALETTE = _diverging_palette()
 
 
+def difference_palette() -> U8:
+    """(256, 3) colours by index: 0 outside the brain, 1 to 253 from -0.5 to +0.5."""
+    return _PALETTE.copy()
+
+
 def difference_colours(count: int) -> list[str]:
     """`count` CSS colours from -0.5 to +0.5: the legend of the difference strip."""
     at = np.rint(np.linspace(1, 253, count)).astype(int)
@@ -358,4 +379,9 @@ def _from_record(record: Any) -> Figure:
     if space not in ("native", "model"):
         raise ValueError("unknown space")
     before, after, difference = strips
-    return Figure(before, after, difference, counts[0], counts[1], (x, y, z), (black, white), change, space)
+    small = [base64.b64decode(record[name], validate=True) for name in _SMALL]
+    for volume, means in zip(small[:2], small[2:], strict=True):
+        check_small(volume, means)
+    return Figure(
+        before, after, difference, counts[0], counts[1], (x, y, z), (black, white), change, space, *small
+    )

@@ -21,7 +21,9 @@ def histogram_svg(before: Sequence[Counts], after: Sequence[Counts], label: str)
     many = " many" if max(len(before), len(after)) > 1 else ""
     curves = [("before", _shares(c)) for c in before] + [("after", _shares(c)) for c in after]
     # The outermost bins collect what was clipped; a spike there must not flatten the rest.
-    top = max((max(s[1:-1], default=0.0) for _, s in curves), default=0.0) or 1.0
+    peaks = sorted(max(s[1:-1], default=0.0) for _, s in curves) or [0.0]
+    # Nor must one odd scan among many, which is cut off then.
+    top = min(peaks[-1], 2.5 * peaks[len(peaks) // 2]) or peaks[-1] or 1.0
     paths = "".join(f'<path class="{kind}{many}" d="{_steps(s, top)}"/>' for kind, s in curves)
     base, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
     ticks = "".join(

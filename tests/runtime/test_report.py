@@ -5,62 +5,21 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from html.parser import HTMLParser
-from types import SimpleNamespace
+from dataclasses import replace
+from importlib import resources
 
-import numpy as np
 import pytest
 
 from hz_runtime.histogram import histogram_svg
-from hz_runtime.report import figure_data, render_report, write_report
-
-VOID = {"meta", "img", "br", "link", "input", "rect", "path"}
-HOSTILE = '<script>alert("1")</script>&\'.nii.gz'
-
-
-class Page(HTMLParser):
-    """Collects tags, attributes and text, and checks that elements nest."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.stack: list[str] = []
-        self.text: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.stack == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.stack.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.stack and self.stack[-1] == tag, f"</{tag}> closes {self.stack[-3:]}"
-        self.stack.pop()
-
-    def handle_data(self, data):
-        if not self.stack or self.stack[-1] not in ("script", "style"):
-            self.text.append(data)
-
-    def all(self, tag):
-        return [attrs for name, attrs in self.tags if name == tag]
-
-    @property
-    def words(self):
-        return " ".join(" ".join(self.text).split())
+from hz_runtime.report import figures_of, remove_pages, render_report, write_pages
+from hz_runtime.report.age_scale import AgeScale
+from hz_runtime.report.viewer import niivue
+from small_pages import HOSTILE, Page, make_figure
 
 
 @pytest.fixture(scope="module")
 def figure():
-    data = np.zeros((20, 24, 18), np.float32)
-    data[4:16, 4:20, 4:14] = 0.5
-    volume = SimpleNamespace(data=data, affine=np.eye(4))
-    prepared = SimpleNamespace(grid=data, grid_affine=np.eye(4), low=0.0, high=1.0)
-    return figure_data(volume, prepared, data * np.float32(1.2), data)
+    return make_figure()
 
 
 def a_run(**more):
@@ -158,7 +117,7 @@ def test_every_link_leads_to_a_panel(figure):
     page = Page(render_report(a_run(), {"sub-01": figure}))
     targets = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
     links = [a["href"] for a in page.all("a") if a["href"].startswith("#")]
-    assert len(links) == 3
+    assert len(links) == 4  # the table's three, and one to the viewer
     assert {link[1:] for link in links} <= targets
 
 
@@ -168,7 +127,7 @@ def test_hostile_text_stays_text(figure):
     scan["outputs"] = ["javascript:alert(1)", '"onmouseover="x', "//elsewhere/x"]
     text = render_report({**run, "scans": [scan]}, {HOSTILE: figure})
     page = Page(text)
-    assert len(page.all("script")) == 1
+    assert len([s for s in page.all("script") if "type" not in s]) == 2  # the others are data
     assert len(page.all("img")) == 3
     assert not any(key.startswith("on") for _, attrs in page.tags for key in attrs)
     assert HOSTILE in page.words
@@ -183,20 +142,117 @@ def test_direction_and_control_characters_are_shown_as_such():
     assert "a\ufffdgpj.nii" in text
 
 
-def test_nothing_is_loaded_and_only_this_script_may_run(figure):
+def test_nothing_is_loaded_and_only_these_scripts_may_run(figure):
     text = render_report(a_run(), {"sub-01": figure})
     page = Page(text)
     policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv"))
     assert policy.startswith("default-src 'none'; img-src data:;")
-    for tag in ("script", "style"):
-        body = re.search(f"<{tag}>(.*?)</{tag}>", text, re.S).group(1)
-        digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
-        assert f"{tag}-src 'sha256-{digest}'" in policy
-    assert not re.search(r"https?:|url\(|@import", text)
+    assert "unsafe" not in policy and "blob:" not in policy and "*" not in policy
+    bodies = [*re.findall(r"<(?:script|style)>(.*?)</(?:script|style)>", text, re.S), niivue()]
+    hashes = {base64.b64encode(hashlib.sha256(body.encode()).digest()).decode() for body in bodies}
+    assert len(hashes) == 4
+    assert set(re.findall(r"'sha256-([^']+)'", policy)) == hashes
+    without_data = re.sub(r'<script type="application/[a-z]+".*?</script>', "", text, flags=re.S)
+    assert not re.search(r"https?:|url\(|@import", without_data)
     assert not any(
         attrs.get(key, "data:").split(":")[0] != "data" for _, attrs in page.tags for key in ("src", "srcset")
     )
     assert all("style" not in attrs for _, attrs in page.tags)  # the policy would drop inline styles
+
+
+def test_a_page_without_small_volumes_has_no_viewer(figure):
+    plain = replace(figure, small_before=b"", small_after=b"")
+    text = render_report(a_run(), {"sub-01": plain})
+    page = Page(text)
+    assert len(page.all("script")) == 1 and "viewer" not in page.words
+    assert len(text) < 120_000
+    assert "'sha256-" + base64.b64encode(hashlib.sha256(niivue().encode()).digest()).decode() not in text
+
+
+def test_the_viewer_is_the_one_that_was_pinned_and_its_licences_travel():
+    folder = resources.files("hz_runtime.report").joinpath("niivue")
+    licences = folder.joinpath("LICENSES.txt").read_text(encoding="utf-8")
+    assert "BSD 2-Clause License" in licences and "Copyright (c) 2021, Niivue" in licences
+    assert "@niivue/niivue@0.69.0" in folder.joinpath("build.sh").read_text(encoding="utf-8")
+    assert not re.search(r"WebAssembly|\beval\(|new Function", niivue())
+
+
+def a_folder(path, figures):
+    (path / "figures").mkdir()
+    scans = []
+    for name, figure in figures.items():
+        (path / f"figures/{name}.json").write_bytes(figure.to_bytes())
+        scans.append({"name": name, "status": "ok", "outputs": ["x"], "figure": f"figures/{name}.json"})
+    return scans
+
+
+def test_a_page_holds_volumes_up_to_a_limit_and_flagged_ones_first(tmp_path, figure):
+    scans = a_folder(tmp_path, dict.fromkeys(("a", "b", "c"), figure))
+    scans[2]["status"] = "flagged"
+    (tmp_path / "figures/b.json").write_bytes(b"damaged")
+    size = len(figure.small_before) + len(figure.small_after)
+    found = figures_of(tmp_path, [*scans, {"name": "d", "figure": None}], limit=size)
+    assert set(found) == {"a", "c"}
+    assert found["c"] == figure
+    assert found["a"] == replace(figure, small_before=b"", small_after=b"")
+    text = render_report({"scans": scans}, found)
+    assert text.count('id="volume-') == 2 and 'id="volume-3-before"' in text
+    assert "holds 1 of 2 scans, flagged ones first" in Page(text).words
+
+
+GATES = [
+    {"gate": "size", "passed": True, "value": 1.1, "limits": [0.72, 1.45], "unit": "times"},
+    {"gate": "similarity", "passed": False, "value": 0.12, "limits": [0.4, None], "unit": "correlation"},
+    {"gate": HOSTILE, "passed": "yes", "value": None, "limits": "no", "unit": None},
+]
+
+
+def test_gates_are_lights_also_of_failed_scans(figure):
+    run = a_run()
+    run["scans"][0]["gates"] = GATES[:1]
+    run["scans"][2]["gates"] = GATES
+    page = Page(render_report(run, {"sub-01": figure}))
+    lights = [s["aria-label"] for s in page.all("svg") if "light" in (s.get("class") or "")]
+    # the table's two, then one of the first panel and three of the last, failed ones first
+    assert lights == ["passed", "failed", "passed", "failed", "failed", "passed"]
+    assert "all 1" in page.words
+    assert "similarity 0.12 correlation (at least 0.4 wanted)" in page.words
+    assert "size 1.1 times (0.72 to 1.45 wanted)" in page.words
+    assert f"{HOSTILE} not measurable" in page.words
+    assert "Gates" not in Page(render_report(a_run(), {})).words
+
+
+def test_age_scale_puts_ages_where_they_belong():
+    run = a_run(age={"training_range": [20, 80], "age_interval_coverage": 0.9})
+    run["scans"][0]["age_interval"] = [35.0, 53.0]
+    page = Page(render_report(run, {}))
+    (scale,) = [s for s in page.all("svg") if s.get("class") == "age-scale"]
+    assert scale["aria-label"] == (
+        "predicted age 44.0 years, training ages 20 to 80, 90 % interval 35.0 to 53.0, known age 40.0"
+    )
+    assert "35.0 to 53.0 years" in page.words and "90 % interval" in page.words
+    scale = AgeScale(20.0, 80.0, (20.0, 80.0), 0.9)
+    svg = scale.svg({"age_raw": 50.0, "age": 20.0, "age_interval": [35.0, 65.0]})
+    assert float(re.search(r'cx="([\d.]+)"', svg).group(1)) == 160.0  # the middle of 320
+    low, high = re.search(r'class="interval" d="M([\d.]+) \d+H([\d.]+)', svg).groups()
+    assert float(low) + float(high) == 320.0
+    assert scale.svg({"age": 30.0}) == ""
+    assert "nan" not in AgeScale.of({"scans": [{"age_raw": 1e9, "age": -5, "age_interval": [3, 1]}]}).svg(
+        {"age_raw": 1e9}
+    )
+
+
+def test_pages_of_an_earlier_run_go(tmp_path):
+    run, scan = a_run(), a_run()["scans"][0]
+    scans = [{**scan, "name": name} for name in "abc"]
+    write_pages(tmp_path, {**run, "scans": scans}, {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["group.html", "report.html"]
+    assert 'href="./group.html"' in (tmp_path / "report.html").read_text()
+    write_pages(tmp_path, {**run, "scans": scans[:1]}, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    remove_pages(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    remove_pages(tmp_path)
 
 
 def test_no_folders_of_this_machine():
@@ -253,12 +309,13 @@ def test_resumed_scans_show_their_earlier_verdict(figure):
 def test_written_whole_and_reproducibly(tmp_path, figure):
     run = a_run()
     run["scans"][0]["input"] = "caf\u00e9_\udcff.nii.gz"  # an undecodable byte in a file name
-    for name in ("a.html", "b.html"):
-        write_report(tmp_path / name, run, {"sub-01": figure})
-    first = (tmp_path / "a.html").read_bytes()
-    assert first == (tmp_path / "b.html").read_bytes()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_pages(tmp_path / name, run, {"sub-01": figure})
+    first = (tmp_path / "a" / "report.html").read_bytes()
+    assert first == (tmp_path / "b" / "report.html").read_bytes()
     assert first.decode("utf-8").endswith("</html>\n")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.html", "b.html"]
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["report.html"]  # one scan is no group
 
 
 def test_histogram_curve_follows_the_counts():

@@ -1,31 +1,24 @@
-"""The report of a run: one self-contained HTML page that reads without network and without scripts.
+"""report.html: what became of every scan.
 
-Everything that comes from outside (names, reasons, options) is escaped, and the page forbids itself
-to load or run anything that was not written here (Content-Security-Policy with hashes).
+Everything that comes from outside (names, reasons, options) is escaped.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Mapping, Sequence
-from importlib import resources
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 from hz_runtime import answers, markup
-from hz_runtime.figure import DIFFERENCE_LIMIT, Figure, difference_colours, figure_data
-from hz_runtime.files import atomic_write_bytes
+from hz_runtime.figure import DIFFERENCE_LIMIT, Figure, difference_colours
 from hz_runtime.histogram import Counts, histogram_svg
-
-__all__ = ["Figure", "figure_data", "render_report", "write_report"]
+from hz_runtime.report import gates, viewer
+from hz_runtime.report.age_scale import AgeScale, pair
+from hz_runtime.report.page import NOTICE, page
 
 STATUSES = ("ok", "flagged", "failed", "skipped")
 OPEN_PANELS = 20
-NOTICE = (
-    "Research use only: the pictures, ages, probabilities and flags on this page are not for diagnosis "
-    "or any other clinical use."
-)
 _MEANING = {
     "ok": "processed, nothing to remark",
     "flagged": "processed, but look at it before use",
@@ -35,51 +28,49 @@ _MEANING = {
 _MOST_CURVES = 60
 
 
-def write_report(path: Path, run: Mapping[str, Any], figures: Mapping[str, Figure]) -> None:
-    """Write the page for a run, atomically.
+def render_report(run: Mapping[str, Any], figures: Mapping[str, Figure], group: str | None = None) -> str:
+    """The page of a run.
 
     run : the object of run.json; missing keys leave gaps, never an error.
     figures : by the scan's `name`; a scan without one has a panel without pictures.
+    group : file name of the page that compares the scans, where there is one.
     """
-    # A file name may hold bytes that are not text (surrogates): shown as "?".
-    atomic_write_bytes(Path(path), render_report(run, figures).encode("utf-8", "replace"))
-
-
-def render_report(run: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
-    """The page of `write_report` as text."""
     scans = [markup.mapping(scan) for scan in markup.sequence(run.get("scans"))]
-    style, script = _asset("report.css"), _asset("report.js")
-    policy = (
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
     labels = markup.mapping(run.get("diagnosis"))
+    scale = AgeScale.of(run)
+    pictured = [
+        (number, _title(scan), figures[str(scan.get("name"))])
+        for number, scan in enumerate(scans, 1)
+        if str(scan.get("name")) in figures and scan.get("status") != "failed"
+    ]
+    looking = viewer.viewer(pictured, len(pictured))
     parts = [
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
-        '<meta name="referrer" content="no-referrer">\n',
-        f"<title>Harmonization report, {markup.plural(len(scans), 'scan')}</title>\n",
-        f"<style>{style}</style>\n</head>\n<body>\n",
-        *_header(run, scans),
+        *_header(run, scans, group),
         "<main>\n",
         *_summary(run, scans),
         *_together(figures),
         *_attention(scans),
-        *_table(scans, labels),
+        *_table(scans, labels, scale),
+        looking,
     ]
     if scans:
         parts.append("<h2>Scan by scan</h2>\n")
     for number, scan in enumerate(scans, 1):
-        parts += _panel(number, scan, figures.get(str(scan.get("name"))), labels)
-    parts.append(f"</main>\n<script>{script}</script>\n</body>\n</html>\n")
-    return "".join(parts)
+        figure = figures.get(str(scan.get("name")))
+        parts += _panel(number, scan, figure, labels, scale, bool(looking))
+    parts.append("</main>\n")
+    return page(
+        f"Harmonization report, {markup.plural(len(scans), 'scan')}",
+        "".join(parts),
+        ("table.js", viewer.SCRIPT) if looking else ("table.js",),
+        (viewer.niivue(),) if looking else (),
+    )
 
 
 # Top of the page
 
 
-def _header(run: Mapping[str, Any], scans: Sequence[Mapping[str, Any]]) -> list[str]:
+def _header(run: Mapping[str, Any], scans: Sequence[Mapping[str, Any]], group: str | None) -> list[str]:
     counts = _counts(run, scans)
     done = counts.get("ok", 0) + counts.get("flagged", 0)
     lead = f"{done} of {markup.plural(sum(counts.values()), 'scan')} harmonized in this run."
@@ -94,7 +85,11 @@ def _header(run: Mapping[str, Any], scans: Sequence[Mapping[str, Any]]) -> list[
     return [
         "<header>\n<h1>Harmonization report</h1>\n",
         f'<p class="lead">{lead}</p>\n<p class="notice">{NOTICE}</p>\n',
-        f'<div class="pills">{pills}</div>\n</header>\n' if pills else "</header>\n",
+        f'<div class="pills">{pills}</div>\n' if pills else "",
+        f'<nav><a href="{markup.link(group)}">Group page: the scans and their ages compared</a></nav>\n'
+        if group
+        else "",
+        "</header>\n",
     ]
 
 
@@ -189,22 +184,26 @@ def _attention(scans: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"<h2>Look at these first</h2>\n<ul>\n{items}</ul>\n{more}"]
 
 
-def _table(scans: Sequence[Mapping[str, Any]], labels: Mapping[str, Any]) -> list[str]:
+def _table(scans: Sequence[Mapping[str, Any]], labels: Mapping[str, Any], scale: AgeScale) -> list[str]:
     if not scans:
         return ["<h2>Scans</h2>\n<p>This run held no scans.</p>\n"]
+    gated = any(gates.gates_of(scan) for scan in scans)
+    interval = scale.interval_name() if any(pair(scan.get("age_interval")) for scan in scans) else ""
     heads = "".join(
         f'<th scope="col"{kind}>{name}</th>'
         for name, kind in (
-            *((name, "") for name in ("Scan", "Status", "Why")),
-            *((name, ' class="num"') for name in answers.columns(labels)),
+            *((name, "") for name in ("Scan", "Status", "Why", *(("Gates",) if gated else ()))),
+            *((name, ' class="num"') for name in answers.columns(labels, interval)),
         )
     )
     parts = [
-        f'<h2>Scans</h2>\n<p class="soft small">{answers.explained(labels)}</p>\n',
+        f'<h2>Scans</h2>\n<p class="soft small">{answers.explained(labels, interval)}</p>\n',
         f'<div class="scroll"><table id="scans"><thead><tr>{heads}</tr></thead>\n<tbody>\n',
     ]
     for number, scan in enumerate(scans, 1):
-        numbers = "".join(f'<td class="num">{cell}</td>' for cell in answers.cells(scan, labels))
+        numbers = "".join(f'<td class="num">{cell}</td>' for cell in answers.cells(scan, labels, interval))
+        if gated:
+            numbers = f'<td class="gated">{gates.summary(gates.gates_of(scan))}</td>{numbers}'
         parts.append(
             f'<tr data-scan="{number}" data-status="{_status(scan)}">'
             f"<td>{_anchor(number, scan)}</td>"
@@ -218,7 +217,12 @@ def _table(scans: Sequence[Mapping[str, Any]], labels: Mapping[str, Any]) -> lis
 
 
 def _panel(
-    number: int, scan: Mapping[str, Any], figure: Figure | None, labels: Mapping[str, Any]
+    number: int,
+    scan: Mapping[str, Any],
+    figure: Figure | None,
+    labels: Mapping[str, Any],
+    scale: AgeScale,
+    looking: bool,
 ) -> list[str]:
     opened = " open" if number <= OPEN_PANELS else ""
     # The link target is inside <details>, so that following a link opens it.
@@ -230,16 +234,20 @@ def _panel(
     failed = scan.get("status") == "failed"
     if figure is None or failed:
         why = _why(scan) or ("No reason was recorded." if failed else "No picture was kept for this scan.")
-        parts.append(f"<p>{why}</p>\n{_details(scan, None, labels)}</div></details>\n")
+        parts.append(f"<p>{why}</p>\n{_details(scan, None, labels, scale)}</div></details>\n")
         return parts
+    look = ""
+    if looking and figure.small_before:
+        look = f' <a href="#viewer-title" data-view="{number}">Look through it slice by slice</a>'
     x, y, z = (round(mm) for mm in figure.centre_mm)
     grid = "full resolution" if figure.space == "native" else "the model's grid"
     parts += [
         '<div class="columns">\n<div>\n',
         *_pictures(scan, figure),
         f'<p class="soft small">Sagittal, coronal and axial slices through {x}, {y}, {z} mm '
-        f"(scanner coordinates), {grid}. Neurological sides: R is the subject's right; A is front.</p>\n",
-        f"</div>\n<div>\n{_details(scan, figure, labels)}</div>\n</div>\n</div></details>\n",
+        f"(scanner coordinates), {grid}. Neurological sides: R is the subject's right; A is front."
+        f"{look}</p>\n",
+        f"</div>\n<div>\n{_details(scan, figure, labels, scale)}</div>\n</div>\n</div></details>\n",
     ]
     return parts
 
@@ -281,14 +289,19 @@ def _legend() -> str:
     return f'<svg width="123" height="10" aria-hidden="true">{bars}</svg>'
 
 
-def _details(scan: Mapping[str, Any], figure: Figure | None, labels: Mapping[str, Any]) -> str:
+def _details(
+    scan: Mapping[str, Any], figure: Figure | None, labels: Mapping[str, Any], scale: AgeScale
+) -> str:
     parts = []
-    facts = answers.facts(scan, labels)
+    facts = answers.facts(scan, labels, scale.interval_name())
     if figure is not None:
         facts.append(("Mean change", f"{figure.mean_change:.3f} of the range"))
     shown = _facts(facts)
     if shown:
-        parts.append(f"<h3>Results</h3>{shown}\n")
+        parts.append(f"<h3>Results</h3>{shown}\n{scale.svg(scan)}")
+    lights = gates.lights(gates.gates_of(scan))
+    if lights:
+        parts.append(f"<h3>Gates of the preparation</h3>{lights}")
     flags = [markup.words(flag) for flag in markup.sequence(scan.get("flags"))]
     if flags:
         items = "".join(f"<li>{flag}</li>" for flag in flags)
@@ -316,14 +329,6 @@ _KEY = (
 
 
 # Small pieces
-
-
-def _asset(name: str) -> str:
-    return resources.files("hz_runtime").joinpath(name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _title(scan: Mapping[str, Any]) -> str:

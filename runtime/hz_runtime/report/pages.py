@@ -1,0 +1,67 @@
+"""Both pages of a run on disk, and the figures that they are drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hz_runtime.errors import HzError
+from hz_runtime.figure import Figure
+from hz_runtime.files import atomic_write_bytes
+from hz_runtime.report.group import render_group
+from hz_runtime.report.scans import render_report
+
+REPORT, GROUP = "report.html", "group.html"
+VIEWER_BYTES = 6 * 2**20
+"""Small volumes that a page holds, in bytes: about 20 scans, so that a page stays one that a mail carries."""
+
+
+def write_pages(out: Path, run: Mapping[str, Any], figures: Mapping[str, Figure]) -> None:
+    """Write report.html and, where there are scans to compare, group.html; atomically.
+
+    run : the object of run.json; missing keys leave gaps, never an error.
+    figures : by the scan's `name`; a scan without one has a panel without pictures.
+    """
+    group = render_group(run, figures)
+    if group is None:  # one of an earlier run would show other scans
+        (out / GROUP).unlink(missing_ok=True)
+    else:
+        _write(out / GROUP, group)
+    _write(out / REPORT, render_report(run, figures, GROUP if group is not None else None))
+
+
+def remove_pages(out: Path) -> None:
+    """Remove both pages: those of an earlier run would show other scans than run.json."""
+    for name in (REPORT, GROUP):
+        with suppress(OSError):
+            (out / name).unlink()
+
+
+def figures_of(out: Path, scans: Sequence[Mapping[str, Any]], limit: int = VIEWER_BYTES) -> dict[str, Figure]:
+    """The figures of run.json's `scans` that can be read in the folder `out`, by the scan's `name`.
+
+    limit : bytes of small volumes to keep. Flagged scans come first, then the order of the run; the others'
+        figures are without, so that a long run needs no more memory than its pictures do.
+    """
+    figures: dict[str, Figure] = {}
+    for scan in sorted(scans, key=lambda s: "flagged" not in (s.get("status"), s.get("recorded"))):
+        name = str(scan.get("name"))
+        if not scan.get("figure") or name in figures:
+            continue
+        with suppress(OSError, HzError):  # a report without one picture is better than none
+            figure = Figure.from_bytes((out / str(scan["figure"])).read_bytes())
+            size = len(figure.small_before) + len(figure.small_after)
+            if size > limit:
+                figure = replace(figure, small_before=b"", small_after=b"")
+            else:
+                limit -= size
+            figures[name] = figure
+    return figures
+
+
+def _write(path: Path, text: str) -> None:
+    # A file name may hold bytes that are not text (surrogates): shown as "?".
+    atomic_write_bytes(path, text.encode("utf-8", "replace"))

@@ -1,0 +1,98 @@
+"""Small copies of a scan: for looking through it in a page, and for comparing it with others."""
+
+from __future__ import annotations
+
+import gzip
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+U8 = NDArray[np.uint8]
+
+VOXEL_MM = 2.0
+MOST_VOXELS = 2**20
+LEVELS = 127  # a finer step cannot be seen, and noise does not compress
+BLOCKS = 8
+
+
+def small_volume(
+    data: F32, affine: F64, box: list[tuple[int, int]], low: float, high: float, window: tuple[float, float]
+) -> bytes:
+    """A gzipped NIfTI-1 of the part of a volume within `box`, averaged to voxels of about 2 mm.
+
+    data : (I, J, K) RAS.  affine : (4, 4) mm.  box : first and past-the-last voxel by axis.
+    low, high : values that become 0 and 1.  window : of those, what to show as black and as white (the
+        header's cal_min and cal_max).
+    Values are uint8 with a slope of 1/127: 0 to 1. The same volume gives the same bytes on one machine.
+    """
+    from nibabel.nifti1 import Nifti1Header
+
+    spacing = np.sqrt((np.asarray(affine, np.float64)[:3, :3] ** 2).sum(axis=0))
+    steps = [_step(float(mm), last - first) for mm, (first, last) in zip(spacing, box, strict=True)]
+    sizes = [(last - first) // step for step, (first, last) in zip(steps, box, strict=True)]
+    while np.prod(sizes) > MOST_VOXELS:
+        thickest = int(np.argmax(sizes))
+        steps[thickest] *= 2
+        sizes[thickest] = max(1, sizes[thickest] // 2)
+    cut = data[tuple(slice(a, a + n * s) for (a, _), n, s in zip(box, sizes, steps, strict=True))]
+    scale = 1.0 / (high - low) if high > low else 0.0
+    scaled = np.clip((np.nan_to_num(_averaged(cut, steps)) - low) * scale, 0.0, 1.0)
+
+    header: Any = Nifti1Header()  # type: ignore[no-untyped-call]
+    header.set_data_shape(sizes)
+    header.set_data_dtype(np.uint8)
+    corner = [a + (s - 1) / 2 for (a, _), s in zip(box, steps, strict=True)]
+    header.set_sform(affine @ _moved(corner) @ np.diag([*steps, 1.0]), code="scanner")
+    header["scl_slope"], header["scl_inter"] = 1 / LEVELS, 0.0
+    header["cal_min"], header["cal_max"] = window
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    header.set_xyzt_units("mm")
+    voxels = np.rint(scaled * LEVELS).astype(np.uint8)
+    return gzip.compress(header.binaryblock + bytes(4) + voxels.tobytes("F"), 6, mtime=0)
+
+
+def blocks(grid: F32) -> bytes:
+    """Means of 8 x 8 x 8 blocks of a volume in [0, 1]: 512 bytes, C order, 255 for 1.
+
+    What Komandur et al. 2023 (Figure 2) compare scans by.
+    """
+    means = np.asarray(grid, np.float32)
+    for axis, size in enumerate(grid.shape):
+        edges = np.arange(BLOCKS) * size // BLOCKS
+        widths = np.maximum(np.diff([*edges, size]), 1)
+        shape = [-1 if k == axis else 1 for k in range(3)]
+        summed = np.add.reduceat(means, edges, axis=axis)
+        means = np.asarray(summed / widths.reshape(shape), np.float32)
+    return np.rint(np.clip(np.nan_to_num(means), 0.0, 1.0) * 255).astype(np.uint8).tobytes("C")
+
+
+def check(volume: bytes, means: bytes) -> None:
+    """Raise ValueError where these are not what the functions above give. The volume may be empty."""
+    if volume and (volume[:2] != b"\x1f\x8b" or len(volume) > MOST_VOXELS + 2**16):
+        raise ValueError("not a small volume")
+    if len(means) != BLOCKS**3:
+        raise ValueError("not block means")
+
+
+def _step(mm: float, size: int) -> int:
+    """Voxels to average along an axis, at most all of them."""
+    return int(np.clip(round(VOXEL_MM / max(mm, 1e-6)), 1, max(1, size)))
+
+
+def _averaged(cut: F32, steps: list[int]) -> F32:
+    """Means of blocks of `steps` voxels; the sizes are multiples of them."""
+    for axis, step in enumerate(steps):
+        if step > 1:
+            shape = cut.shape
+            blocked = cut.reshape(*shape[:axis], shape[axis] // step, step, *shape[axis + 1 :])
+            cut = np.asarray(blocked.mean(axis + 1, dtype=np.float32), np.float32)
+    return cut
+
+
+def _moved(voxels: list[float]) -> F64:
+    moved = np.eye(4)
+    moved[:3, 3] = voxels
+    return moved
