@@ -10,6 +10,9 @@ import click
 from hz_cli import options, render
 
 EPILOG = """\b
+hz-export brain-mask makes the bundle that finds the brain in raw heads:  hz-export brain-mask --help
+
+\b
 Default tolerances (brain mean, brain p99.9, years):
   fp32                1e-4, 1e-3, 0.05
   fp32, half weights  1e-3, 1e-2, 0.1
@@ -34,7 +37,59 @@ def _profile(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int
     return least, tuned, most
 
 
-@click.command(cls=render.HzCommand, context_settings=options.CONTEXT, epilog=EPILOG)
+class ExportCommand(render.HzCommand):
+    """hz-export CHECKPOINT..., or, by its name as the first word, another export."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if args[:1] == [brain_mask.name]:
+            return brain_mask.make_context(f"{info_name} {brain_mask.name}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
+
+@click.command("brain-mask", cls=render.HzCommand, context_settings=options.CONTEXT)
+@click.option(
+    "--out",
+    "-o",
+    metavar="NAME.hz",
+    type=click.Path(path_type=Path),
+    help="Bundle to write.  [default: $HZ_BRAIN_MASK, else hz/brain-mask.hz in the user's data folder, where "
+    "hz-run and hz-prepare look for it]",
+)
+@click.option(
+    "--wheel",
+    metavar="FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="deepbet's wheel.  [default: the installed deepbet, else pip fetches the wheel]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the bundle if there is one.")
+@options.version
+def brain_mask(out: Path | None, wheel: Path | None, overwrite: bool) -> None:
+    """Convert deepbet's networks, which find the brain in a raw head, into a bundle.
+
+    deepbet (Fisch et al. 2024) and its weights are under the MIT licence and no part of hz: they are taken
+    from its own wheel, checked by sha256, and compared with the original after conversion. Needed once.
+
+    \b
+      hz-export brain-mask
+      hz-prepare raw/*.nii.gz --out prepared
+    """
+    _check_installed("nilearn")
+    from hz_export.brain_mask import export_brain_mask
+    from hz_runtime.files import shown
+    from hz_runtime.preparation.network_mask import default_place
+
+    target = out or default_place()
+    bundle = export_brain_mask(target, wheel, overwrite=overwrite, say=render.say)
+    render.say(f"{shown(target)}: {len(bundle.models)} models, {bundle.id[:19]}...")
+    render.say("next:  hz-prepare HEAD... --out DIR" + (f" --brain-mask {shown(target)}" if out else ""))
+
+
+@click.command(cls=ExportCommand, context_settings=options.CONTEXT, epilog=EPILOG)
 @click.argument(
     "checkpoints",
     metavar="CHECKPOINT...",
@@ -181,12 +236,13 @@ def _engine_options(choices: dict[str, Any]) -> Any:
     return chosen if flavour else None
 
 
-def _check_installed() -> None:
+def _check_installed(*more: str) -> None:
     from importlib.util import find_spec
 
     from hz_runtime.errors import UsageError
 
-    missing = [name for name in ("torch", "onnx", "onnxscript", "safetensors") if find_spec(name) is None]
+    needed = ("torch", "onnx", "onnxscript", "safetensors", *more)
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise UsageError(
             f"hz-export needs {', '.join(missing)}, which this environment does not have.",

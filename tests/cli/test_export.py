@@ -184,3 +184,22 @@ def test_localize_has_nothing_to_explain_without_parity(tmp_path: Path) -> None:
     done = export("c.safetensors", "--out", tmp_path / "x.hz", "--no-parity", "--localize")
     assert done.exit_code == 2
     assert "leave --no-parity out" in done.output
+
+
+def test_the_brain_mask_is_an_export_of_its_own() -> None:
+    shown, imported = help_of("export", "brain-mask")
+    assert "deepbet" in shown and "--wheel" in shown and "CHECKPOINT" not in shown
+    assert not imported
+    assert "hz-export brain-mask" in help_of("export")[0]
+
+
+def test_a_wheel_that_is_none_is_one_message(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("nilearn")
+    (tmp_path / "other.whl").write_bytes(b"no archive")
+    done = export("brain-mask", "--wheel", tmp_path / "other.whl", "--out", tmp_path / "masks.hz")
+    assert done.exit_code == 2
+    assert "other.whl is not the wheel of deepbet" in done.output
+    assert "Traceback" not in done.output
+    assert not (tmp_path / "masks.hz").exists()
