@@ -1,0 +1,20 @@
+#!/bin/sh
+# install.sh VENV EXTRAS: install hz from this folder into a new environment, at the tested versions, and
+# fail where that brought torch: what runs models needs none.
+set -eu
+venv=$1
+extras=$2
+
+python3 -m venv "$venv"
+"$venv/bin/pip" install --no-cache-dir --disable-pip-version-check --constraint constraints.txt ".[$extras]"
+"$venv/bin/python" - <<'END'
+import importlib.util
+import sys
+
+unwanted = [name for name in ("torch", "onnx") if importlib.util.find_spec(name)]
+if unwanted:
+    sys.exit(f"{', '.join(unwanted)} came with the extras: choose others")
+END
+for command in hz-bids hz-run hz-prepare hz-dicom; do
+  "$venv/bin/$command" --version
+done

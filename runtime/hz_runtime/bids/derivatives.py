@@ -1,0 +1,194 @@
+"""What hz leaves in a BIDS derivative data set, and how it gets there.
+
+hz works in one folder a unit (a participant in a session), where it can resume and which it locks, and
+publishes from there: volumes as hard links where the file system has them, everything whole or absent. Any
+number of processes on any number of machines may so work on different participants of one data set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hz_runtime.bids.layout import Unit, description
+from hz_runtime.errors import HzError
+from hz_runtime.files import atomic_write_bytes, shown, sync_folder, temporary_name
+from hz_runtime.results import NOT_REACHED, dataset_description, hz_version, to_json
+
+WORK_NAME = ".hz"
+BIDSIGNORE = f"{WORK_NAME}/\n*.html\nfigures/\nlogs/\n*_predictions.tsv\npredictions.tsv\npredictions.json\n"
+README = """# Harmonized T1-weighted scans and predicted brain ages
+
+Made by hz {version} from the T1-weighted scans of a BIDS data set. For research only: hz is not a medical
+device.
+
+- `sub-*/[ses-*/]anat/*_desc-harmonized_T1w.nii.gz`: the scan mapped to the reference site, with a JSON
+  sidecar that says by what.
+- `sub-*/[ses-*/]sub-*_predictions.tsv`: status and predictions of each scan; the columns are explained in
+  `predictions.json`.
+- `sub-*.html`: pictures and checks of each participant; `logs/` holds what was run and how.
+- `predictions.tsv`, `report.html`, `group.html`: all participants, written by `hz-bids BIDS_DIR OUT group`.
+- `.hz/`: what lets an interrupted run go on, with the pictures that the group report shows. It may be removed
+  when all participants and the group are done.
+"""
+# Columns of predictions.tsv (hz_runtime.results, and the two that a group's table adds).
+DICTIONARY: dict[str, dict[str, Any]] = {
+    "participant_id": {"Description": "Participant, as in the raw data set"},
+    "session_id": {"Description": "Session, as in the raw data set; n/a where there are none"},
+    "input": {"Description": "File name of the raw scan"},
+    "status": {
+        "Description": "What became of the scan",
+        "Levels": {
+            "ok": "harmonized, nothing noticed",
+            "flagged": "harmonized, but look at the flags first",
+            "failed": "no result; the run's record in logs/ says why",
+            "skipped": "not reached when the run was interrupted",
+        },
+    },
+    "age_raw": {"Description": "Predicted brain age, as the network gave it", "Units": "year"},
+    "age_corrected": {"Description": "Predicted brain age without its bias by age", "Units": "year"},
+    "age_low": {"Description": "Lower end of the prediction interval of the age", "Units": "year"},
+    "age_high": {"Description": "Upper end of the prediction interval of the age", "Units": "year"},
+    "age": {"Description": "Age that the raw data set states", "Units": "year"},
+    "brain_pad": {"Description": "Predicted (corrected, if there is one) minus stated age", "Units": "year"},
+    "diagnosis_probability": {"Description": "Probability of the group named in probability_of, 0 to 1"},
+    "probability_of": {"Description": "Group that diagnosis_probability is about"},
+    "flags": {"Description": "What was noticed about the scan, separated by semicolons"},
+}
+
+
+def dictionary(header: Iterable[str]) -> dict[str, Any]:
+    """The data dictionary (BIDS, tabular files) of a table with these columns."""
+    return {column: DICTIONARY.get(column, {"Description": column.replace("_", " ")}) for column in header}
+
+
+def describe_dataset(root: Path, raw: Path) -> dict[str, Any]:
+    """dataset_description.json of the derivative. It names no folder: the raw data set is linked where it is
+    a parent of `root`, as it is for the usual derivatives/hz, and cited where it has a DOI."""
+    told, above = description(raw), _above(root, raw)
+    source = {"URL": above} if above else {}
+    if isinstance(told.get("DatasetDOI"), str):
+        source["DOI"] = told["DatasetDOI"]
+    described = dataset_description()
+    if above:
+        described["DatasetLinks"] = {"raw": above}
+    return {**described, "SourceDatasets": [source]} if source else described
+
+
+def write_dataset_files(root: Path, raw: Path) -> None:
+    """The files that all participants share; each process writes the same bytes. Raises HzError."""
+    _make(root)
+    shared_file(root / "dataset_description.json", to_json(describe_dataset(root, raw)))
+    shared_file(root / "README.md", README.format(version=hz_version()).encode())
+    shared_file(root / ".bidsignore", BIDSIGNORE.encode())
+
+
+def shared_file(path: Path, data: bytes) -> None:
+    """Write a file that other processes, maybe in other containers, write at the same time.
+
+    The temporary has a random name: process numbers are equal in containers. Raises HzError.
+    """
+    with suppress(OSError):
+        if path.read_bytes() == data:
+            return
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if temporary:
+            with suppress(OSError):
+                os.unlink(temporary)
+        raise HzError(
+            f"{shown(path)}: cannot be written ({error.strerror}).", "Check the output folder and its space."
+        ) from error
+
+
+def publish(unit: Unit, work: Path, root: Path, run: Mapping[str, Any], linked: bool) -> None:
+    """Bring the results of a unit from its work folder to their BIDS places in `root`.
+
+    run : the object of its run.json, which is published last, as logs/NAME_run.json.
+    linked : whether dataset_description.json links the raw data set. Raises HzError.
+    """
+    anat, logs = root / unit.folder / "anat", root / "logs"
+    for folder in (anat, logs):
+        _make(folder)
+    record = logs / f"{unit.name}_run.json"
+    wanted = [str(name) for scan in run["scans"] for name in scan["outputs"]]
+    reached = {scan["input"] for scan in run["scans"] if scan["reason"] != NOT_REACHED}
+    for name in _outputs(record, reached) - set(wanted):
+        (anat / name).unlink(missing_ok=True)  # what an earlier run made of a scan that fails now
+    for name in wanted:
+        if name.endswith(".json"):
+            data = (work / name).read_bytes()
+            atomic_write_bytes(anat / name, to_json(_for_bids(json.loads(data), unit, linked)))
+        else:
+            link(work / name, anat / name)
+    atomic_write_bytes(
+        root / unit.folder / f"{unit.name}_predictions.tsv", (work / "predictions.tsv").read_bytes()
+    )
+    for source, target in (
+        ("report.html", root / f"{unit.name}.html"),
+        ("hz-run.log", logs / f"{unit.name}.log"),
+    ):
+        with suppress(FileNotFoundError):
+            atomic_write_bytes(target, (work / source).read_bytes())
+    atomic_write_bytes(record, to_json(run))
+
+
+def link(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, or a copy where the file system cannot. Raises HzError."""
+    with suppress(OSError):
+        if os.path.samefile(source, target):
+            return
+    temporary = temporary_name(target)
+    try:
+        temporary.unlink(missing_ok=True)
+        os.link(source, temporary)
+        os.replace(temporary, target)
+    except OSError:  # another file system, or one without hard links
+        with suppress(OSError):
+            temporary.unlink()
+        atomic_write_bytes(target, source.read_bytes())
+
+
+def _for_bids(sidecar: dict[str, Any], unit: Unit, linked: bool) -> dict[str, Any]:
+    """A sidecar as the data set has it: sources as BIDS URIs, or relative to the raw data set's root."""
+    start = f"{'bids:raw:' if linked else ''}{unit.folder.as_posix()}/anat/"
+    sources = sidecar.get("Sources")
+    return {**sidecar, "Sources": [start + str(s) for s in sources]} if isinstance(sources, list) else sidecar
+
+
+def _outputs(record: Path, inputs: set[str]) -> set[str]:
+    """Names of the files that an earlier run published of these scans."""
+    try:
+        scans = json.loads(record.read_bytes())["scans"]
+        return {str(Path(n).name) for scan in scans if scan["input"] in inputs for n in scan["outputs"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _above(root: Path, raw: Path) -> str:
+    """ "../.." where `raw` is that many folders above `root`, else "": any other way names folders."""
+    relative = os.path.relpath(raw, root)
+    return relative if set(relative.split(os.sep)) == {".."} else ""
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HzError(
+            f"{shown(folder)}: the folder cannot be made ({error.strerror}).", "Choose another output folder."
+        ) from error

@@ -1,0 +1,247 @@
+"""The T1-weighted scans of a BIDS data set, by participant and session.
+
+Only what BIDS says about anat/*_T1w files is known here. Everything else in a data set (derivatives/,
+sourcedata/, other modalities, hidden files) is never entered.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hz_runtime.errors import UsageError
+from hz_runtime.files import shown
+
+_T1W = re.compile(r"_T1w\.nii(\.gz)?$")
+_LABEL = re.compile(r"[A-Za-z0-9]+")
+_NO_MAGNITUDE = ("phase", "real", "imag")  # values of the entity part that are not what a scanner shows
+# Names of a filter file (those of PyBIDS) to the keys in file names.
+ENTITIES = {
+    "acquisition": "acq",
+    "ceagent": "ce",
+    "echo": "echo",
+    "part": "part",
+    "reconstruction": "rec",
+    "run": "run",
+    "session": "ses",
+    "subject": "sub",
+}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The T1-weighted scans of one participant in one session: what is run, locked and reported together.
+
+    subject, session : labels without "sub-" and "ses-"; session None where the data set has none.
+    scans : their files, sorted.  age, site : years at this session, and where it was scanned, where the data
+        set tells (columns age and site of participants.tsv and sub-*_sessions.tsv).
+    """
+
+    subject: str
+    session: str | None
+    scans: tuple[Path, ...]
+    age: float | None = None
+    site: str | None = None
+
+    @property
+    def name(self) -> str:
+        """ "sub-01" or "sub-01_ses-1"."""
+        return f"sub-{self.subject}" + ("" if self.session is None else f"_ses-{self.session}")
+
+    @property
+    def folder(self) -> Path:
+        """ "sub-01" or "sub-01/ses-1", relative to a data set."""
+        return Path(*self.name.split("_"))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which scans of a data set to take; empty means all.
+
+    subjects, sessions : labels, with or without their prefix.
+    entities : key of a file name -> the values allowed; None in there allows a name without the key.
+    """
+
+    subjects: Sequence[str] = ()
+    sessions: Sequence[str] = ()
+    entities: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
+
+    def takes(self, path: Path) -> bool:
+        """Whether the entities of a file name are wanted."""
+        found = entities(path.name)
+        return all(
+            any(_same(found.get(key), value) for value in values) for key, values in self.entities.items()
+        )
+
+
+def entities(name: str) -> dict[str, str]:
+    """{"sub": "01", "run": "2"} of sub-01_run-2_T1w.nii.gz."""
+    parts = (word.partition("-") for word in name.split(".")[0].split("_"))
+    return {key: value for key, dash, value in parts if dash}
+
+
+def read_filter(path: Path) -> dict[str, tuple[str | None, ...]]:
+    """What a BIDS filter file (as fMRIPrep's) allows of T1w scans: {"t1w": {"session": "1", "run": [1, 2]}}.
+
+    Raises UsageError where it is no such JSON or asks by something that T1w file names do not have.
+    """
+    try:
+        wanted = json.loads(path.read_text("utf-8")).get("t1w", {})
+        items = dict(wanted).items()
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UsageError(
+            f"{shown(path)}: not a BIDS filter file.", 'Write it so:  {"t1w": {"session": "1", "run": 1}}'
+        ) from error
+    found = {}
+    for name, value in items:
+        if name in ("datatype", "suffix", "extension"):
+            continue  # always anat, T1w, NIfTI
+        if name not in ENTITIES:
+            raise UsageError(
+                f"{shown(path)}: T1w scans cannot be chosen by {name!r}.", f"Use {', '.join(ENTITIES)}."
+            )
+        values = value if isinstance(value, list) else [value]
+        found[ENTITIES[name]] = tuple(None if v is None else str(v) for v in values)
+    return found
+
+
+def find_units(root: Path, wanted: Wanted | None = None) -> tuple[tuple[Unit, ...], tuple[str, ...]]:
+    """(units with a wanted scan, in the order of their names, notes about what was left out).
+
+    Raises UsageError where a participant or session asked for is not there, or nothing is left. Messages do
+    not name the data set's folder, which may be a person's.
+    """
+    wanted = wanted or Wanted()
+    people = _labelled(root, "sub", wanted.subjects)
+    table = _table(root / "participants.tsv", "participant_id")
+    units: list[Unit] = []
+    notes: list[str] = []
+    for person in people:
+        before = len(units)
+        units += _units_of(person, wanted, table.get(person.name, {}), notes)
+        if len(units) == before:
+            notes.append(f"{person.name}: no T1w scan to take")
+    if wanted.sessions:
+        missing = {_bare(s, "ses") for s in wanted.sessions} - {unit.session for unit in units}
+        if missing:
+            raise UsageError(
+                f"no T1w scan in session {', '.join(sorted(missing))}.", "Check --session-label."
+            )
+    if not units:
+        raise UsageError(
+            "no T1w scan found in the data set.",
+            "Scans must lie in sub-LABEL/[ses-LABEL/]anat/ and end in _T1w.nii or _T1w.nii.gz.",
+        )
+    return tuple(units), tuple(notes)
+
+
+def check_raw(root: Path) -> None:
+    """The little that hz needs a raw data set to be; the BIDS validator checks the rest.
+
+    Raises UsageError where dataset_description.json is missing, unreadable or that of a derivative.
+    """
+    told = description(root)
+    if not told.get("BIDSVersion"):
+        raise UsageError(
+            "the data set has no dataset_description.json with a BIDSVersion in it.",
+            "Give the root of a BIDS data set, or leave this check out:  --skip-bids-validation",
+        )
+    if told.get("DatasetType") == "derivative":
+        raise UsageError(
+            "the data set is a derivative one.",
+            "Give the raw one, or leave this check out:  --skip-bids-validation",
+        )
+
+
+def description(root: Path) -> dict[str, Any]:
+    """dataset_description.json; empty where it is missing or no JSON object."""
+    try:
+        told = json.loads((root / "dataset_description.json").read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _units_of(person: Path, wanted: Wanted, known: Mapping[str, str], notes: list[str]) -> Iterator[Unit]:
+    subject = person.name.removeprefix("sub-")
+    sessions = _labelled(person, "ses", ())
+    table = _table(person / f"{person.name}_sessions.tsv", "session_id")
+    chosen = {_bare(s, "ses") for s in wanted.sessions}
+    for folder in (person, *sessions):
+        session = None if folder == person else folder.name.removeprefix("ses-")
+        if chosen and session not in chosen:
+            continue
+        told = {**known, **table.get(folder.name, {})}
+        unit = Unit(subject, session, (), _years(told.get("age")), told.get("site"))
+        scans = tuple(_scans(folder / "anat", unit.name, wanted, notes))
+        if scans:
+            yield replace(unit, scans=scans)
+
+
+def _scans(anat: Path, start: str, wanted: Wanted, notes: list[str]) -> Iterator[Path]:
+    """The wanted scans of a folder. A link to content that was not fetched counts: its row will say so."""
+    try:
+        names = sorted(p.name for p in anat.iterdir() if _T1W.search(p.name) and not p.name.startswith("."))
+    except OSError:
+        return
+    for name in names:
+        path = anat / name
+        if not name.startswith(f"{start}_"):
+            notes.append(f"{name}: not named for {start}, left out")
+        elif name.endswith(".nii") and f"{name}.gz" in names:
+            notes.append(f"{name}: there is a {name}.gz, too, which is taken")
+        elif entities(name).get("part") not in _NO_MAGNITUDE and wanted.takes(path):
+            yield path
+
+
+def _labelled(folder: Path, prefix: str, asked: Iterable[str]) -> list[Path]:
+    """Folders PREFIX-LABEL in `folder`, sorted; only those asked for. Raises UsageError where one is not."""
+    try:
+        there = sorted(p for p in folder.iterdir() if p.name.startswith(f"{prefix}-") and p.is_dir())
+    except OSError as error:
+        raise UsageError(f"the data set cannot be listed ({error.strerror}).", "Check its name.") from error
+    there = [p for p in there if _LABEL.fullmatch(_bare(p.name, prefix))]
+    labels = dict.fromkeys(_bare(label, prefix) for label in asked)
+    missing = [label for label in labels if label not in {_bare(p.name, prefix) for p in there}]
+    if missing:
+        raise UsageError(
+            f"the data set has no {', '.join(f'{prefix}-{m}' for m in missing)}.",
+            "Check --participant-label.",
+        )
+    return [p for p in there if not labels or _bare(p.name, prefix) in labels]
+
+
+def _bare(label: str, prefix: str) -> str:
+    return label.removeprefix(f"{prefix}-")
+
+
+def _same(found: str | None, wanted: str | None) -> bool:
+    """Entity values are equal; indices are numbers, so that run 1 is run 01."""
+    if found is None or wanted is None:
+        return found is wanted
+    return found == wanted or (found.isdigit() and wanted.isdigit() and int(found) == int(wanted))
+
+
+def _table(path: Path, key: str) -> dict[str, dict[str, str]]:
+    """{participant or session: its row} of a table, unknown values left out; empty where unreadable."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as lines:
+            rows = list(csv.DictReader(lines, delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return {}
+    known = ({k: v.strip() for k, v in row.items() if k and isinstance(v, str)} for row in rows)
+    return {row[key]: {k: v for k, v in row.items() if v not in ("", "n/a")} for row in known if row.get(key)}
+
+
+def _years(text: str | None) -> float | None:
+    try:
+        years = float(text or "")
+    except ValueError:  # "89+"
+        return None
+    return years if math.isfinite(years) else None

@@ -1,0 +1,113 @@
+"""The participant level: hz's pipeline over each participant and session, published as BIDS derivatives."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hz_runtime.bids.derivatives import WORK_NAME, describe_dataset, publish, write_dataset_files
+from hz_runtime.bids.layout import Unit
+from hz_runtime.errors import UsageError
+from hz_runtime.flow import Event
+from hz_runtime.inputs import KnownAges
+from hz_runtime.pipeline import RunOptions, run_batch
+from hz_runtime.results import NOT_REACHED, ScanResult
+from hz_runtime.resume import locked
+
+if TYPE_CHECKING:
+    from hz_runtime.bundle import Bundle
+
+
+@dataclass(frozen=True)
+class Level:
+    """What a level did. scans : of all units.  problems : one line each for what could not be done."""
+
+    scans: tuple[ScanResult, ...]
+    problems: tuple[str, ...] = ()
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 3 some scans or participants failed, 130 interrupted."""
+        if self.interrupted:
+            return 130
+        return 3 if self.problems or any(scan.status == "failed" for scan in self.scans) else 0
+
+
+def run_participants(
+    units: Sequence[Unit],
+    bundle: Bundle,
+    raw: Path,
+    out: Path,
+    options: RunOptions | None = None,
+    *,
+    work: Path | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    stop: threading.Event | None = None,
+) -> Level:
+    """Harmonize and predict the scans of `units`, one unit after the other, into the data set `out`.
+
+    raw, out : roots of the raw and the derivative data set, absolute.
+    work : where units are worked on and resumed from; None: `out`/.hz.
+    Other processes may do other units of the same `out` at the same time; a unit that one of them holds is a
+    problem, and the rest goes on. Raises UsageError, BundleError, BackendError where no unit could be run.
+    """
+    _refuse_inside(raw, out)
+    emit = on_event or (lambda _: None)
+    stop = stop or threading.Event()
+    work = work or out / WORK_NAME
+    write_dataset_files(out, raw)
+    linked = "DatasetLinks" in describe_dataset(out, raw)
+    scans: list[ScanResult] = []
+    problems: list[str] = []
+    total = sum(len(unit.scans) for unit in units)
+    for unit in units:
+        folder = work / unit.name
+        ages = KnownAges(
+            {} if unit.age is None else {p.name: unit.age for p in unit.scans},
+            site_by_file={} if unit.site is None else {p.name: unit.site for p in unit.scans},
+        )
+        try:
+            with locked(folder):
+                pass
+        except UsageError as error:
+            problems.append(f"{unit.name}: {error.one_line}")
+            continue
+        heard = _renumbered(emit, len(scans), total, first=not scans)
+        report = run_batch(
+            unit.scans, bundle, folder, replace(options or RunOptions(), ages=ages), heard, stop
+        )
+        scans += report.scans
+        problems += [f"{unit.name}: {problem}" for problem in report.problems]
+        # A table that could not be written may still be an earlier run's, which is another result.
+        if not report.problems and any(scan.reason != NOT_REACHED for scan in report.scans):
+            with locked(folder):
+                publish(unit, folder, out, report.run, linked)
+        if report.interrupted:
+            break
+    return Level(tuple(scans), tuple(problems), stop.is_set())
+
+
+def _renumbered(
+    emit: Callable[[Event], None], before: int, total: int, first: bool
+) -> Callable[[Event], None]:
+    """Events of one unit's run as events of the whole level, which starts once."""
+
+    def heard(event: Event) -> None:
+        if event.kind == "start" and not first:
+            return
+        emit(replace(event, done=before + event.done, total=total))
+
+    return heard
+
+
+def _refuse_inside(raw: Path, out: Path) -> None:
+    inside = out.relative_to(raw).parts if out.is_relative_to(raw) else ()
+    if raw.is_relative_to(out) or any(part.startswith("sub-") for part in inside[:1]):
+        raise UsageError(
+            f"the output folder {out.name} would mix with the raw data set.",
+            "Choose another one:  hz-bids BIDS_DIR BIDS_DIR/derivatives/hz participant",
+        )

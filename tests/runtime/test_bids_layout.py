@@ -1,0 +1,115 @@
+"""Which scans of a BIDS data set are taken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hz_runtime.bids.layout import Wanted, check_raw, entities, find_units, read_filter
+from hz_runtime.errors import UsageError
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return touch(
+        tmp_path,
+        "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz",
+        "sub-01/ses-b/anat/sub-01_ses-b_acq-mprage_run-1_T1w.nii.gz",
+        "sub-01/ses-b/anat/sub-01_ses-b_acq-mprage_run-02_T1w.nii.gz",
+        "sub-02/anat/sub-02_T1w.nii",
+        "sub-02/anat/sub-02_T1w.nii.gz",
+        "sub-02/anat/sub-02_part-phase_T1w.nii.gz",
+        "sub-02/anat/sub-02_part-mag_T1w.nii.gz",
+        "sub-02/anat/sub-01_T1w.nii.gz",
+        "sub-02/anat/.sub-02_T1w.nii.gz",
+        "sub-02/anat/sub-02_T2w.nii.gz",
+        "sub-02/anat/sub-02_T1w.json",
+        "sub-03/func/sub-03_task-rest_bold.nii.gz",
+        "sub-4 Doe/anat/sub-4 Doe_T1w.nii.gz",
+        "derivatives/x/sub-05/anat/sub-05_T1w.nii.gz",
+        "sourcedata/sub-06/anat/sub-06_T1w.nii.gz",
+    )
+
+
+def names(root: Path, **wanted: object) -> list[str]:
+    units, _ = find_units(root, Wanted(**wanted))  # type: ignore[arg-type]
+    return [path.name.removesuffix("_T1w.nii.gz") for unit in units for path in unit.scans]
+
+
+def test_what_is_taken_and_what_is_not(study: Path) -> None:
+    units, notes = find_units(study)
+    assert [(u.name, u.folder.as_posix(), len(u.scans)) for u in units] == [
+        ("sub-01_ses-a", "sub-01/ses-a", 1),
+        ("sub-01_ses-b", "sub-01/ses-b", 2),
+        ("sub-02", "sub-02", 2),
+    ]
+    assert names(study)[3:] == ["sub-02", "sub-02_part-mag"]
+    told = "\n".join(notes)
+    assert "sub-03: no T1w scan" in told and "sub-01_T1w.nii.gz: not named for sub-02" in told
+    assert "sub-02_T1w.nii: there is a sub-02_T1w.nii.gz" in told and len(notes) == 3
+
+
+def test_labels(study: Path) -> None:
+    assert names(study, subjects=("sub-02", "02")) == ["sub-02", "sub-02_part-mag"]
+    assert names(study, sessions=("ses-a",)) == ["sub-01_ses-a"]
+    with pytest.raises(UsageError, match="no sub-09, sub-10"):
+        find_units(study, Wanted(subjects=("01", "09", "10")))
+    with pytest.raises(UsageError, match="session c"):
+        find_units(study, Wanted(sessions=("a", "c")))
+    with pytest.raises(UsageError, match="no T1w scan found"):
+        find_units(study, Wanted(subjects=("03",)))
+
+
+@pytest.mark.parametrize(
+    "asked, found",
+    [
+        ({"run": 2}, ["sub-01_ses-b_acq-mprage_run-02"]),
+        ({"run": [1, "2"]}, ["sub-01_ses-b_acq-mprage_run-1", "sub-01_ses-b_acq-mprage_run-02"]),
+        ({"run": None, "part": None}, ["sub-01_ses-a", "sub-02"]),
+        ({"session": ["b", None], "acquisition": None, "suffix": "T1w"}, ["sub-02", "sub-02_part-mag"]),
+    ],
+)
+def test_filter_files(study: Path, asked: dict[str, object], found: list[str]) -> None:
+    (study / "filter.json").write_text(json.dumps({"bold": {"task": "rest"}, "t1w": asked}))
+    assert sorted(names(study, entities=read_filter(study / "filter.json"))) == sorted(found)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"t1w": 3}', '{"t1w": {"task": "rest"}}'])
+def test_bad_filter_files(tmp_path: Path, text: str) -> None:
+    (tmp_path / "filter.json").write_text(text)
+    with pytest.raises(UsageError, match=r"filter\.json"):
+        read_filter(tmp_path / "filter.json")
+
+
+def test_ages_and_sites(study: Path) -> None:
+    (study / "participants.tsv").write_text(
+        "\ufeffparticipant_id\tage\tsite\nsub-01\t30\tA\nsub-02\t89+\tn/a\n", encoding="utf-8"
+    )
+    (study / "sub-01" / "sub-01_sessions.tsv").write_text("session_id\tage\nses-b\t32.5\nses-a\tn/a\n")
+    assert [(u.age, u.site) for u in find_units(study)[0]] == [(30, "A"), (32.5, "A"), (None, None)]
+    (study / "participants.tsv").write_bytes(b"\xff\xfe\0")
+    assert [(u.age, u.site) for u in find_units(study)[0]] == [(None, None), (32.5, None), (None, None)]
+
+
+def test_the_check_of_a_raw_data_set(study: Path) -> None:
+    with pytest.raises(UsageError, match="--skip-bids-validation"):
+        check_raw(study)
+    description = study / "dataset_description.json"
+    description.write_text('{"BIDSVersion": "1.9.0", "DatasetType": "derivative"}')
+    with pytest.raises(UsageError, match="derivative"):
+        check_raw(study)
+    description.write_text('{"BIDSVersion": "1.9.0"}')
+    check_raw(study)
+
+
+def test_entities() -> None:
+    assert entities("sub-01_run-2_T1w.nii.gz") == {"sub": "01", "run": "2"}
