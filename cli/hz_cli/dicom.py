@@ -124,20 +124,28 @@ def convert(
     from hz_runtime.dicom.intake import dicom_files
     from hz_runtime.dicom.selection import choose, choose_each, judge
     from hz_runtime.dicom.series import find_series
+    from hz_runtime.errors import ScanError
 
+    failed = 0
     with dicom_files(source) as files:
         found = find_series(files)
         chosen, without = choose_each(found) if wanted is None else ((choose(found, wanted),), 0)
         for one in chosen:
-            written = write(one, out, salt=salt or SALT, keep_ids=keep_ids, keep_reference=keep_reference)
-            reason = judge(one).reason
-            click.echo(f"series {one.number} of {len(found)} ({reason}): {written.volume.name}")
+            try:
+                written = write(one, out, salt=salt or SALT, keep_ids=keep_ids, keep_reference=keep_reference)
+            except ScanError as error:  # of one study; the others are converted
+                render.print_error(error)
+                failed += 1
+                continue
+            click.echo(f"series {one.number} of {len(found)} ({judge(one).reason}): {written.volume.name}")
     if wanted is None and sum(judge(one).eligible for one in found) > len(chosen):
         click.echo("other series qualify, too:  hz-dicom list IN", err=True)
     if keep_ids or keep_reference:
         click.echo("these files identify the patient", err=True)
     if without:
-        click.echo(f"{without} studies have no T1-weighted head by the rules:  hz-dicom list IN", err=True)
+        studies = "1 study has" if without == 1 else f"{without} studies have"
+        click.echo(f"{studies} no T1-weighted head by the rules:  hz-dicom list IN", err=True)
+    if without or failed:
         ctx.exit(3)
 
 

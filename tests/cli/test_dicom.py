@@ -74,7 +74,7 @@ def test_every_study_is_converted(tmp_path: Path) -> None:
     assert len(list((tmp_path / "out").glob("*_T1w.nii.gz"))) == 2
     small.write_other(tmp_path / "in" / "c", 4, StudyInstanceUID=f"{small.STUDY_UID}.4", Modality="CT")
     result = CliRunner().invoke(dicom, ["convert", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
-    assert result.exit_code == 3 and "1 studies have no T1-weighted head" in result.output
+    assert result.exit_code == 3 and "1 study has no T1-weighted head" in result.output
 
 
 def test_from_dicom_to_dicom(exam: Path, tmp_path: Path, tiny_bundle: Path) -> None:

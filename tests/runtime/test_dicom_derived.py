@@ -238,3 +238,29 @@ def test_a_real_series_goes_there_and_back(tmp_path: Path, scans: Path) -> None:
     check_same(nib.load(volume), back(tmp_path / "dicom", tmp_path / "again"))
     if shutil.which("dciodvfy"):
         assert complaints(written[7]) == [] and complaints(report) == []
+
+
+def test_a_disk_that_fills_up_leaves_no_part_of_a_series(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hz_runtime.dicom import derived
+    from hz_runtime.errors import HzError
+
+    small.write_series(tmp_path / "in")
+    series = source(tmp_path / "in")
+    volume, real = harmonized(series, tmp_path), derived.atomic_write_bytes
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == "MR_0020.dcm":
+            raise HzError("MR_0020.dcm: the disk is full.")
+        real(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(derived, "atomic_write_bytes", full)
+        with pytest.raises(HzError, match="the disk is full"):
+            write_derived(volume, series, tmp_path / "out", ORIGIN)
+    assert not list((tmp_path / "out").iterdir())
+    assert len(write_derived(volume, series, tmp_path / "out", ORIGIN)) == 32
+    (tmp_path / "out" / "MR_0033.dcm").touch()
+    with pytest.raises(UsageError, match=r"another export \(MR_0033"):
+        write_derived(volume, series, tmp_path / "out", ORIGIN)

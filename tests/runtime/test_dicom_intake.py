@@ -99,6 +99,18 @@ def test_a_pax_record_of_absurd_size(tmp_path: Path) -> None:
         pass
 
 
+def test_header_upon_header(tmp_path: Path) -> None:
+    """Global pax records are kept by tarfile for as long as the archive is open."""
+    record = b"hdrcharset=" + b"x" * 1000 + b"\n"
+    record = str(len(record) + 5).encode() + b" " + record
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XGLTYPE, len(record)
+    block = info.tobuf() + record + bytes(-len(record) % 512)
+    (tmp_path / "x.tar.gz").write_bytes(gzip.compress(block * 5000))
+    with pytest.raises(ScanError), dicom_files(tmp_path / "x.tar.gz"):
+        pass
+
+
 def test_a_zip_directory_of_absurd_size(tmp_path: Path) -> None:
     made = zipped(tmp_path / "x.zip", {"a": DICOM})
     data = bytearray(made.read_bytes())

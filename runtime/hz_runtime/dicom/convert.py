@@ -50,7 +50,7 @@ class Converted:
 def output_name(series: Series, salt: str = de.SALT, keep_ids: bool = False) -> str:
     """sub-<12 hex digits>[_run-NN]_T1w, `_MR` in place of `_T1w` where the rules do not see a T1 weighting.
 
-    keep_ids takes letters and digits of the PatientID and StudyDate in place of the digits.
+    keep_ids puts the letters and digits of the PatientID before them.
     """
     subject = de.pseudonym(series.uid, salt)
     if keep_ids:
@@ -110,7 +110,7 @@ def convert(
     with tempfile.TemporaryDirectory(prefix="hz-dicom-") as temporary:
         converted, told = _dcm2niix(series, Path(temporary), keep_ids)
         content = _nifti(converted, series, keep_ids)
-    _make(folder)
+    make_folder(folder)
     written = Converted(
         folder / f"{name}.nii.gz",
         folder / f"{name}.json",
@@ -284,7 +284,8 @@ def _json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder for results where there is none. Raises HzError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import GridMismatch
-from ..files import atomic_write_bytes
+from ..errors import GridMismatch, UsageError
+from ..files import atomic_write_bytes, shown
 from ..header import HEAD_BYTES, ReadLimits, parse_header
 from ..stream import ScanStream
 from ..volume import Volume, read_volume, write_volume
 from . import deidentify as de
-from .convert import geometry_difference, index_map
+from .convert import geometry_difference, index_map, make_folder
 from .deidentify import listed
 from .series import Series
 
@@ -112,22 +112,34 @@ def write_derived(
 
     An integer file whose values fit int16 keeps them and its slope: value = stored * RescaleSlope +
     RescaleIntercept to the last bit. Anything else is first rounded as `write_volume` rounds to int16.
+    Where one cannot be written, none is left.
     Raises GridMismatch where the volume does not lie on the series' own voxels, UnsupportedScan for a series
-    without geometry, what `read_volume` raises, UsageError (extra not installed), HzError (disk).
+    without geometry, what `read_volume` raises, UsageError (extra not installed, images of another series in
+    `out`), HzError (disk).
     """
     de.need("pydicom")
+    target = Path(out)
+    written = [target / f"MR_{index + 1:04}.dcm" for index in range(len(series.slices))]
+    if others := sorted(set(target.glob("MR_*.dcm")) - set(written)):
+        raise UsageError(
+            f"{shown(target)} holds images of another export ({others[0].name}).",
+            "Name an empty folder:  --out DIR",
+        )
     scan = read_volume(volume)
     codes, slope, intercept = stored_values(volume, scan)
     planes = on_slices(codes, scan.affine, series)
     common = _common(series, origin, scan.sha256)
     common.update(_scaling(codes, slope, intercept))
-    target = Path(out)
-    target.mkdir(parents=True, exist_ok=True)
-    with de.quiet(), ThreadPoolExecutor(_WRITERS) as pool:
-        sources = {path: _header(path, _PLACE) for path in series.files}
-        written = [target / f"MR_{index + 1:04}.dcm" for index in range(len(planes))]
-        contents = (encoded(_image(common, series, n, plane, sources)) for n, plane in enumerate(planes))
-        list(pool.map(atomic_write_bytes, written, contents))  # a disk syncs several files as fast as one
+    make_folder(target)
+    try:
+        with de.quiet(), ThreadPoolExecutor(_WRITERS) as pool:
+            sources = {path: _header(path, _PLACE) for path in series.files}
+            contents = (encoded(_image(common, series, n, plane, sources)) for n, plane in enumerate(planes))
+            list(pool.map(atomic_write_bytes, written, contents))  # a disk syncs several as fast as one
+    except BaseException:
+        for path in written:  # a series with slices missing looks like one that is whole
+            path.unlink(missing_ok=True)
+        raise
     return written
 
 

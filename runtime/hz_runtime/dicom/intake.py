@@ -26,7 +26,10 @@ _GZIP_MAGIC, _ZIP_MAGIC = b"\x1f\x8b", b"PK"
 _HEAD = 132  # preamble and "DICM"
 _EOCD, _EOCD64, _LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 # What the standard library raises at a bad archive; NotImplementedError is zipfile's for unknown compression.
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, struct.error)
+_DAMAGED = (
+    tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, struct.error,
+    RecursionError,  # tarfile's, at header upon header
+)  # fmt: skip
 _COPY = "Copy it again from its source."
 
 
@@ -35,7 +38,7 @@ class IntakeLimits:
     """How much of a stranger's archive or folder hz is willing to take in.
 
     max_bytes : inflated, all files together.  max_file_bytes : inflated, one file.  max_files : of any kind.
-    max_directory_bytes : a .zip's table of contents, and any one record of a .tar.
+    max_directory_bytes : a .zip's table of contents; one record of a .tar has at most 1 MB.
     """
 
     max_bytes: int = 2**32
@@ -87,7 +90,7 @@ def _walk(folder: Path, limits: IntakeLimits) -> Iterator[Path]:
             if count > limits.max_files:
                 raise _too_much(f"more than {limits.max_files} files")
             path = Path(here) / name
-            if _regular(path) and _begins_like_dicom(path):
+            if _regular(path) and begins_like_dicom(path):
                 yield path
 
 
@@ -98,7 +101,8 @@ def _regular(path: Path) -> bool:
         return False
 
 
-def _begins_like_dicom(path: Path) -> bool:
+def begins_like_dicom(path: Path) -> bool:
+    """Whether a file can be read and `looks_like_dicom`."""
     try:
         with open(path, "rb") as file:
             return looks_like_dicom(file.read(_HEAD))
@@ -166,7 +170,8 @@ class _Bounded:
         self._source, self._limits, self._at = source, limits, 0
 
     def read(self, count: int = -1) -> bytes:
-        if count < 0 or count > self._limits.max_directory_bytes:
+        # Content comes in blocks; more at once is a record, and tarfile keeps those that are global.
+        if count < 0 or count > min(self._limits.max_directory_bytes, _BLOCK):
             raise _too_much("a record of absurd size")
         data = self._source.read(count)
         self._at += len(data)

@@ -40,7 +40,9 @@ def read_result(volume: Path, sidecar: Path | None = None) -> tuple[Origin, Pred
         return origin, None
     words = (engine.get(k) for k in ("Name", "Provider", "Precision"))
     named = " ".join(str(word) for word in words if word)
-    return origin, PredictedAge(record.age_raw, record.age_corrected, engine=named)
+    return origin, PredictedAge(
+        record.age_raw, record.age_corrected, record.age_interval, record.age_interval_coverage, named
+    )
 
 
 def _made_by(path: Path) -> Mapping[str, Any]:

@@ -2,15 +2,16 @@
 
 Refused (never taken without being asked for by number):
   not MR, not an MR image class; secondary captures, localizers, projections, maps, phase and complex images
-  (ImageType); colour; burned-in annotation; slices missing, uneven, aslant or repeated; 2D slices or gaps
-  thicker than 3 mm, less than 90 mm covered, voxels under 0.3 mm or a matrix under 16.
+  (ImageType); colour or inverted greys; burned-in annotation; slices missing, uneven, aslant or repeated;
+  2D slices or gaps thicker than 3 mm, less than 90 mm covered, voxels under 0.3 mm or a matrix under 16.
 Weighted by T1 where one of these holds:
   gradient echo (ScanningSequence GR) prepared by an inversion (SequenceVariant MP, ScanningSequence IR, or
   InversionTime 300 to 1500 ms) with TE at most 10 ms: MPRAGE, BRAVO, 3D TFE (Mugler & Brookeman 1990);
   spoiled gradient echo with TE at most 10 ms, TR at most 50 ms and a flip angle of at least 8 degrees:
   SPGR, FLASH;
   spin echo with TE at most 40 ms and TR at most 900 ms: T1 SE and SPACE;
-  no sequence tags at all, and a name that says T1, MPRAGE, MP2RAGE, BRAVO, SPGR or TFE.
+  no sequence tags (or RM, research mode, alone), and a name that says T1, MPRAGE, MP2RAGE, BRAVO, SPGR
+  or TFE.
   A name of another contrast (T2, FLAIR, SWI, DWI, BOLD, TOF...) overrules all of them.
 Among those left the highest score wins: prepared gradient echo 3, other T1 2; 3D acquisition +2; a T1
 name +1; ORIGINAL +1; contrast agent -3; MP2RAGE's UNI -1 (its background is noise). Ties:
@@ -34,10 +35,12 @@ _NOT_A_HEAD = frozenset(
         "PERFUSION ASL CBF FMRI MOSAIC INV1 INV2 MPR RESAMPLED REFORMATTED SUB FM"
     )
 )
-_T1_NAME = re.compile(r"t1|mp2?-?rage|bravo|f?spgr|(?<![a-z])t1?tfe|tfl3d", re.IGNORECASE)
+# Not the t1 of "visit1"; one letter may stand before it, as in Philips' sT1W.
+_T1_NAME = re.compile(r"(?<![a-z])[a-z]?t1|mp2?-?rage|bravo|f?spgr|(?<![a-z])t1?tfe|tfl3d", re.IGNORECASE)
 _OTHER_NAME = re.compile(
-    r"t2|flair|swi(?![a-z])|swan|dwi|dti|diff|bold|fmri|rest(?![a-z])|asl|perf|tof|angio|mra(?![a-z])|field.?map|"
-    r"scout|localiz|survey|(?<![a-z])pd(?![a-z])|adc",
+    r"(?<![a-z])[a-z]?t2|flair|swi(?![a-z])|swan(?![a-z])|dwi|dti|diff|bold|fmri|rest(?![a-z])|"
+    r"(?<![a-z])p?c?asl(?![a-z])|perf|(?<![a-z])tof|angio|mra(?![a-z])|field.?map|scout|localiz|survey|"
+    r"(?<![a-z])(?:pd|adc)(?![a-z])",
     re.IGNORECASE,
 )
 
@@ -128,6 +131,9 @@ def _refused(series: Series, kinds: Sequence[str]) -> str:
         return f"image type {wrong[0]}"
     if (number(series.get("SamplesPerPixel")) or 1) != 1:
         return "colour"
+    photometric = str(series.get("PhotometricInterpretation") or "MONOCHROME2").strip()
+    if photometric != "MONOCHROME2":
+        return "inverted greys" if photometric == "MONOCHROME1" else "colour"
     if str(series.get("BurnedInAnnotation") or "").strip().upper() == "YES":
         return "burned-in annotation"
     return series.fault or _too_coarse(series)
@@ -159,7 +165,7 @@ def _weighting(series: Series) -> str:
         number(series.get(k)) for k in ("EchoTime", "RepetitionTime", "InversionTime", "FlipAngle")
     )
     echo = 0.0 if echo is None else echo
-    if not sequence:
+    if not set(sequence) - {"RM"}:
         return "T1 by its name" if _T1_NAME.search(_name(series)) else ""
     if "GR" in sequence:
         prepared = "MP" in variant or "IR" in sequence or 300 <= (inversion or 0) <= 1500

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -33,7 +33,8 @@ _TAGS = listed(
     "NumberOfFrames ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness "
     "SpacingBetweenSlices MRAcquisitionType ScanningSequence SequenceVariant RepetitionTime EchoTime "
     "InversionTime FlipAngle MagneticFieldStrength ContrastBolusAgent BurnedInAnnotation Manufacturer "
-    "ManufacturerModelName SamplesPerPixel TemporalPositionIdentifier EchoNumbers DiffusionBValue "
+    "ManufacturerModelName SamplesPerPixel PhotometricInterpretation TemporalPositionIdentifier EchoNumbers "
+    "DiffusionBValue EchoPulseSequence ContrastBolusAgentSequence "
     "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
 )
 
@@ -149,7 +150,9 @@ def _planes(path: Path) -> Iterator[_Plane]:
     from pydicom.dataset import Dataset
 
     try:
-        data = _decoded(dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(_TAGS)))
+        with open(path, "rb") as file:
+            bounded: Any = _Bounded(file)
+            data = _decoded(dcmread(bounded, force=True, stop_before_pixels=True, specific_tags=list(_TAGS)))
         uid, columns = data.get("SeriesInstanceUID"), number(data.get("Columns"))
         if not uid or not data.get("SOPInstanceUID") or not columns:
             return
@@ -163,9 +166,26 @@ def _planes(path: Path) -> Iterator[_Plane]:
             merged.update({e.tag: e for e in data if e.VR != "SQ"})
             for source in (*(data.get("SharedFunctionalGroupsSequence") or ()), group):
                 _merge(source, merged)
+            _translate(data, merged)
             yield _plane(path, merged, index + 1, frames)
     except Exception:  # a file that only begins like DICOM; pydicom raises whatever its parsing meets
         return
+
+
+class _Bounded:
+    """A file that is never read to its end at once, as pydicom does to inflate one: 20 MB could be 20 GB.
+
+    So deflated files, which no scanner writes, count as files that cannot be parsed.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.name, self.seek, self.tell = file.name, file.seek, file.tell
+
+    def read(self, count: int | None = None) -> bytes:
+        if count is None or count < 0:
+            raise ValueError("deflated")
+        return self._file.read(count)
 
 
 # Enhanced MR's names for what single-frame files say (PS3.3 C.8.13.5).
@@ -191,7 +211,22 @@ def _merge(source: Any, into: Any) -> None:
         for item in source.get(keyword) or ():
             for element in item:
                 if element.VR != "SQ" and element.keyword:
-                    setattr(into, _RENAMED.get(element.keyword, element.keyword), element.value)
+                    name = _RENAMED.get(element.keyword, element.keyword)
+                    if name in into:  # all frames share it: assigning to it would change them all
+                        del into[name]
+                    setattr(into, name, element.value)
+
+
+def _translate(data: Any, into: Any) -> None:
+    """What Enhanced MR says of its sequence (PS3.3 C.8.13.4, C.8.13.5.6), in the words of single-frame MR."""
+    known = {"GRADIENT": ["GR"], "SPIN": ["SE"], "BOTH": ["GR", "SE"]}
+    echoes = known.get(str(into.get("EchoPulseSequence")))
+    if echoes and not into.get("ScanningSequence"):
+        into.ScanningSequence = [*echoes, *(["IR"] if into.get("InversionRecovery") == "YES" else [])]
+    if into.get("Spoiling") in ("RF", "RF_AND_GRADIENT") and not into.get("SequenceVariant"):
+        into.SequenceVariant = "SP"
+    if data.get("ContrastBolusAgentSequence") and not into.get("ContrastBolusAgent"):
+        into.ContrastBolusAgent = "given"
 
 
 def _decoded(data: Any) -> Any:

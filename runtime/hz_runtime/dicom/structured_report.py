@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import UsageError
 from ..files import atomic_write_bytes
 from . import deidentify as de
+from .convert import make_folder
 from .deidentify import listed
 from .derived import (
     PATIENT_AND_STUDY,
@@ -60,7 +61,7 @@ def write_report(age: PredictedAge, series: Series, out: str | os.PathLike[str],
     with de.quiet():
         content = encoded(_document(age, series, origin))
     target = Path(out)
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     atomic_write_bytes(target / "SR_age.dcm", content)
     return target / "SR_age.dcm"
 

@@ -1,0 +1,91 @@
+"""DICOM among the inputs of a batch: its T1-weighted series become NIfTI files that live as long as the run.
+
+Names and messages hold nothing of the input's own name, which may be a patient's.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import HzError, UnsupportedScan, UsageError
+from ..volume import is_scan_name
+from .convert import convert
+from .deidentify import SALT, need
+from .intake import begins_like_dicom, dicom_files
+from .selection import choose_each
+from .series import find_series
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+
+
+@dataclass(frozen=True)
+class DicomScans:
+    """Converts DICOM inputs into `folder`.  salt : see `deidentify.pseudonym`."""
+
+    folder: Path
+    salt: str = SALT
+
+    def takes(self, text: str, scans: Sequence[Path]) -> bool:
+        """Whether the INPUT `text`, in which `scans` were found, is DICOM: an archive, a DICOM file, or a
+        folder that holds some and no scan."""
+        path = Path(os.path.abspath(text))
+        if path.is_dir():
+            return not scans and _holds_dicom(path)
+        if not path.is_file() or is_scan_name(path):
+            return False
+        return path.name.lower().endswith(ARCHIVES) or begins_like_dicom(path)
+
+    def take(self, text: str) -> dict[Path, HzError | None]:
+        """The file of the T1-weighted head of every study in `text`, or what was wrong instead.
+
+        A study without one has a path, too, at which there is no file. Raises UsageError where the extra
+        `dicom` is not installed.
+        """
+        need("pydicom", "dcm2niix")
+        into = self.folder / f"{len(list(self.folder.iterdir())) + 1:04}"
+        into.mkdir()
+        made: dict[Path, HzError | None] = {}
+        try:
+            with dicom_files(text) as files:
+                chosen, without = choose_each(find_series(files))
+                for one in chosen:
+                    try:
+                        made[convert(one, into, salt=self.salt).volume] = None
+                    except HzError as error:
+                        made[self._none(into, len(made))] = error
+        except UsageError:
+            raise
+        except HzError as error:
+            return {self._none(into, 0): error}
+        for _ in range(without):
+            fault = UnsupportedScan(
+                "a study without a T1-weighted head, by the rules.", "Look at it with  hz-dicom list IN"
+            )
+            made[self._none(into, len(made))] = fault
+        return made
+
+    @staticmethod
+    def _none(into: Path, number: int) -> Path:
+        return into / f"dicom-{into.name}-{number + 1}"
+
+
+@contextmanager
+def dicom_scans() -> Iterator[DicomScans]:
+    """Takes DICOM until the context ends; then its files are gone. Salt: $HZ_DICOM_SALT, as for hz-dicom."""
+    with tempfile.TemporaryDirectory(prefix="hz-dicom-") as folder:
+        yield DicomScans(Path(folder), os.environ.get("HZ_DICOM_SALT") or SALT)
+
+
+def _holds_dicom(folder: Path) -> bool:
+    try:
+        with dicom_files(folder):
+            return True
+    except UnsupportedScan:
+        return False
+    except HzError:  # too much of it: for `take` to say
+        return True
