@@ -45,7 +45,7 @@ $(DEMO_VENV)/.installed: pyproject.toml constraints.txt README.md $(SOURCES) | $
 # Tests run on the sources in place.
 $(TEST_VENV)/.installed: pyproject.toml constraints.txt | $(TEST_VENV)/bin/python
 	@echo "installing everything the tests need into $(TEST_VENV); torch is large"
-	$(TEST_VENV)/bin/python -m pip install $(PIP_FLAGS) --editable ".[dev,train,export,evaluate,prep,dicom,cpu,openvino,demo]"
+	$(TEST_VENV)/bin/python -m pip install $(PIP_FLAGS) --editable ".[dev,train,export,evaluate,prep,prep-itk,dicom,cpu,openvino,demo]"
 	@touch $@
 
 $(DEMO_VENV)/bin/python $(TEST_VENV)/bin/python: | python-ok

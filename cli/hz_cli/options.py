@@ -68,7 +68,7 @@ model = click.option(
     help="Bundle (NAME.hz) to run.  [default: $HZ_BUNDLE, else the reference bundle]",
 )
 to_site = click.option("--to", metavar="SITE", help="Site to harmonize to, where the bundle maps to several.")
-backend = together(
+network = together(
     click.option(
         "--backend",
         type=click.Choice(BACKENDS),
@@ -87,6 +87,9 @@ backend = together(
         help="Run the bundle's files of this precision, where it holds some.  "
         "[default: fp16 on a GPU, fp32 on a CPU]",
     ),
+)
+backend = together(
+    network,
     click.option(
         "--threads",
         metavar="N",
@@ -102,6 +105,26 @@ engine = together(
     ),
     click.option(
         "--cuda-graphs", "graphs", is_flag=True, help="TensorRT: record the GPU's work once, then replay it."
+    ),
+)
+heads = together(
+    click.option(
+        "--dof",
+        type=click.Choice(["6", "12"]),
+        default="6",
+        show_default=True,
+        help="Of the registration. 6: rotate and shift (Komandur 2023); 12: scale and shear to the template "
+        "too (Bashyam 2020).",
+    ),
+    click.option(
+        "--brain-mask",
+        metavar="auto|none|template|network|FILE",
+        default="auto",
+        show_default=True,
+        help="auto: strip what is not stripped yet, by a network where one is here (hz-export brain-mask), "
+        "else by the template's mask; network: by a network or not at all; template: strip in any case, by "
+        "the template's mask; none: the scans are stripped; FILE: the mask of a single scan, or a bundle "
+        "with a network.",
     ),
 )
 cohort = click.option(

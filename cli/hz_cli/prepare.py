@@ -14,7 +14,6 @@ EPILOG = """\b
 Exit codes: 0 all done; 2 usage; 3 some scans were refused or failed, the rest are complete;
 130 interrupted (what was in flight is complete; the same command goes on).
 """
-CHOICES = ("auto", "none", "template")
 
 
 @click.command(cls=render.HzCommand, context_settings=options.CONTEXT, epilog=EPILOG)
@@ -27,21 +26,7 @@ CHOICES = ("auto", "none", "template")
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for all results.",
 )
-@click.option(
-    "--dof",
-    type=click.Choice(["6", "12"]),
-    default="6",
-    show_default=True,
-    help="6: rotate and shift (Komandur 2023); 12: scale and shear to the template too (Bashyam 2020).",
-)
-@click.option(
-    "--brain-mask",
-    metavar="auto|none|template|FILE",
-    default="auto",
-    show_default=True,
-    help="auto: strip what is not stripped yet; none: the scans are stripped; template: strip in any case, "
-    "by the template's mask; FILE: the mask of a single scan.",
-)
+@options.heads
 @click.option(
     "--workers", metavar="N", type=click.IntRange(1, 64), help="Scans at a time.  [default: CPUs, at most 4]"
 )
@@ -63,34 +48,42 @@ def main(
 ) -> None:
     """Raw T1-weighted heads to brains in template space, 2 mm, ready for hz-run.
 
-    INPUT: scans (.nii, .nii.gz, .mgz), folders (searched below), or quoted patterns. Each is stripped,
-    corrected for its receive field (N4) and registered to the MNI152 template; gates refuse what is no whole
-    T1-weighted head. DIR gets, for every scan, the brain and its mask in template and in native space, the
-    transform, and a record with every gate's verdict. Research use only.
+    INPUT: scans (.nii, .nii.gz, .mgz), folders (searched below), quoted patterns, or DICOM (a folder of it,
+    a .zip or .tar.gz: the T1-weighted series is taken). Each is stripped, corrected for its receive field
+    (N4) and registered to the MNI152 template; gates refuse what is no whole T1-weighted head. DIR gets, for
+    every scan, the brain and its mask in template and in native space, the transform, and a record with every
+    gate's verdict. Research use only.
 
     \b
       hz-prepare raw/*.nii.gz --out prepared
       hz-run 'prepared/*_space-MNI152_res-2_desc-brain_T1w.nii.gz' --out harmonized
+
+    hz-run --prepare does both at once, and gives the harmonized brain in the scan's own space.
     """
     from hz_cli.batch import one_core_each, stop_on_signals
 
     one_core_each()
+    from contextlib import ExitStack
+
+    from hz_runtime.dicom.scans import dicom_scans
     from hz_runtime.flow import Event
     from hz_runtime.inputs import collect
     from hz_runtime.preparation.folder import HeadFolder, brain_suffix, summary
-    from hz_runtime.preparation.template import mni152
+    from hz_runtime.preparation.preparer import Preparation, Preparer
     from hz_runtime.resume import locked
 
     stop = stop_on_signals(quiet)
     out = Path(os.path.abspath(out))
-    found = collect(inputs, out)
-    workers = min(workers or min(4, os.cpu_count() or 1), len(found.scans))
-    choices = _choices(brain_mask, int(dof), overwrite, len(found.scans))
+    choices = Preparation.asked(dof, brain_mask)
     progress = render.Progress(plain=plain, quiet=quiet)
     results: dict[str, Any] = {}
     try:
-        with locked(out):
-            folder = HeadFolder(out, mni152(), choices)
+        with ExitStack() as held:
+            found = collect(inputs, out, held.enter_context(dicom_scans()))
+            choices.check(len(found.scans))
+            workers = min(workers or min(4, os.cpu_count() or 1), len(found.scans))
+            held.enter_context(locked(out))
+            folder = HeadFolder(out, Preparer.opened(choices), overwrite)
             for note in found.notes:
                 progress(Event("note", note))
             total = len(found.scans)
@@ -105,25 +98,6 @@ def main(
     render.say(f"{line}; see preparation.tsv in {out.name}. Next:  hz-run '{brains}'")
     failed = any(result.status == "failed" for result in results.values())
     ctx.exit(130 if stop.is_set() else 3 if failed else 0)
-
-
-def _choices(brain_mask: str, dof: int, overwrite: bool, scans: int) -> Any:
-    from hz_runtime.errors import UsageError
-    from hz_runtime.preparation.folder import Preparation
-
-    if brain_mask in CHOICES:
-        return Preparation(dof, brain_mask, overwrite=overwrite)  # type: ignore[arg-type]
-    path = Path(brain_mask)
-    if not path.is_file():
-        raise UsageError(
-            f"--brain-mask {path.name}: neither {', '.join(CHOICES)} nor a file.", "Check the name."
-        )
-    if scans != 1:
-        raise UsageError(
-            f"--brain-mask {path.name} is the mask of one scan, and {scans} were given.",
-            "Give the scans one by one, or skull-strip them first and pass  --brain-mask none",
-        )
-    return Preparation(dof, path, overwrite=overwrite)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

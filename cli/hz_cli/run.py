@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from hz_cli import options, render
 
 if TYPE_CHECKING:
     from hz_runtime.backends.ladder import Build, BuildRequest
     from hz_runtime.engines import EngineRecord
+    from hz_runtime.inputs import KnownAges
+    from hz_runtime.preparation.preparer import Preparation
 
 EPILOG = """\b
 Exit codes: 0 all done; 2 usage; 3 some scans failed, the rest are complete; 4 bundle refused;
@@ -30,6 +32,13 @@ Exit codes: 0 all done; 2 usage; 3 some scans failed, the rest are complete; 4 b
     default=Path("hz-out"),
     help="Folder for all results.  [default: ./hz-out]",
 )
+@click.option(
+    "--prepare",
+    "raw",
+    is_flag=True,
+    help="The scans are raw heads or DICOM: strip, correct and register them first, as hz-prepare does.",
+)
+@options.heads
 @options.model
 @options.to_site
 @click.option(
@@ -71,20 +80,26 @@ def main(
     model: Path | None,
     participants: Path | None,
     age: float | None,
+    raw: bool,
+    dof: str,
+    brain_mask: str,
     no_report: bool,
     no_build: bool,
     plain: bool,
     quiet: bool,
     **choices: Any,
 ) -> None:
-    """Harmonize skull-stripped T1-weighted scans and predict age from them.
+    """Harmonize skull-stripped T1-weighted scans, or with --prepare raw heads, and predict age from them.
 
-    INPUT: scans (.nii, .nii.gz, .mgz), folders (searched below), or quoted patterns. Every scan gets
+    INPUT: scans (.nii, .nii.gz, .mgz), folders (searched below), or quoted patterns; with --prepare also
+    DICOM: a folder of it, a .zip or .tar.gz, of which the T1-weighted series is taken. Every scan gets
     a harmonized volume and a JSON sidecar in DIR; predictions.tsv, run.json and report.html cover the run.
-    The same command again goes on where it was stopped. Research use only.
+    With --prepare, what is no whole T1-weighted head is refused by a gate. The same command again goes on
+    where it was stopped. Research use only.
 
     \b
       hz-run scans/*.nii.gz
+      hz-run --prepare raw/ EXAM.zip --out harmonized
       hz-run study/ --out harmonized --space both --participants study/participants.tsv
     """
     from hz_cli.batch import one_core_each, stop_on_signals
@@ -95,7 +110,8 @@ def main(
     from hz_runtime.bundle import load_bundle
     from hz_runtime.pipeline import RunOptions, run_batch
 
-    ages = _known_ages(participants, age, inputs, out)
+    ages = _known_ages(participants, age)
+    choices["preparation"] = _preparation(ctx, raw, dof, brain_mask)
     build = None if no_build else _builder(quiet)
     run_options = RunOptions(ages=ages, report=not no_report, build=build, **choices)
     progress = render.Progress(plain=plain, quiet=quiet)
@@ -123,18 +139,27 @@ def _builder(quiet: bool) -> Build:
     return build
 
 
-def _known_ages(participants: Path | None, age: float | None, inputs: tuple[str, ...], out: Path) -> Any:
+def _known_ages(participants: Path | None, age: float | None) -> KnownAges:
     from hz_runtime.errors import UsageError
-    from hz_runtime.inputs import KnownAges, collect
+    from hz_runtime.inputs import KnownAges
 
-    if age is None:
-        return KnownAges() if participants is None else KnownAges.from_tsv(participants)
-    scans = collect(inputs, Path(os.path.abspath(out))).scans
-    if participants is not None or len(scans) != 1:
-        raise UsageError(
-            "--age is for a single scan.", "For several give their ages in a table:  --participants TSV"
-        )
-    return KnownAges({scans[0].label: age})
+    if age is not None and participants is not None:
+        raise UsageError("--age and --participants both give ages.", "Leave one of them out.")
+    return KnownAges(only=age) if participants is None else KnownAges.from_tsv(participants)
+
+
+def _preparation(ctx: click.Context, raw: bool, dof: str, brain_mask: str) -> Preparation | None:
+    from hz_runtime.errors import UsageError
+
+    if raw:
+        from hz_runtime.preparation.preparer import Preparation
+
+        return Preparation.asked(dof, brain_mask)
+    given = [n for n in ("dof", "brain_mask") if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE]
+    if given:
+        named = " and ".join("--" + name.replace("_", "-") for name in given)
+        raise UsageError(f"{named} without --prepare does nothing.", "Add --prepare for raw heads.")
+    return None
 
 
 if __name__ == "__main__":

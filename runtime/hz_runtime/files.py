@@ -6,6 +6,7 @@ Every file hz writes goes through `atomic_write_bytes`: a reader, or a run that 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -17,6 +18,7 @@ from .errors import HzError
 _TEMPORARY = re.compile(r"^\..+\.(\d+)\.tmp$", re.DOTALL)
 _NAME_MAX = 255  # bytes in one file name on every file system hz is likely to meet
 _BLOCK = 1 << 20
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # of the disk, or of what this user may have of it
 
 
 def sha256_bytes(data: bytes | bytearray | memoryview) -> str:
@@ -60,9 +62,14 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes | bytearray | m
         os.replace(temporary, target)
         sync_folder(target.parent)
     except OSError as error:
+        why = error.strerror or type(error).__name__
+        if error.errno in DISK_FULL:
+            raise HzError(
+                f"{shown(target)}: the disk is full ({why}).", "Make room and run the same command again."
+            ) from error
         raise HzError(
-            f"{shown(target)}: cannot be written ({error.strerror or type(error).__name__}).",
-            "Check that the output folder exists, is writable and has space, or name another one.",
+            f"{shown(target)}: cannot be written ({why}).",
+            "Check that the output folder exists and is writable, or name another one.",
         ) from error
     finally:
         # Also after KeyboardInterrupt; after os.replace there is nothing left to remove.

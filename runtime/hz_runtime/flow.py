@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from queue import Empty, Queue, SimpleQueue
 from typing import Literal
 
+from hz_runtime.failures import failure
 from hz_runtime.inputs import InputScan, KnownAges
 from hz_runtime.results import NOT_REACHED, STAGES, ScanResult
 from hz_runtime.runlog import RunLog
-from hz_runtime.stages import Job, Stages, failure
+from hz_runtime.stages import Job, Stages
 
 VOXELS_A_SCAN = 256**3
+MOST_HEADS = 16  # prepared at a time; each takes about 0.5 GB
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,11 @@ class Flow:
         stop: threading.Event,
     ) -> None:
         self._stages, self._ages, self._log, self._emit, self._stop = stages, ages, log, emit, stop
+        few = min(4, max(1, threads // 4))
         self._workers = {
-            "read": min(4, max(1, threads // 4)),
-            "prepare": min(4, max(1, threads // 4)),
+            "read": few,
+            # A raw head keeps one core busy for seconds, most of them in programs of its own.
+            "prepare": few if stages.preparer is None else min(MOST_HEADS, threads),
             "infer": 1,
             "write": min(8, max(1, threads // 2)),
         }
@@ -122,8 +126,12 @@ class Flow:
         if trace:
             self._log.write(f"{job.scan.label}: {trace}")
         scan = job.scan
+        gates = tuple(getattr(error, "gates", ())) or job.gates
         self._finish(
-            job, ScanResult(scan.label, scan.name, "failed", reason, age=job.age, seconds=dict(job.seconds))
+            job,
+            ScanResult(
+                scan.label, scan.name, "failed", reason, age=job.age, seconds=dict(job.seconds), gates=gates
+            ),
         )
 
     @contextmanager

@@ -195,7 +195,7 @@ def _checked_shape(dim: list[int], name: str, limits: ReadLimits) -> tuple[int, 
         bare = name.removesuffix(".gz").removesuffix(".nii")  # as FSL takes it
         command = f"fslroi {bare} frame 0 1" if nifti else f"mri_convert --frame 0 {name} frame.nii.gz"
         raise UnsupportedScan(
-            f"{name}: {frames} frames; hz-run harmonizes one T1-weighted volume at a time.",
+            f"{name}: {frames} frames; hz takes one T1-weighted volume at a time.",
             f"Pick the T1w file, or extract a frame:  {command}",
         )
     i, j, k = used[:3]

@@ -14,15 +14,20 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-from hz_runtime.errors import UsageError
+from hz_runtime.errors import HzError, UnreadableScan, UsageError
 from hz_runtime.volume import is_scan_name, stem
+
+if TYPE_CHECKING:
+    from hz_runtime.dicom.scans import DicomScans
 
 LOCK_NAME = ".hz.lock"  # also marks a folder as one that hz-run wrote: never searched for inputs
 MAX_NAME_BYTES = 150  # leaves room for entities, suffix and a temp name within 255 bytes
 _PATTERN = re.compile(r"[*?\[]")
+T = TypeVar("T")
 _RESULTS = (  # how outputs end, see `stages.suffix`
     re.compile(r"_desc-harmonized_T1w\.nii\.gz$"),
     re.compile(r"_space-[A-Za-z0-9]+_res-[0-9x]+_desc-harmonized_T1w\.nii\.gz$"),
@@ -35,11 +40,23 @@ class InputScan:
 
     path : absolute path.  label : how results name it, relative and unique; never absolute.
     name : what its output names start with, unique in a run.
+    fault : why there is no scan to read, of DICOM that could not be converted; then no file is at `path`.
     """
 
     path: Path
     label: str
     name: str
+    fault: HzError | None = None
+
+    def check(self) -> None:
+        """Raise `fault`, or UnreadableScan where no file is at `path`."""
+        if self.fault is not None:
+            raise self.fault
+        if not self.path.exists():
+            what = "a link to a file that is not here" if self.path.is_symlink() else "no such file"
+            raise UnreadableScan(f"{self.path.name}: {what}.", "Check the name, or fetch the file's content.")
+        if not self.path.is_file():
+            raise UnreadableScan(f"{self.path.name}: not a file.", "Give a .nii, .nii.gz or .mgz scan.")
 
 
 @dataclass(frozen=True)
@@ -50,28 +67,38 @@ class Inputs:
     notes: tuple[str, ...] = ()
 
 
-def collect(inputs: Sequence[str | os.PathLike[str]], out: Path) -> Inputs:
+def collect(
+    inputs: Sequence[str | os.PathLike[str]], out: Path, converted: DicomScans | None = None
+) -> Inputs:
     """Expand files, folders (recursively, scan names only) and patterns, in the order given.
 
     Files named outright are always taken, so that one that is no scan gets a row that says why.
     Folders and patterns give scan names only, hidden files and the outputs of hz-run left out.
+    converted : takes DICOM, too: archives, DICOM files, and folders without scan names; None does not.
     Raises UsageError when nothing is left, or when a result would overwrite an input.
     """
     found: dict[Path, Path] = {}  # absolute path -> the root it was found under
+    faults: dict[Path, HzError] = {}
     notes: list[str] = []
     for text in (os.fspath(i) for i in inputs):
         hits = list(_expand(text, out))
+        if converted is not None and converted.takes(text, [path for path, _ in hits]):
+            series = converted.take(text)
+            hits = [(path, path.parent) for path in series]
+            faults.update((path, fault) for path, fault in series.items() if fault is not None)
         if not hits:
             notes.append(f"{_shown(text)}: no scan found there")
         for path, root in hits:
             found.setdefault(path, root)
-    if not found or not any(os.path.lexists(p) for p in found):
+    if not found or not any(os.path.lexists(p) or p in faults for p in found):
         raise UsageError(
             f"no scan found: {', '.join(_shown(os.fspath(i)) for i in inputs) or 'no input given'}.",
             "Give files or folders with .nii, .nii.gz or .mgz scans, outside the --out folder:  "
-            "hz-run scans/*.nii.gz --out DIR",
+            "hz-run scans/*.nii.gz --out DIR  (DICOM:  hz-run --prepare FOLDER --out DIR)",
         )
     scans = _named(found)
+    if faults:
+        scans = tuple(replace(scan, fault=faults.get(scan.path)) for scan in scans)
     _refuse_overwriting(scans, out)
     return Inputs(scans, tuple(notes))
 
@@ -187,27 +214,41 @@ def _refuse_overwriting(scans: Iterable[InputScan], out: Path) -> None:
 
 @dataclass(frozen=True)
 class KnownAges:
-    """Ages by file name or participant, from a participants.tsv. Ambiguous keys hold no age."""
+    """Ages and sites by file name or participant, from a participants.tsv. Ambiguous keys hold none.
+
+    only : age of a run's only scan.
+    """
 
     by_file: Mapping[str, float] = field(default_factory=dict)
     by_participant: Mapping[str, float] = field(default_factory=dict)
+    only: float | None = None
+    site_by_file: Mapping[str, str] = field(default_factory=dict)
+    site_by_participant: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self, scans: int) -> None:
+        """Raise UsageError where the age of one scan meets several."""
+        if self.only is not None and scans != 1:
+            raise UsageError(
+                "--age is for a single scan.", "For several give their ages in a table:  --participants TSV"
+            )
 
     def of(self, scan: InputScan) -> float | None:
         """Age in years of the scan's person, or None. File names win over participants."""
-        for key in (scan.label, scan.path.name):
-            if key in self.by_file:
-                return self.by_file[key]
-        words = [stem(scan.path), stem(scan.path).split("_")[0]]
-        words += [p for p in reversed(scan.label.split("/")[:-1]) if p.startswith("sub-")]
-        for word in words:
-            for key in (word, word.removeprefix("sub-")):
-                if key in self.by_participant:
-                    return self.by_participant[key]
-        return None
+        if self.only is not None:
+            return self.only
+        return _entry(scan, self.by_file, self.by_participant)
+
+    def site_of(self, scan: InputScan) -> dict[str, str]:
+        """{"site": name} of the scan's site, looked up as its age is; {} where none is known."""
+        site = _entry(scan, self.site_by_file, self.site_by_participant)
+        return {} if site is None else {"site": site}
 
     @classmethod
     def from_tsv(cls, path: Path) -> KnownAges:
-        """Read columns `age` and `file` (or filename) and/or `participant_id`. Raises UsageError."""
+        """Read columns `age`, `file` (or filename) and/or `participant_id`, and `site` where there is one.
+
+        Raises UsageError.
+        """
         try:
             with open(path, newline="", encoding="utf-8-sig") as lines:
                 rows = list(csv.DictReader(lines, delimiter="\t"))
@@ -222,19 +263,39 @@ class KnownAges:
                 f"found: {', '.join(columns) or 'no rows'}.",
                 "Write it tab-separated, one scan or participant a line.",
             )
-        files: dict[str, set[float]] = {}
-        people: dict[str, set[float]] = {}
+        found: tuple[dict[str, set[float]], ...] = ({}, {})
+        places: tuple[dict[str, set[str]], ...] = ({}, {})
         for row in rows:
+            file, person = (row[c] or "" if c else "" for c in (file_column, person_column))
+            keys = {file, Path(file).name} - {""}, {person, person.removeprefix("sub-")} - {""}
             age = _years(row[columns["age"]])
-            if age is None:
-                continue
-            if file_column and row[file_column]:
-                for key in {row[file_column], Path(row[file_column]).name}:
-                    files.setdefault(key, set()).add(age)
-            if person_column and row[person_column]:
-                people.setdefault(row[person_column].removeprefix("sub-"), set()).add(age)
-                people.setdefault(row[person_column], set()).add(age)
-        return cls(_certain(files), _certain(people))
+            site = _clean(str(row[columns["site"]] or "")).strip() if "site" in columns else ""
+            for ages, sites, names in zip(found, places, keys, strict=True):
+                for name in names:
+                    if age is not None:
+                        ages.setdefault(name, set()).add(age)
+                    if site not in ("", "n/a"):
+                        sites.setdefault(name, set()).add(site)
+        return cls(
+            _certain(found[0]),
+            _certain(found[1]),
+            site_by_file=_certain(places[0]),
+            site_by_participant=_certain(places[1]),
+        )
+
+
+def _entry(scan: InputScan, by_file: Mapping[str, T], by_participant: Mapping[str, T]) -> T | None:
+    """What a table holds for a scan: under its label, its file's name, or its participant's."""
+    for key in (scan.label, scan.path.name):
+        if key in by_file:
+            return by_file[key]
+    words = [stem(scan.path), stem(scan.path).split("_")[0]]
+    words += [p for p in reversed(scan.label.split("/")[:-1]) if p.startswith("sub-")]
+    for word in words:
+        for key in (word, word.removeprefix("sub-")):
+            if key in by_participant:
+                return by_participant[key]
+    return None
 
 
 def _years(text: str | None) -> float | None:
@@ -245,5 +306,5 @@ def _years(text: str | None) -> float | None:
     return age if math.isfinite(age) else None
 
 
-def _certain(ages: Mapping[str, set[float]]) -> dict[str, float]:
-    return {key: next(iter(values)) for key, values in ages.items() if len(values) == 1}
+def _certain(found: Mapping[str, set[T]]) -> dict[str, T]:
+    return {key: next(iter(values)) for key, values in found.items() if len(values) == 1}

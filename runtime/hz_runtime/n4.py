@@ -7,15 +7,17 @@ it learns their field as well.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_runtime.errors import UsageError
+from hz_runtime.errors import ScanError, UsageError
 from hz_runtime.intensity import foreground_threshold
 
 F32 = NDArray[np.float32]
@@ -33,7 +35,8 @@ def corrected(data: F32, affine: NDArray[np.float64]) -> F32:
     be left behind.
 
     data : (I, J, K) float32, any unit.  affine : (4, 4) float64, voxel -> mm.
-    Raises UsageError where niimath is missing or fails, NoBrain for an empty scan.
+    Raises UsageError where niimath is missing or fails, ScanError where it is killed, NoBrain for an empty
+    scan.
     """
     import nibabel
 
@@ -46,17 +49,42 @@ def corrected(data: F32, affine: NDArray[np.float64]) -> F32:
         nib.save(nib.Nifti1Image(data, affine), folder / "scan.nii")
         nib.save(nib.Nifti1Image(mask.astype(np.uint8), affine), folder / "mask.nii")
         options = ["-mask", "mask.nii", "-shrink", str(shrink), "-iter", ITERATIONS]
-        command = [niimath_program("N4"), "scan.nii", "-n4", *options, "-convergence", str(CONVERGENCE)]
-        command += ["-field", "field.nii.gz", "out.nii.gz", "-odt", "float"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        if done.returncode or not (folder / "field.nii.gz").exists():
-            said = " ".join((done.stderr or done.stdout).split())[:200]
-            raise UsageError(f"niimath could not correct a scan ({said}).", "Use scans corrected elsewhere.")
-        image: Any = nib.load(folder / "field.nii.gz")
-        field = np.asarray(image.dataobj, np.float32)
+        command = ["scan.nii", "-n4", *options, "-convergence", str(CONVERGENCE)]
+        said = niimath("N4", [*command, "-field", "field.nii", "out.nii", "-odt", "float"], folder)
+        if said is not None or not (folder / "field.nii").exists():
+            raise UsageError(
+                f"niimath could not correct a scan ({said or 'it wrote nothing'}).",
+                "Use scans corrected elsewhere.",
+            )
+        image: Any = nib.load(folder / "field.nii")
+        field = np.array(np.asarray(image.dataobj), np.float32)  # a copy: the file goes
     if not (np.isfinite(field).all() and field.min() > 0):
         raise UsageError("niimath's field is not positive everywhere.", "Use scans corrected elsewhere.")
     return np.asarray(data / field * np.exp(np.log(field[mask]).mean()), np.float32)
+
+
+def niimath(step: str, arguments: Sequence[str], folder: Path, threads: int | None = None) -> str | None:
+    """Run niimath in `folder`; None where it succeeds, else what it said, in at most 200 characters.
+
+    threads : OpenMP's; None: as the environment says. A Ctrl-C of the terminal does not reach it, so that a
+    scan in flight is finished. Raises UsageError where it is missing, ScanError where something killed it.
+    """
+    more = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(
+        [niimath_program(step), *arguments],
+        cwd=folder,
+        env={**os.environ, "FSLOUTPUTTYPE": "NIFTI", **more},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        process_group=0,
+    )
+    if done.returncode < 0:
+        raise ScanError(
+            f"{step} was ended from outside (niimath, signal {-done.returncode}).",
+            "Most often memory ran out: run the same command again, with fewer --workers.",
+        )
+    return " ".join((done.stderr or done.stdout).split())[:200] if done.returncode else None
 
 
 def niimath_program(step: str) -> str:

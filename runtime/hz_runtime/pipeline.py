@@ -11,14 +11,16 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hz_runtime import age_interval
 from hz_runtime.backends.base import notes, on_gpu, usable_threads
 from hz_runtime.errors import HzError, UsageError
+from hz_runtime.failures import scrub
 from hz_runtime.files import atomic_write_bytes
 from hz_runtime.flow import Event, Flow
 from hz_runtime.inputs import KnownAges, collect
@@ -36,13 +38,15 @@ from hz_runtime.results import (
 )
 from hz_runtime.resume import locked
 from hz_runtime.runlog import LOG_NAME, RunLog
-from hz_runtime.stages import Space, Stages, scrub
+from hz_runtime.stages import Space, Stages
 from hz_runtime.volume import ReadLimits
 
 if TYPE_CHECKING:
     from hz_runtime.backends.base import Backend
     from hz_runtime.backends.ladder import Build
     from hz_runtime.bundle import Bundle
+    from hz_runtime.dicom.scans import DicomScans
+    from hz_runtime.preparation.preparer import Preparation, Preparer
 
 GPU_BATCH = 4
 
@@ -58,7 +62,9 @@ class RunOptions:
     threads : CPU threads of the network (None: all); also scales the other stages.
     batch : scans a network call; None: 1 on a CPU, 4 on a GPU.
     max_voxels : bound on voxels in flight; None: that of four 256^3 scans, more with many threads.
-    ages : known ages.  report : draw figures and write report.html.
+    ages : known ages.  report : draw figures and write report.html, and group.html where scans compare.
+    preparation : how raw heads become brains (extra `prep`); None: scans are skull-stripped already. With it
+    DICOM is taken, too (extra `dicom`).
     """
 
     space: Space = "native"
@@ -76,6 +82,7 @@ class RunOptions:
     build: Build | None = None
     graphs: bool = False
     precision: str | None = None
+    preparation: Preparation | None = None
 
     def __post_init__(self) -> None:
         for name, values in {"space": ("native", "model", "both"), "dtype": ("int16", "float32")}.items():
@@ -105,8 +112,12 @@ def run_batch(
     options = options or RunOptions()
     folder = Path(os.path.abspath(out))
     emit = on_event or (lambda _: None)
-    chosen = collect(inputs, folder)
-    with locked(folder):
+    with ExitStack() as held:
+        chosen = collect(inputs, folder, _dicom(options, held))
+        options.ages.check(len(chosen.scans))
+        if options.preparation:
+            options.preparation.check(len(chosen.scans))
+        held.enter_context(locked(folder))
         log = RunLog(folder / LOG_NAME)
         stages, ladder, batch = _open(bundle, folder, options)
         try:
@@ -142,10 +153,14 @@ def run_batch(
                 "bundle": {"name": bundle.name, "id": bundle.id},
                 "backend": {**_backend(backend), "ladder": list(ladder), "notes": said},
                 "options": {**_shown(options), "batch": batch, "to": stages.options["to"]},
+                **_age(stages),
                 **_diagnosis(stages),
                 "timings": _timings(scans, seconds),
                 "counts": count(scans),
-                "scans": [s.to_dict() for s in scans],
+                "scans": [
+                    {**result.to_dict(), **options.ages.site_of(scan)}
+                    for scan, result in zip(chosen.scans, scans, strict=True)
+                ],
             }
             positive = stages.diagnosis.labels[1] if stages.diagnosis else None
             problems = _write_tables(folder, scans, run, options.report, positive)
@@ -158,12 +173,22 @@ def run_batch(
         return report
 
 
+def _dicom(options: RunOptions, held: ExitStack) -> DicomScans | None:
+    """What takes DICOM inputs, until `held` ends: a series is a raw head."""
+    if options.preparation is None:
+        return None
+    from hz_runtime.dicom.scans import dicom_scans
+
+    return held.enter_context(dicom_scans())
+
+
 def _open(bundle: Bundle, out: Path, options: RunOptions) -> tuple[Stages, tuple[str, ...], int]:
     """The stages over opened backends, the ladder's steps, and the batch size."""
     from hz_runtime.backends import choose
     from hz_runtime.tasks import AgePredictor, DiagnosisPredictor, Harmonizer
 
     recipe = Recipe.from_dict(dict(bundle.recipe))
+    preparer = _preparer(options, bundle)
     held = {model.role for model in bundle.models if model.precision == options.precision}
     if options.precision and not held:
         raise UsageError(
@@ -193,7 +218,7 @@ def _open(bundle: Bundle, out: Path, options: RunOptions) -> tuple[Stages, tuple
         ladder = tuple(f"harmonizer: {step}" for step in ladder)
     if "age" in roles:
         second, steps = how("age")
-        predictor = AgePredictor(second, bundle.age_bias, recipe)
+        predictor = AgePredictor(second, bundle.age_bias, recipe, bundle.age_interval)
         ladder = (*ladder, *(f"age: {step}" for step in steps))
     if "diagnosis" in roles:
         third, steps = how("diagnosis")
@@ -217,12 +242,22 @@ def _open(bundle: Bundle, out: Path, options: RunOptions) -> tuple[Stages, tuple
             "to": entry.target,
             # Results of an earlier run are taken over only where they were asked for in the same precision.
             **({"precision": options.precision} if options.precision else {}),
+            **({"prepare": dict(preparer.identity)} if preparer else {}),
         },
         batch=batch,
         limits=options.limits,
         diagnosis=diagnosis,
+        preparer=preparer,
     )
     return stages, tuple(ladder), batch
+
+
+def _preparer(options: RunOptions, bundle: Bundle) -> Preparer | None:
+    if options.preparation is None:
+        return None
+    from hz_runtime.preparation.preparer import Preparer
+
+    return Preparer.opened(options.preparation, bundle)
 
 
 def _close(stages: Stages) -> None:
@@ -234,6 +269,14 @@ def _backends(stages: Stages) -> dict[str, Backend]:
     """The opened networks by role."""
     tasks = {"harmonizer": stages.harmonizer, "age": stages.predictor, "diagnosis": stages.diagnosis}
     return {role: task.backend for role, task in tasks.items() if task is not None}
+
+
+def _age(stages: Stages) -> dict[str, Any]:
+    """What run.json says about an age network: which age is shown, and its interval; nothing without one."""
+    if stages.predictor is None:
+        return {}
+    bundle = stages.bundle
+    return {"age": age_interval.summary(bundle.age_interval, bundle.age_bias, bundle.cohort.get("age_range"))}
 
 
 def _diagnosis(stages: Stages) -> dict[str, Any]:
@@ -262,9 +305,10 @@ def _notes(stages: Stages) -> list[str]:
 
 def _shown(options: RunOptions) -> dict[str, Any]:
     """Options as run.json shows them: no ages, no paths, and of `build` whether engines may be built."""
-    hidden = ("ages", "limits")
+    hidden = ("ages", "limits", "preparation")
     shown = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in hidden}
-    return {**shown, "build": options.build is not None}
+    prepare = options.preparation.shown() if options.preparation else None
+    return {**shown, "build": options.build is not None, "prepare": prepare}
 
 
 def _timings(scans: Sequence[ScanResult], wall: float) -> dict[str, Any]:
@@ -285,6 +329,7 @@ def _write_tables(
 ) -> list[str]:
     """Write the run's own files; what cannot be written is returned, one line each."""
     problems: list[str] = []
+    intervals = run.get("age", {}).get("age_interval_coverage") is not None
 
     @contextmanager
     def attempt(name: str) -> Iterator[None]:
@@ -295,28 +340,18 @@ def _write_tables(
             problems.append(scrub(f"{name} could not be written: {text}", None, out))
 
     with attempt("predictions.tsv"):
-        atomic_write_bytes(out / "predictions.tsv", predictions_tsv(scans, positive))
+        atomic_write_bytes(out / "predictions.tsv", predictions_tsv(scans, positive, intervals))
     with attempt("dataset_description.json"):
         atomic_write_bytes(out / "dataset_description.json", to_json(dataset_description()))
     with attempt("run.json"):
         atomic_write_bytes(out / "run.json", to_json(run))
     if report:
         with attempt("report.html"):
-            from hz_runtime.report import write_report
+            from hz_runtime.report import figures_of, write_pages
 
-            write_report(out / "report.html", run, _figures(out, scans))
+            write_pages(out, run, figures_of(out, run["scans"]))
     else:
-        with suppress(OSError):  # one of an earlier run would show other scans than run.json
-            (out / "report.html").unlink()
+        from hz_runtime.report import remove_pages
+
+        remove_pages(out)
     return problems
-
-
-def _figures(out: Path, scans: Sequence[ScanResult]) -> dict[str, Any]:
-    from hz_runtime.report import Figure
-
-    figures = {}
-    for scan in scans:
-        if scan.figure:
-            with suppress(OSError, HzError):  # a report without one picture is better than none
-                figures[scan.name] = Figure.from_bytes((out / scan.figure).read_bytes())
-    return figures

@@ -4,8 +4,8 @@ One place for training, calibration, parity and running, so that they cannot dri
 live in the bundle (`Recipe.to_dict`); the defaults here are those of the paper: the MNI152 template
 grid of 91 x 109 x 91 voxels of 2 mm, resized to 64 x 64 x 64, min-max to [0, 1].
 
-What this module does not do: N4, skull stripping, and the six-degree registration. It expects a
-skull-stripped scan. A brain that sits elsewhere than the template's is shifted there (translation
+What this module does not do: N4, skull stripping, and the six-degree registration (`preparation` does). It
+expects a skull-stripped scan. A brain that sits elsewhere than the template's is shifted there (translation
 only) and flagged; a rotation is not undone.
 """
 
@@ -149,7 +149,8 @@ def prepare(
     if cm3 < SMALLEST_BRAIN_CM3:
         raise NoBrain(
             f"only {cm3:.3g} cm3 of foreground: an adult brain has 900 to 1900.",
-            "Give a skull-stripped T1-weighted head, and check that the voxel sizes in its header are in mm.",
+            "Give a skull-stripped T1-weighted head (a whole one to  hz-run --prepare), and check that the "
+            "voxel sizes in its header are in mm.",
         )
     offset = _centroid(mask, thin_affine) - np.asarray(recipe.centre_mm)
     moved = recipe.placement == "centroid" and float(np.linalg.norm(offset)) > recipe.centre_tolerance_mm
@@ -161,7 +162,7 @@ def prepare(
     if coverage < LEAST_COVERAGE:
         raise NoBrain(
             f"only {coverage:.0%} of the brain lies within the {recipe.template} field of view.",
-            "Register the scan to the template first (6 degrees of freedom, for example flirt -dof 6).",
+            "Register the scan to the template first:  hz-run --prepare SCAN",
         )
     template = resample(volume.data, moved_by @ volume.affine, recipe.template_shape, recipe.template_affine)
     resized = resample(template, recipe.template_affine, recipe.grid_shape, recipe.grid_affine)
@@ -245,7 +246,7 @@ def _placement_flags(offset: F64, moved: bool, features: Mapping[str, float]) ->
     if moved:
         flags.append(
             f"the brain lay {distance:.0f} mm from the template's place and was shifted there; "
-            "a rotation, if there is one, was not undone"
+            "a rotation, if there is one, was not undone (hz-run --prepare registers a head or a brain)"
         )
     if features["coverage"] < 0.98:
         flags.append(f"{1 - features['coverage']:.0%} of the brain lies outside the template's field of view")

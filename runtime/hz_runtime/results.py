@@ -17,9 +17,11 @@ from typing import Any, Literal
 
 Status = Literal["ok", "flagged", "failed", "skipped"]
 STAGES = ("read", "prepare", "infer", "write")
+STEPS = ("prepare.mask", "prepare.registration", "prepare.n4", "prepare.resampling")
 NOT_REACHED = "not reached: the run was interrupted; the same command goes on from here"
 DONE_BEFORE = "done before: same scan, bundle and options"
 COLUMNS = ("input", "status", "age_raw", "age_corrected", "age", "brain_pad", "flags")
+INTERVAL_COLUMNS = ("age_low", "age_high")  # after age_corrected, of bundles with a prediction interval
 DIAGNOSIS_COLUMNS = ("diagnosis_probability", "probability_of")  # before flags, of bundles that diagnose
 
 
@@ -33,9 +35,13 @@ class ScanResult:
     recorded : for a scan that an earlier run did, the status it got then; else empty.
     outputs, figure : names relative to the output folder.
     age_raw, age_corrected : predicted years; None without an age network or without correction.
+    age_interval : lower and upper limit around the age shown (the corrected one where there is one), years;
+        None where the bundle holds no interval.
     age : known age in years, where one was given.
     diagnosis_probability : of the bundle's positive label, 0 to 1; None without a diagnosis network.
-    seconds : wall time by stage (read, prepare, infer, write).
+    seconds : wall time by stage (read, prepare, infer, write), and by step of a raw head's preparation, as
+        "prepare.registration".
+    gates : verdicts of the gates of a raw head's preparation (`preparation.gates.Verdict.to_dict`).
     """
 
     input: str
@@ -52,6 +58,8 @@ class ScanResult:
     recorded: str = ""
     diagnosis_probability: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    gates: tuple[Mapping[str, Any], ...] = ()
+    age_interval: tuple[float, float] | None = None
 
     @property
     def brain_pad(self) -> float | None:
@@ -70,13 +78,15 @@ class ScanResult:
             "figure": self.figure,
             "age_raw": self.age_raw,
             "age_corrected": self.age_corrected,
+            "age_interval": None if self.age_interval is None else list(self.age_interval),
             "age": self.age,
             "brain_pad": self.brain_pad,
             "diagnosis_probability": self.diagnosis_probability,
             "flags": list(self.flags),
             "recorded": self.recorded,
             "sha256": self.sha256,
-            "seconds": {stage: round(self.seconds[stage], 4) for stage in STAGES if stage in self.seconds},
+            "seconds": {key: round(self.seconds[key], 4) for key in STAGES + STEPS if key in self.seconds},
+            "gates": [dict(gate) for gate in self.gates],
         }
 
 
@@ -119,18 +129,23 @@ def count(scans: Sequence[ScanResult]) -> dict[str, int]:
     return {status: counts[status] for status in ("ok", "flagged", "failed", "skipped")}
 
 
-def predictions_tsv(scans: Sequence[ScanResult], positive: str | None = None) -> bytes:
+def predictions_tsv(
+    scans: Sequence[ScanResult], positive: str | None = None, intervals: bool = False
+) -> bytes:
     """predictions.tsv, one row a scan in input order, n/a where there is no value.
 
     positive : the label whose probability a diagnosis network gives; None without one, and no such columns.
+    intervals : whether the bundle holds a prediction interval of the age; else there are no such columns.
 
     The status of a scan that an earlier run did is the one it got then, so that a resumed run's table
     equals an undisturbed one's.
     """
+    limits = INTERVAL_COLUMNS if intervals else ()
     more = DIAGNOSIS_COLUMNS if positive is not None else ()
-    lines = ["\t".join([*COLUMNS[:-1], *more, COLUMNS[-1]])]
+    lines = ["\t".join([*COLUMNS[:4], *limits, *COLUMNS[4:-1], *more, COLUMNS[-1]])]
     for scan in scans:
-        values = [scan.age_raw, scan.age_corrected, scan.age, scan.brain_pad]
+        ends = (scan.age_interval or (None, None)) if intervals else ()
+        values = [scan.age_raw, scan.age_corrected, *ends, scan.age, scan.brain_pad]
         numbers = ["n/a" if v is None else f"{v:.2f}" for v in values]
         if positive is not None:
             probability = scan.diagnosis_probability

@@ -9,6 +9,7 @@ machine, so that a repeated run writes the same bytes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from hz_runtime.errors import UsageError
 from hz_runtime.files import sha256_file, sweep_temporaries
 from hz_runtime.inputs import LOCK_NAME
 
-RECORD_VERSION = 2  # raised when the same scan, bundle and options would give other bytes
+RECORD_VERSION = 3  # raised when the same scan, bundle and options would give other bytes
 _TEMP = re.compile(r"^\..+\.\d+\.tmp$", re.DOTALL)
 _MAX_RECORD_BYTES = 1 << 20
 
@@ -32,6 +33,9 @@ class Record:
     """The part of a sidecar that hz reads back, stored under its key "hz".
 
     outputs : name relative to the output folder -> {"bytes": int, "sha256": hex}.
+    age_interval : around the age shown, years; age_interval_coverage : its nominal coverage.
+    gates : what the gates of preparation found. They stand in the sidecar outside of this part, and are only
+        read back with it.
     """
 
     input_sha256: str
@@ -44,9 +48,15 @@ class Record:
     outputs: Mapping[str, Mapping[str, Any]]
     figure: str | None
     diagnosis_probability: float | None = None
+    gates: tuple[Mapping[str, Any], ...] = ()
+    age_interval: tuple[float, float] | None = None
+    age_interval_coverage: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        predictions = {"age_raw": self.age_raw, "age_corrected": self.age_corrected}
+        predictions: dict[str, Any] = {"age_raw": self.age_raw, "age_corrected": self.age_corrected}
+        if self.age_interval is not None:
+            predictions["age_interval"] = list(self.age_interval)
+            predictions["age_interval_coverage"] = self.age_interval_coverage
         if self.diagnosis_probability is not None:
             predictions["diagnosis_probability"] = self.diagnosis_probability
         return {
@@ -73,7 +83,8 @@ def read_record(path: Path) -> Record | None:
     try:
         if path.stat().st_size > _MAX_RECORD_BYTES:
             return None
-        stored = json.loads(path.read_bytes())["hz"]
+        content = json.loads(path.read_bytes())
+        stored, around = content["hz"], content.get("Preparation", content)
         if stored["record"] != RECORD_VERSION:
             return None
         ages = stored["predictions"]
@@ -91,6 +102,9 @@ def read_record(path: Path) -> Record | None:
             },
             None if stored["figure"] is None else str(stored["figure"]),
             _number(ages.get("diagnosis_probability")),
+            gates=tuple(dict(gate) for gate in around.get("gates", ())),
+            age_interval=_pair(ages.get("age_interval")),
+            age_interval_coverage=_number(ages.get("age_interval_coverage")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
@@ -98,6 +112,13 @@ def read_record(path: Path) -> Record | None:
 
 def _number(value: Any) -> float | None:
     return None if value is None else float(value)
+
+
+def _pair(value: Any) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    low, high = value
+    return float(low), float(high)
 
 
 def intact(out: Path, record: Record) -> bool:
@@ -125,6 +146,8 @@ def locked(out: Path) -> Iterator[None]:
 
     try:
         out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK | os.X_OK):  # an earlier run's lock file may still be writable
+            raise PermissionError(errno.EACCES, "it is read-only, or you have no permission to write")
         handle = os.open(out / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise UsageError(

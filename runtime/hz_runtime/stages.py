@@ -1,16 +1,12 @@
 """What happens to one scan: read, prepare, infer, write. Each step knows nothing of threads or queues.
 
-A step takes a Job, adds to it, and raises when the scan cannot go on; `failure` puts any exception into
-one line that names no folder.
+A step takes a Job, adds to it, and raises when the scan cannot go on.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import re
-import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -21,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime import outliers, resume
-from hz_runtime.errors import HzError, UnreadableScan
-from hz_runtime.files import atomic_write_bytes, sha256_bytes, sha256_file, shown
+from hz_runtime.errors import HzError
+from hz_runtime.files import atomic_write_bytes, sha256_bytes, sha256_file
 from hz_runtime.guided import native_harmonized
 from hz_runtime.inputs import InputScan
 from hz_runtime.recipe import Prepared, Recipe, prepare
@@ -32,6 +28,7 @@ from hz_runtime.volume import Geometry, ReadLimits, Volume, read_volume, write_v
 if TYPE_CHECKING:
     from hz_runtime.backends.base import Backend
     from hz_runtime.bundle import Bundle
+    from hz_runtime.preparation.preparer import Preparer
     from hz_runtime.tasks import AgePredictor, DiagnosisPredictor, Harmonizer
 
 F32 = NDArray[np.float32]
@@ -62,10 +59,18 @@ class Job:
     harmonized: F32 | None = None  # (64, 64, 64) in [0, 1]
     age_raw: float | None = None
     age_corrected: float | None = None
+    age_interval: tuple[float, float] | None = None  # around the age shown
     diagnosis_probability: float | None = None
+    preparation: dict[str, Any] | None = None  # of a raw head: what its sidecar says about it
+    model_grid: Geometry | None = None  # of a raw head: where the network's grid lies in the template's world
     engine: dict[str, str] | None = None  # what ran its network; a run may change engines on its way
     voxels: int = 0  # what the memory bound counts it as while it holds its volume
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def gates(self) -> tuple[dict[str, Any], ...]:
+        """Verdicts of the gates that it passed."""
+        return tuple(self.preparation["gates"]) if self.preparation else ()
 
     def drop(self) -> None:
         """Let go of everything large."""
@@ -74,7 +79,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Stages:
-    """The four steps over one bundle and one output folder. Safe to call from several threads."""
+    """The four steps over one bundle and one output folder. Safe to call from several threads.
+
+    preparer : takes raw heads to brains; None for scans that are skull-stripped already.
+    """
 
     bundle: Bundle
     recipe: Recipe
@@ -89,6 +97,7 @@ class Stages:
     batch: int
     limits: ReadLimits | None = None
     diagnosis: DiagnosisPredictor | None = None
+    preparer: Preparer | None = None
 
     @property
     def spaces(self) -> tuple[Literal["native", "model"], ...]:
@@ -101,11 +110,7 @@ class Stages:
     def read(self, job: Job) -> ScanResult | None:
         """Read the scan into `job`; or the result of an earlier run, when that is complete and fits."""
         path = job.scan.path
-        if not path.exists():
-            what = "a link to a file that is not here" if path.is_symlink() else "no such file"
-            raise UnreadableScan(f"{path.name}: {what}.", "Check the name, or fetch the file's content.")
-        if not path.is_file():
-            raise UnreadableScan(f"{path.name}: not a file.", "Give a .nii, .nii.gz or .mgz scan.")
+        job.scan.check()
         if not self.overwrite and (before := self._done_before(job)):
             return before
         job.volume = read_volume(path, self.limits) if self.limits else read_volume(path)
@@ -139,20 +144,52 @@ class Stages:
             flags=record.flags,
             sha256=record.input_sha256,
             recorded=record.status,
+            gates=record.gates,
+            age_interval=record.age_interval,
         )
 
     def _listed(self, scan: InputScan) -> list[str]:
         return [name for volume in self.outputs(scan) for name in (volume, _sidecar(volume))]
 
     def prepare(self, job: Job) -> None:
-        """Bring the scan onto the network's grid."""
+        """Bring the scan onto the network's grid; a raw head by way of the template's space."""
         assert job.volume is not None
-        prepared = prepare(job.volume, self.recipe, self.bundle.statistics)
+        if self.preparer is None:
+            prepared = prepare(job.volume, self.recipe, self.bundle.statistics)
+        else:
+            prepared = self._through_template(job, job.volume, self.preparer)
         reference = self.bundle.cohort.get("reference")
         if reference:  # bundles of before outlier scores have none
             found = outliers.score(prepared.features, prepared.grid, reference)
             prepared = replace(prepared, flags=(*prepared.flags, *found.reasons))
         job.prepared = prepared
+
+    def _through_template(self, job: Job, volume: Volume, preparer: Preparer) -> Prepared:
+        from hz_runtime.preparation.gates import Refused
+        from hz_runtime.preparation.preparer import step_seconds, told
+
+        try:
+            head = preparer(volume)
+        except Refused:
+            self._withdraw(job.scan)
+            raise
+        job.preparation = told(preparer, head)
+        job.seconds.update(step_seconds(head))
+        # From here on the scan is its brain. Zero means outside, so that a voxel inside that measured nothing
+        # must not have it.
+        np.maximum(head.brain, np.finfo(np.float32).tiny, out=head.brain, where=head.mask)
+        job.volume = replace(volume, data=head.brain)
+        prepared = preparer.onto_grid(head, self.recipe, self.bundle.statistics)
+        job.model_grid = Geometry.from_affine(
+            prepared.grid.shape, prepared.grid_affine, code=preparer.geometry.sform_code
+        )
+        return replace(prepared, grid_affine=np.linalg.inv(head.pose) @ prepared.grid_affine)
+
+    def _withdraw(self, scan: InputScan) -> None:
+        """Remove what an earlier run made of a scan that is now refused: no result means none."""
+        for name in (*reversed(self._listed(scan)), f"figures/{scan.name}.json"):
+            with suppress(OSError):
+                (self.out / name).unlink()
 
     def infer(self, jobs: Sequence[Job]) -> None:
         """Run the networks on up to `batch` scans.
@@ -180,6 +217,9 @@ class Stages:
                 job.age_raw = _rounded(ages.raw, n)
                 corrected = self.predictor is not None and self.predictor.bias is not None
                 job.age_corrected = _rounded(ages.corrected, n) if corrected else None
+                if ages.interval is not None and np.isfinite(ages.interval[n]).all():
+                    low, high = np.round(ages.interval[n], 4).tolist()
+                    job.age_interval = (low, high)
             job.diagnosis_probability = _rounded(probable, n)
 
     def write(self, job: Job) -> ScanResult:
@@ -211,7 +251,10 @@ class Stages:
         geometry, sha256 = volume.geometry, volume.sha256
         job.volume = None  # a big scan's voxels are not needed while it is compressed
         grids: dict[str, tuple[F32, Geometry]] = {
-            "model": (harmonized, Geometry.from_affine(harmonized.shape, prepared.grid_affine)),
+            "model": (
+                harmonized,
+                job.model_grid or Geometry.from_affine(harmonized.shape, prepared.grid_affine),
+            ),
         }
         if native is not None:
             grids["native"] = (native, geometry)
@@ -230,6 +273,8 @@ class Stages:
             outputs[figure] = {"bytes": len(drawn), "sha256": sha256_bytes(drawn)}
 
         flags = (*prepared.flags, *self._age_flags(job), *self._diagnosis_flags(job))
+        interval = self.predictor.interval if self.predictor and job.age_interval else None
+        flags = flags if interval is None else (*flags, *interval.caveat(flags))
         status: Literal["ok", "flagged"] = "flagged" if flags else "ok"
         sidecars = {space: self._sidecar(job, prepared, space) for space in self.spaces}
         for space in self.spaces[1:]:
@@ -249,6 +294,8 @@ class Stages:
             outputs,
             figure,
             job.diagnosis_probability,
+            age_interval=job.age_interval,
+            age_interval_coverage=None if interval is None else interval.level,
         )
         main = {**sidecars[self.spaces[0]], "hz": record.to_dict()}
         atomic_write_bytes(self.out / _sidecar(self.outputs(scan)[0]), _json(main))
@@ -266,6 +313,8 @@ class Stages:
             flags=flags,
             sha256=sha256,
             seconds=job.seconds,
+            gates=job.gates,
+            age_interval=job.age_interval,
         )
 
     def _age_flags(self, job: Job) -> list[str]:
@@ -287,7 +336,8 @@ class Stages:
         return {
             "Description": f"T1-weighted scan harmonized to {target or 'the reference site'}",
             "Sources": [_plain(job.scan.path.name)],
-            "SpatialReference": "orig" if space == "native" else self._grid_reference(prepared),
+            "SpatialReference": "orig" if space == "native" else self._grid_reference(job, prepared),
+            **({} if space == "native" else {"Resolution": "the voxel grid of the network"}),
             "Units": "arbitrary",
             "SkullStripped": True,
             "GeneratedBy": [
@@ -302,11 +352,18 @@ class Stages:
             "SourceIntensityRange": [_digits(prepared.low), _digits(prepared.high)],
             "TranslationMm": [_digits(x) for x in prepared.shift_mm],
             "Features": {k: _digits(v) for k, v in sorted(prepared.features.items())},
+            **({"Preparation": job.preparation} if job.preparation else {}),
         }
 
-    def _grid_reference(self, prepared: Prepared) -> str:
-        """Where the model grid lies: its affine is in the scan's own world, so that it overlays the scan."""
+    def _grid_reference(self, job: Job, prepared: Prepared) -> str:
+        """Where the model grid lies: of a raw head in the template's world; else its affine is in the scan's
+        own world, so that it overlays the scan."""
         shape = " x ".join(map(str, self.recipe.grid_shape))
+        if job.model_grid is not None:
+            return (
+                f"{self.recipe.template} template field of view on {shape} voxels, in template coordinates "
+                "(Preparation.transform leads there)"
+            )
         moved = ", moved to the scan" if any(prepared.shift_mm) else ""
         return f"{self.recipe.template} template field of view on {shape} voxels{moved}"
 
@@ -340,35 +397,3 @@ def _rounded(answers: Any, n: int) -> float | None:
         return None
     value = float(np.asarray(answers).reshape(-1)[n])
     return round(value, 4) if np.isfinite(value) else None
-
-
-def failure(error: BaseException, scan: InputScan, out: Path) -> tuple[str, str | None]:
-    """(reason in one line, traceback for the log or None) of what stopped a scan. Names no folder."""
-    if isinstance(error, HzError):
-        reason = scrub(error.one_line, scan, out)
-        return reason.removeprefix(f"{shown(scan.path)}: "), None  # the row names the scan already
-    if isinstance(error, MemoryError):
-        return "not enough memory for this scan; run it alone, or on a machine with more.", None
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            "the disk is full: nothing was kept of this scan; make room and run the same command again.",
-            None,
-        )
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    trace = "".join(traceback.format_exception(error))
-    if isinstance(error, OSError):
-        text = f"{error.strerror or type(error).__name__} (the traceback is in hz-run.log)"
-        return scrub(text, scan, out), scrub(trace, scan, out)
-    return scrub(f"internal: {text} (the traceback is in hz-run.log)", scan, out), scrub(trace, scan, out)
-
-
-def scrub(text: str, scan: InputScan | None, out: Path) -> str:
-    """`text` without the folders of the input, the output and the code."""
-    folders = [(str(out), "OUT")]
-    if scan is not None:
-        folders.append((str(scan.path), scan.label))
-        folders.append((str(scan.path.parent), "IN"))
-    for folder, name in sorted(folders, key=lambda f: -len(f[0])):
-        if len(folder) > 1:
-            text = text.replace(folder, name)
-    return re.sub(r'File "[^"]*?([^/"]+/[^/"]+)"', r'File "\1"', text)

@@ -218,20 +218,21 @@ def _check_content(data: Float32, nonfinite: int, constant: bool, limits: ReadLi
 
 def write_volume(
     path: str | os.PathLike[str],
-    data: npt.NDArray[np.floating[Any]],
+    data: npt.NDArray[Any],
     geometry: Geometry,
     *,
-    dtype: Literal["int16", "float32"] = "int16",
+    dtype: Literal["int16", "float32", "uint8"] = "int16",
 ) -> str:
     """Write a RAS-ordered array on the grid of `geometry`, as NIfTI; SHA-256 of the bytes written.
 
     path : .nii or .nii.gz.  data : (I, J, K) of geometry.ras_shape, finite.
     int16 stores round(data / slope) with slope = max|data| / 32767 and intercept 0: 0 stays exactly 0 and
-    the error is slope / 2 at most (0.4 % more for float32 rounding). The same input gives the same bytes
+    the error is slope / 2 at most (0.4 % more for float32 rounding). uint8 is for masks and labels: whole
+    numbers from 0 to 255, or bool, stored as they are. The same input gives the same bytes
     (gzip without name or time), and the file appears whole or not at all. Affine, q/sform codes and units
     are those of `geometry`.
     Raises GridMismatch where the shapes differ, UsageError for another suffix, HzError where the disk
-    refuses, ValueError for values that are not finite.
+    refuses, ValueError for values that are not finite or that uint8 cannot hold.
     """
     name = shown(path)
     lower = name.lower()
@@ -239,7 +240,7 @@ def write_volume(
         raise UsageError(f"{name}: hz writes .nii and .nii.gz.", f"Name it {stem(name)}.nii.gz")
     data = np.asarray(data)
     slope = _slope(data, dtype)
-    coded = _quantized(data, slope) if dtype == "int16" else data.astype("<f4", copy=False)
+    coded = _quantized(data, slope) if dtype == "int16" else _as_stored(data, dtype)
     stored = np.asfortranarray(geometry.from_ras(coded))
     pieces: list[bytes | memoryview] = [encode_header(geometry, stored.dtype, slope), stored.T.data]
     content = b"".join(_deflated(pieces) if lower.endswith(".gz") else pieces)
@@ -248,17 +249,25 @@ def write_volume(
 
 
 def _slope(data: npt.NDArray[Any], dtype: str) -> float:
-    if dtype not in ("int16", "float32"):
-        raise ValueError(f"write_volume: dtype is int16 or float32, not {dtype!r}.")
+    if dtype not in ("int16", "float32", "uint8"):
+        raise ValueError(f"write_volume: dtype is int16, float32 or uint8, not {dtype!r}.")
     largest = max(abs(float(data.max())), abs(float(data.min())))  # a NaN anywhere makes both NaN
     if not np.isfinite(np.float32(largest)):
         raise ValueError("write_volume: the data hold NaN, infinite or too large values.")
-    if dtype == "float32" or largest == 0.0:
+    if dtype != "int16" or largest == 0.0:
         return 1.0
     # As the header stores it, so that what is divided by here is what a reader multiplies with; rounded
     # up where float32 rounded down, so that the largest value still fits.
     slope = np.float32(max(largest / _INT16_MAX, float(np.finfo(np.float32).tiny)))
     return float(slope if float(slope) * _INT16_MAX >= largest else np.nextafter(slope, np.float32(np.inf)))
+
+
+def _as_stored(data: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
+    if dtype == "float32":
+        return data.astype("<f4", copy=False)
+    if not (data.min() >= 0 and data.max() <= 255 and np.array_equal(coded := data.astype("u1"), data)):
+        raise ValueError("write_volume: uint8 holds whole numbers from 0 to 255.")
+    return coded
 
 
 def _quantized(data: npt.NDArray[Any], slope: float) -> npt.NDArray[np.int16]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -50,9 +52,14 @@ def test_one_bad_scan_stops_no_batch(batch: tuple[Path, int, str]) -> None:
     assert code == 3
     assert "3 scans: 1 ok, 2 failed" in output
     assert "Traceback" not in output
-    lines = (out / "preparation.tsv").read_text().splitlines()
-    assert [line.split("\t")[1] for line in lines] == ["status", "ok", "failed", "failed"]
-    assert "slice thickness" in lines[2]
+    with open(out / "preparation.tsv", newline="") as table:
+        good, thick, damaged = csv.DictReader(table, delimiter="\t")
+    assert [row["status"] for row in (good, thick, damaged)] == ["ok", "failed", "failed"]
+    assert "slice thickness" in thick["reason"]
+    assert [row["failed_gates"] for row in (good, thick, damaged)] == ["n/a", "slice thickness", "n/a"]
+    assert (good["slice_thickness"], thick["slice_thickness"]) == ("2", "4.8")
+    assert float(good["similarity"]) > 0.9  # its brain is the template's
+    assert (thick["similarity"], damaged["grey_levels"]) == ("n/a", "n/a")  # gates that were not reached
     assert not list(out.glob("sub-02*.nii.gz")) and not list(out.glob(".*tmp"))
     refused = json.loads((out / "sub-02_desc-preparation.json").read_text())
     verdict = {gate["gate"]: gate for gate in refused["gates"]}["slice thickness"]
@@ -68,6 +75,11 @@ def test_what_is_written(batch: tuple[Path, int, str]) -> None:
     mask = read_volume(out / "sub-01_space-MNI152_res-2_desc-brain_mask.nii.gz").data > 0.5
     assert not brain.data[~mask].any()
     assert not prepare(brain, recipe).flags  # what hz-run makes of it: in its place
+    for name in ("sub-01_desc-brain_mask.nii.gz", "sub-01_space-MNI152_res-2_desc-brain_mask.nii.gz"):
+        image = nibabel.load(out / name)
+        assert image.get_data_dtype() == np.uint8
+        assert set(np.unique(image.dataobj.get_unscaled())) == {0, 1}
+        assert (image.dataobj.slope, image.dataobj.inter) == (1, 0)
     native = read_volume(out / "sub-01_desc-brain_T1w.nii.gz")
     assert native.shape == made_head()[0].shape
     transform = json.loads((out / "sub-01_from-T1w_to-MNI152_mode-image_xfm.json").read_text())
@@ -112,10 +124,12 @@ def test_a_fault_in_one_scan_is_told_and_logged(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a fault of hz")
 
-    monkeypatch.setattr("hz_runtime.preparation.folder.prepare_head", broken)
+    monkeypatch.setattr("hz_runtime.preparation.preparer.prepare_head", broken)
     code, output = run(heads / "sub-01_T1w.nii.gz", "--out", tmp_path)
     assert code == 3 and "a fault of hz" in output
-    assert "RuntimeError" in (tmp_path / "hz-run.log").read_text()
+    assert "hz-prepare.log" in output
+    assert "RuntimeError" in (tmp_path / "hz-prepare.log").read_text()
+    assert not (tmp_path / "hz-run.log").exists()
 
 
 def test_help_is_light() -> None:

@@ -93,7 +93,7 @@ def test_a_single_frame_fourth_axis_is_dropped() -> None:
 @pytest.mark.parametrize(
     ("shape", "says"),
     [
-        ((20, 24, 16, 176), "176 frames; hz-run harmonizes one T1-weighted volume at a time"),
+        ((20, 24, 16, 176), "176 frames; hz takes one T1-weighted volume at a time"),
         ((20, 24, 16, 1, 3), "5 axes"),
         ((20, 24, 16, 2, 1, 1, 2), "7 axes"),
         ((200, 240), "2-D image of 200x240"),

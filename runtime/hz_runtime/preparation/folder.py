@@ -7,33 +7,30 @@ pose and every gate's verdict. A refused scan gets a record too, and no file bes
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from hz_runtime.errors import HzError, UnreadableScan
+from hz_runtime.errors import HzError
+from hz_runtime.failures import failure
 from hz_runtime.files import atomic_write_bytes, sha256_bytes, sha256_file
-from hz_runtime.geometry import Geometry
 from hz_runtime.inputs import InputScan
-from hz_runtime.n4 import niimath_program
-from hz_runtime.preparation.gates import Refused, Verdict
-from hz_runtime.preparation.registration import rotation_degrees, scales
-from hz_runtime.preparation.steps import MaskChoice, PreparedHead, prepare_head
+from hz_runtime.preparation.gates import NAMES
+from hz_runtime.preparation.preparer import Preparer, step_seconds, told
+from hz_runtime.preparation.steps import PreparedHead
 from hz_runtime.preparation.template import Template
 from hz_runtime.results import DONE_BEFORE, NOT_REACHED, ScanResult, to_json
 from hz_runtime.resume import Record, fingerprint, intact, read_record
-from hz_runtime.runlog import LOG_NAME, RunLog
-from hz_runtime.stages import failure
+from hz_runtime.runlog import RunLog
 from hz_runtime.volume import Volume, read_volume, write_volume
 
-MNI_CODE = 4  # NIfTI xform code of MNI152 coordinates
-Mask = NDArray[np.bool_]
+LOG_NAME = "hz-prepare.log"
+_WORDS = {"skipped": "not reached"}  # a scan that was done before has its record's status as well
 
 
 def brain_suffix(template: Template) -> str:
@@ -41,40 +38,24 @@ def brain_suffix(template: Template) -> str:
     return f"_space-{template.name}_res-2_desc-brain_T1w.nii.gz"
 
 
-@dataclass(frozen=True)
-class Preparation:
-    """How a batch is prepared.
-
-    dof, brain_mask : as for `steps.prepare_head`; brain_mask may also be the path of a mask on the grid of
-    the batch's only scan.  threads : of each scan's registration.  overwrite : redo what is done.
-    """
-
-    dof: Literal[6, 12] = 6
-    brain_mask: MaskChoice | Path = "auto"
-    threads: int = 1
-    overwrite: bool = False
-
-    def fingerprint(self) -> str:
-        """sha256 hex of what shapes a result."""
-        mask = sha256_file(self.brain_mask) if isinstance(self.brain_mask, Path) else self.brain_mask
-        return fingerprint({"preparation": 1, "dof": self.dof, "brain_mask": mask})
-
-
 @dataclass(frozen=True, eq=False)
 class HeadFolder:
-    """An output folder, the template and the choices of one run; `prepare` is safe from several threads.
+    """An output folder and what prepares the scans of one run; `prepare` is safe from several threads.
 
-    Raises UsageError where niimath is not installed.
+    overwrite : redo what is done.
     """
 
     out: Path
-    template: Template
-    choices: Preparation
-    made_by: str = field(init=False)  # `Preparation.fingerprint`
+    preparer: Preparer
+    overwrite: bool = False
 
-    def __post_init__(self) -> None:
-        niimath_program("Preparing heads")  # missing, it would fail every scan with the same line
-        object.__setattr__(self, "made_by", self.choices.fingerprint())
+    @property
+    def template(self) -> Template:
+        return self.preparer.template
+
+    @cached_property
+    def _made_by(self) -> str:
+        return fingerprint({"preparation": self.preparer.identity})
 
     def run(
         self, scans: Sequence[InputScan], workers: int, stop: threading.Event | None = None
@@ -95,30 +76,31 @@ class HeadFolder:
         """One scan, from file to files; whatever goes wrong with it becomes its result."""
         sha256 = None
         try:
-            if not scan.path.is_file():
-                raise UnreadableScan(f"{scan.path.name}: no such file.", "Check the name.")
-            if not self.choices.overwrite and (before := self._done_before(scan)):
+            scan.check()
+            if not self.overwrite and (before := self._done_before(scan)):
                 return before
             volume = read_volume(scan.path)
             sha256 = volume.sha256
-            head = prepare_head(
-                volume,
-                self.template,
-                dof=self.choices.dof,
-                brain_mask=self._mask(),
-                threads=self.choices.threads,
-            )
+            head = self.preparer(volume)
             outputs = self._write(scan, volume, head)
             return ScanResult(
-                scan.label, scan.name, "ok", outputs=outputs, sha256=sha256, seconds=head.seconds
-            )  # fmt: skip
+                scan.label,
+                scan.name,
+                "ok",
+                outputs=outputs,
+                sha256=sha256,
+                seconds=step_seconds(head),
+                gates=tuple(verdict.to_dict() for verdict in head.verdicts),
+            )
         except Exception as error:
-            reason, trace = failure(error, scan, self.out)
+            reason, trace = failure(error, scan, self.out, LOG_NAME)
             if trace:
                 RunLog(self.out / LOG_NAME).write(f"{scan.label}\n{trace}")
-            with suppress(HzError, OSError):
-                self._write_refusal(scan, sha256, reason, error)
-            return ScanResult(scan.label, scan.name, "failed", reason, sha256=sha256)
+            if scan.path.is_file():  # else an earlier result stays: a share that is gone says nothing of it
+                with suppress(HzError, OSError):
+                    self._write_refusal(scan, sha256, reason, error)
+            gates = tuple(getattr(error, "gates", ()))
+            return ScanResult(scan.label, scan.name, "failed", reason, sha256=sha256, gates=gates)
 
     def record_name(self, scan: InputScan) -> str:
         return f"{scan.name}_desc-preparation.json"
@@ -134,13 +116,9 @@ class HeadFolder:
             f"{scan.name}_from-T1w_to-{self.template.name}_mode-image_xfm.json",
         )
 
-    def _mask(self) -> MaskChoice | Mask:
-        choice = self.choices.brain_mask
-        return read_volume(choice).data > 0 if isinstance(choice, Path) else choice
-
     def _done_before(self, scan: InputScan) -> ScanResult | None:
         record = read_record(self.out / self.record_name(scan))
-        if record is None or record.status != "ok" or record.fingerprint != self.made_by:
+        if record is None or record.status != "ok" or record.fingerprint != self._made_by:
             return None
         if record.bundle != self.template.sha256 or record.input_sha256 != sha256_file(scan.path):
             return None
@@ -148,19 +126,26 @@ class HeadFolder:
             return None
         names = tuple(record.outputs)
         return ScanResult(
-            scan.label, scan.name, "skipped", DONE_BEFORE, names, sha256=record.input_sha256, recorded="ok"
+            scan.label,
+            scan.name,
+            "skipped",
+            DONE_BEFORE,
+            names,
+            sha256=record.input_sha256,
+            recorded="ok",
+            gates=record.gates,
         )
 
     def _write(self, scan: InputScan, volume: Volume, head: PreparedHead) -> tuple[str, ...]:
         names = self.output_names(scan)
-        grid = Geometry.from_affine(self.template.mask.shape, self.template.affine, code=MNI_CODE)
-        own = volume.geometry
-        transform = to_json(_transform(head, self.template))
+        grid, own = self.preparer.geometry, volume.geometry
+        description = told(self.preparer, head)
+        transform = to_json(description.pop("transform"))  # has a file of its own
         hashes = [
             write_volume(self.out / names[0], head.template_brain, grid),
-            _write_mask(self.out / names[1], head.template_mask, grid),
+            write_volume(self.out / names[1], head.template_mask, grid, dtype="uint8"),
             write_volume(self.out / names[2], head.brain, own),
-            _write_mask(self.out / names[3], head.mask, own),
+            write_volume(self.out / names[3], head.mask, own, dtype="uint8"),
             sha256_bytes(transform),
         ]
         atomic_write_bytes(self.out / names[4], transform)
@@ -169,54 +154,36 @@ class HeadFolder:
             for name, sha256 in zip(names, hashes, strict=True)
         }
         record = self._record(volume.sha256, "ok", outputs)
-        self._write_record(scan, record, head.verdicts, {"brain_mask": head.how, "dof": head.dof})
+        self._write_record(scan, record, description)
         return names
 
     def _write_refusal(self, scan: InputScan, sha256: str | None, reason: str, error: Exception) -> None:
         for name in self.output_names(scan):  # an earlier run's, made of another scan or another way
             (self.out / name).unlink(missing_ok=True)
-        verdicts = error.verdicts if isinstance(error, Refused) else ()
         record = self._record(sha256 or "", "failed", {})
-        self._write_record(scan, record, verdicts, {"reason": reason})
+        self._write_record(scan, record, {"reason": reason, "gates": getattr(error, "gates", ())})
 
     def _record(self, sha256: str, status: str, outputs: Mapping[str, Mapping[str, Any]]) -> Record:
-        return Record(sha256, self.template.sha256, self.made_by, status, (), None, None, outputs, None)
+        return Record(sha256, self.template.sha256, self._made_by, status, (), None, None, outputs, None)
 
-    def _write_record(
-        self, scan: InputScan, record: Record, verdicts: Sequence[Verdict], more: Mapping[str, Any]
-    ) -> None:
-        content = {
-            "Sources": [scan.label],
-            **more,
-            "gates": [verdict.to_dict() for verdict in verdicts],
-            "hz": record.to_dict(),
-        }
+    def _write_record(self, scan: InputScan, record: Record, more: Mapping[str, Any]) -> None:
+        content = {"Sources": [scan.label], **more, "hz": record.to_dict()}
         atomic_write_bytes(self.out / self.record_name(scan), to_json(content))
 
 
-def _write_mask(path: Path, mask: Mask, geometry: Geometry) -> str:
-    return write_volume(path, mask.astype(np.float32), geometry)
-
-
-def _transform(head: PreparedHead, template: Template) -> dict[str, Any]:
-    return {
-        "from": "T1w world coordinates, RAS mm",
-        "to": f"{template.name} world coordinates, RAS mm",
-        "matrix": [[float(f"{value:.9g}") for value in row] for row in head.pose],
-        "dof": head.dof,
-        "template": {"name": template.name, "sha256": template.sha256},
-        "similarity": round(head.similarity, 4),
-        "rotation_degrees": round(rotation_degrees(head.pose), 3),
-        "scales": [round(scale, 4) for scale in scales(head.pose)],
-        "engine": "niimath",
-    }
-
-
 def summary(out: Path, results: Sequence[ScanResult]) -> str:
-    """Write preparation.tsv; the line that a run ends with."""
-    lines = ["\t".join(("input", "status", "reason"))]
-    lines += ["\t".join((r.input, r.status, " ".join(r.reason.split()))) for r in results]
+    """Write preparation.tsv, with what every gate measured; the line that a run ends with."""
+    lines = ["\t".join(("input", "status", "reason", "failed_gates", *(g.replace(" ", "_") for g in NAMES)))]
+    for result in results:
+        gates = {str(gate["gate"]): gate for gate in result.gates}
+        failed = ", ".join(name for name, gate in gates.items() if not gate["passed"]) or "n/a"
+        values = ["n/a" if (v := gates.get(g, {}).get("value")) is None else f"{v:g}" for g in NAMES]
+        reason = "" if result.recorded else " ".join(result.reason.split())  # as of an undisturbed run
+        row = (result.input, result.recorded or result.status, reason, failed)
+        lines.append("\t".join((*row, *values)))
     atomic_write_bytes(out / "preparation.tsv", ("\n".join(lines) + "\n").encode())
-    counts = {status: sum(r.status == status for r in results) for status in ("ok", "skipped", "failed")}
-    told = [f"{n} {'done before' if s == 'skipped' else s}" for s, n in counts.items() if n]
+    counts = Counter("done before" if r.recorded else _WORDS.get(r.status, r.status) for r in results)
+    told = [
+        f"{counts[word]} {word}" for word in ("ok", "done before", "failed", "not reached") if counts[word]
+    ]
     return f"{len(results)} scan{'' if len(results) == 1 else 's'}: {', '.join(told)}"

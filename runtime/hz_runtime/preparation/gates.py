@@ -25,6 +25,10 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 INFINITE = float("inf")
+NAMES = (
+    "intensities", "slice thickness", "field of view", "grey levels", "similarity", "size", "coverage",
+    "contrast", "brain volume", "brain shape", "placement", "capture",
+)  # of all gates, in the order they are asked  # fmt: skip
 
 SMALLEST_VIEW_MM = 100.0  # an adult brain is about 140 x 170 x 120 mm
 THICKEST_MM = 3.0  # the network's voxel is 2.84 mm: thicker slices do not hold what it reads
@@ -81,6 +85,11 @@ class Refused(ScanError):
         also = f"; also {', '.join(v.gate for v in failed[1:])}" if len(failed) > 1 else ""
         super().__init__(f"refused by the gate {failed[0]}{also}.")
         self.verdicts = verdicts
+
+    @property
+    def gates(self) -> tuple[dict[str, Any], ...]:
+        """The verdicts in plain JSON types."""
+        return tuple(v.to_dict() for v in self.verdicts)
 
 
 def of_scan(volume: Volume) -> tuple[Verdict, ...]:

@@ -8,8 +8,6 @@ size does not pull at its place, and the rotation nearest to the affine (Higham 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +20,7 @@ from hz_runtime.errors import ScanError
 from hz_runtime.geometry import spacing_of
 from hz_runtime.grid import resample, scaled_affine
 from hz_runtime.intensity import foreground_threshold
-from hz_runtime.n4 import niimath_program
+from hz_runtime.n4 import niimath
 from hz_runtime.preparation.template import Template, points
 
 F32 = NDArray[np.float32]
@@ -49,13 +47,12 @@ def affine_pose(data: F32, affine: F64, template: Template, threads: int = 1) ->
         _save(folder / "scan.nii", thin, grid)
         _save(folder / "template.nii", template.data, template.affine)
         options = ["-cost", "fast", "-savemat", "map.json", "-final", "NN"]
-        command = [niimath_program("Registration"), "scan.nii", "-allineate", "template.nii", *options, "out"]
-        env = {**os.environ, "OMP_NUM_THREADS": str(threads), "FSLOUTPUTTYPE": "NIFTI"}
-        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
-        if done.returncode or not (folder / "map.json").exists():
-            said = " ".join((done.stderr or done.stdout).split())[:200]
+        command = ["scan.nii", "-allineate", "template.nii", *options, "out"]
+        said = niimath("Registration", command, folder, threads)
+        if said is not None or not (folder / "map.json").exists():
             raise ScanError(
-                f"niimath found no map to the template ({said}).", "Look at the scan: is a head in it?"
+                f"niimath found no map to the template ({said or 'it wrote nothing'}).",
+                "Look at the scan: is a head in it?",
             )
         return _map(json.loads((folder / "map.json").read_text()))
 

@@ -8,7 +8,7 @@ it lands more exactly, and two registrations that agree are the evidence that th
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -31,6 +31,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 MaskChoice = Literal["auto", "none", "template"]
+FindBrain = Callable[[Volume], Mask]
 MARGIN = 2  # voxels kept around the brain for N4
 
 
@@ -39,7 +40,7 @@ class PreparedHead:
     """A head that passed every gate.
 
     brain : (I, J, K) float32 on the scan's own grid, N4-corrected, zero outside `mask`.
-    mask : (I, J, K) bool.  how : where it came from: stripped, none, template or file.
+    mask : (I, J, K) bool.  how : where it came from: stripped, none, template, network or file.
     pose : (4, 4) float64, scan's world mm to the template's, of `dof` degrees of freedom.
     template_brain, template_mask : (91, 109, 91), float32 and bool, on the template's grid.
     similarity : of the affine registration with the template, a correlation.
@@ -65,19 +66,21 @@ def prepare_head(
     dof: Literal[6, 12] = 6,
     brain_mask: MaskChoice | Mask = "auto",
     threads: int = 1,
+    network: FindBrain | None = None,
 ) -> PreparedHead:
     """Bring one T1-weighted head, or a brain that is stripped already, into template space.
 
     dof : 6 keeps the brain's size (Komandur 2023), 12 scales and shears it to the template (Bashyam 2020).
     brain_mask : auto strips what is not stripped yet; none takes the scan as stripped; template strips in
-        any case; or an (I, J, K) bool array in the order of `volume.data`.
+        any case, by the template's mask; or an (I, J, K) bool array in the order of `volume.data`.
+    network : finds the brain of a whole head, (I, J, K) bool; auto prefers it to the template's mask.
     Raises Refused where a gate fails, other ScanErrors where a step finds nothing to work on, UsageError
     where niimath is missing.
     """
     seconds: dict[str, float] = {}
     verdicts = _passed(gates.of_scan(volume))
     with _timed(seconds, "mask"):
-        known, how = _known_mask(volume, brain_mask)
+        known, how = _known_mask(volume, brain_mask, network)
     start = _within(volume.data, known) if known is not None else volume.data
     with _timed(seconds, "registration"):
         affine, found = registered(start, volume.affine, template, threads)
@@ -110,7 +113,9 @@ def prepare_head(
     )  # fmt: skip
 
 
-def _known_mask(volume: Volume, choice: MaskChoice | Mask) -> tuple[Mask | None, str]:
+def _known_mask(
+    volume: Volume, choice: MaskChoice | Mask, network: FindBrain | None
+) -> tuple[Mask | None, str]:
     """(the mask where it does not take the registration to know it, its origin)."""
     if isinstance(choice, np.ndarray):
         if choice.shape != volume.data.shape:
@@ -122,7 +127,11 @@ def _known_mask(volume: Volume, choice: MaskChoice | Mask) -> tuple[Mask | None,
     if choice == "none":
         return filled(volume.data > foreground_threshold(volume.data)), "none"
     found = stripped(volume.data, volume.affine) if choice == "auto" else None
-    return (None, "template") if found is None else (found, "stripped")
+    if found is not None:
+        return found, "stripped"
+    if choice == "auto" and network is not None:
+        return network(volume), "network"
+    return None, "template"
 
 
 def _within(data: F32, mask: Mask) -> F32:
