@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import base64
 import csv
-import hashlib
 import io
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +34,7 @@ from hz_runtime.outliers import (
 )
 from hz_runtime.png import encode_png
 from hz_runtime.recipe import Recipe, prepare
+from hz_runtime.report.page import page
 from hz_runtime.volume import read_volume
 from hz_train.cohort import Cohort, Scan
 
@@ -45,6 +44,9 @@ U8 = NDArray[np.uint8]
 MOST_PICTURES = 100
 PIXEL_MM = 1.5
 FILES = ("file", "truth", "labels")  # columns of a participants.tsv that name files beside it
+FIGURE_STYLE = (
+    "\nfigure { margin: 0 0 1.4rem; } figure img { display: block; max-width: 100%; height: auto; }\n"
+)
 NOTICE = "An outlier is unlike the others, not wrong: look at it before you leave it out."
 
 
@@ -177,23 +179,11 @@ def without(table: Path, out: Path, left_out: Sequence[Scan]) -> Path:
 
 def render(screening: Screening) -> str:
     """The page as text: one self-contained HTML file, no scripts, nothing loaded from elsewhere."""
-    style = resources.files("hz_runtime").joinpath("report.css").read_text(encoding="utf-8")
-    style += (
-        "\nfigure { margin: 0 0 1.4rem; } figure img { display: block; max-width: 100%; height: auto; }\n"
-    )
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
     flagged, count = screening.flagged, len(screening.scans)
     lead = (
         f"{len(flagged)} of {markup.plural(count, 'scan')} have a robust score above {screening.threshold:g}."
     )
     parts = [
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
-        f"<title>Outliers</title>\n<style>{style}</style>\n</head>\n<body>\n",
         f'<header>\n<h1>Outliers</h1>\n<p class="lead">{markup.text(lead)}</p>\n'
         f'<p class="notice">{NOTICE}</p>\n</header>\n<main>\n',
         _sites(screening),
@@ -205,7 +195,7 @@ def render(screening: Screening) -> str:
     parts += [_panel(s, screening) for s in flagged[:MOST_PICTURES]]
     if len(flagged) > MOST_PICTURES:
         parts.append(f"<p>{len(flagged) - MOST_PICTURES} more are in outliers.tsv.</p>\n")
-    return "".join([*parts, "</main>\n</body>\n</html>\n"])
+    return page("Outliers", "".join([*parts, "</main>\n"]), more_style=FIGURE_STYLE)
 
 
 def _sites(screening: Screening) -> str:

@@ -17,13 +17,16 @@ NOTICE = (
 )
 
 
-def page(title: str, body: str, scripts: Sequence[str] = (), allowed: Sequence[str] = ()) -> str:
+def page(
+    title: str, body: str, scripts: Sequence[str] = (), allowed: Sequence[str] = (), more_style: str = ""
+) -> str:
     """A whole page.
 
     title, body : HTML.  scripts : names of assets that run at the end of the page.
     allowed : source of further scripts that those may add to the page.
+    more_style : CSS behind that of every page.
     """
-    style = asset("page.css")
+    style = asset("page.css") + more_style
     running = [asset(name) for name in scripts]
     runs = " ".join(f"'{_hash(text)}'" for text in (*running, *allowed)) or "'none'"
     policy = (

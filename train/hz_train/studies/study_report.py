@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 from hz_runtime import markup
+from hz_runtime.report.page import page
 from hz_train.studies.record import Column, Figure, Metric, Row, StudyResult, Table
 
 NOTICE = (
@@ -25,17 +24,7 @@ td .ends { color: var(--soft); font-size: .86em; font-weight: 400; }
 
 def render(result: StudyResult) -> str:
     """The page as text."""
-    style = resources.files("hz_runtime").joinpath("report.css").read_text(encoding="utf-8") + EXTRA_STYLE
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
     parts = [
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
-        '<meta name="referrer" content="no-referrer">\n',
-        f"<title>{markup.text(result.title)}</title>\n<style>{style}</style>\n</head>\n<body>\n",
         f"<header>\n<h1>{markup.text(result.title)}</h1>\n",
         f'<p class="lead">{markup.text(result.question)}</p>\n<p class="notice">{NOTICE}</p>\n</header>\n',
         '<main class="study">\n',
@@ -48,8 +37,8 @@ def render(result: StudyResult) -> str:
     if result.figures:
         parts += ["<h2>Figures</h2>\n", *(_figure(figure) for figure in result.figures)]
     parts += ["<h2>Cohort and settings</h2>\n", *_cohort(result.cohort), _settings(result.settings)]
-    parts.append("</main>\n</body>\n</html>\n")
-    return "".join(parts)
+    parts.append("</main>\n")
+    return page(markup.text(result.title), "".join(parts), more_style=EXTRA_STYLE)
 
 
 def _table(table: Table) -> list[str]:
