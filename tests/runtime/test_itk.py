@@ -28,8 +28,11 @@ def brain(scans: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum(resample(scan.data, scan.affine, shape, affine), 0), affine
 
 
-def test_the_field_is_itks(brain: tuple[np.ndarray, np.ndarray]) -> None:
-    data, affine = brain
+@pytest.mark.slow
+def test_the_field_is_itks(scans: Path) -> None:
+    """On the scan's own 1 mm voxels; resampled to 2 mm first, the two differ by up to 0.3 %."""
+    scan = read_volume(scans / "skullstripped" / "oasis_1000_brain.nii.gz")
+    data, affine = np.maximum(scan.data, 0), scan.affine
     inside = data > foreground_threshold(data)
     own = data[inside] / corrected(data, affine)[inside]
     reference = itk.field(data, affine, inside)[inside]
