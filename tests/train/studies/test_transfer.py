@@ -115,7 +115,7 @@ def test_scored_subjects_trained_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     result = transfer(prepared(), settings(tmp_path))
     for seed, seen in enumerate(fitted):
         assert not seen & {p.subject for p in result.predictions if p.seed == seed}
-    assert "held out of the harmonizers" in result.remarks[0]
+    assert "held out of everything that is trained" in result.remarks[0]
 
 
 def test_a_method_that_saw_a_scored_scan_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
