@@ -257,7 +257,8 @@ def _pictures(scan: Mapping[str, Any], figure: Figure) -> list[str]:
     low, high = figure.window
     limit = f"{DIFFERENCE_LIMIT:g}"
     title = markup.text(_title(scan))
-    scanned = "as scanned" if figure.space == "native" else "as the model saw it, scaled 0 to 1"
+    raw = "the brain of the raw head, field corrected" if scan.get("gates") else "as scanned"
+    scanned = raw if figure.space == "native" else "as the model saw it, scaled 0 to 1"
     rows = (
         (
             figure.before,
