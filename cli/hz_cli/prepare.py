@@ -95,7 +95,9 @@ def main(
     finally:
         progress.close()
     brains = f"{out.name}/*{brain_suffix(folder.template)}"
-    render.say(f"{line}; see preparation.tsv in {out.name}. Next:  hz-run '{brains}'")
+    done = any(result.outputs for result in results.values())
+    following = f" Next:  hz-run '{brains}'" if done else ""
+    render.say(f"{line}; see preparation.tsv in {out.name}.{following}")
     failed = any(result.status == "failed" for result in results.values())
     ctx.exit(130 if stop.is_set() else 3 if failed else 0)
 

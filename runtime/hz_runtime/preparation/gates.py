@@ -112,7 +112,7 @@ def of_scan(volume: Volume) -> tuple[Verdict, ...]:
         ),
         Verdict(
             "grey levels", float(levels), FEWEST_LEVELS, INFINITE, "values",
-            "a mask or a label map, not a scan",
+            "a mask or a label map, not a scan; give the scan itself",
         ),
     )  # fmt: skip
 
