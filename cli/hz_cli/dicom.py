@@ -158,6 +158,7 @@ def convert(
 @_series
 @click.option("--reference", metavar="JSON", type=_FOLDER, help="NAME_source.json of convert --reference.")
 @click.option("--result", metavar="JSON", type=_FOLDER, help="Sidecar of hz-run.  [default: beside VOLUME]")
+@click.option("--keep-ids", is_flag=True, help="Carry patient and study of IN, to file it in the record.")
 @_salt
 def export(
     volume: Path,
@@ -166,12 +167,13 @@ def export(
     wanted: int | None,
     reference: Path | None,
     result: Path | None,
+    keep_ids: bool,
     salt: str | None,
 ) -> None:
     """Write a harmonized volume back: a derived MR series and a report with the predicted age.
 
-    VOLUME: a result of hz-run --space native. New series in the source's study, on its slices; research use
-    only, unverified. The patient's identity is taken over from IN.
+    VOLUME: a result of hz-run --space native. New series on the source's slices; research use only,
+    unverified. Without --keep-ids they carry no patient and have a study of their own.
     """
     from hz_runtime.dicom.derived import write_derived
     from hz_runtime.dicom.intake import dicom_files
@@ -182,12 +184,13 @@ def export(
     origin, age = read_result(volume, result)
     with dicom_files(source) as files:
         one = _source(find_series(files), volume, wanted, reference, salt)
-        images = write_derived(volume, one, out, origin)
+        images = write_derived(volume, one, out, origin, keep_ids)
         if age is not None:
-            write_report(age, one, out, origin)
+            write_report(age, one, out, origin, keep_ids)
     report = "SR_age.dcm" if age is not None else "no report (no age was predicted)"
     click.echo(f"{len(images)} images on series {one.number}, {report}")
-    click.echo("these files identify the patient", err=True)
+    if keep_ids:
+        click.echo("these files identify the patient", err=True)
 
 
 def _source(

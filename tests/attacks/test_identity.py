@@ -126,15 +126,17 @@ def test_what_goes_wrong_is_said_without_identity(
     assert leaks_below(out) == set()
 
 
-def test_what_goes_back_into_the_record(exam: Path, tmp_path: Path, hz: Hz, tiny_bundle: Path) -> None:
-    """The DICOM of hz-dicom export belongs to the patient: it carries elements of patient, study and
-    acquisition and no other mark; its file names and messages carry none."""
+@pytest.mark.parametrize("keep_ids", [False, True])
+def test_what_is_written_back(exam: Path, tmp_path: Path, hz: Hz, tiny_bundle: Path, keep_ids: bool) -> None:
+    """DICOM of hz-dicom export carries no mark, but for the UIDs of the source that it refers to; with
+    --keep-ids those of patient, study and acquisition. Its file names and messages carry none at all."""
     pytest.importorskip("highdicom", reason="needs the extra dicom")
     out = tmp_path / "out"
     hz("hz-dicom", "convert", exam / "files", "--out", tmp_path / "scans")
     hz("hz-run", tmp_path / "scans", "--out", tmp_path / "run", "--model", tiny_bundle)
     (volume,) = (tmp_path / "run").glob("*_desc-harmonized_T1w.nii.gz")
-    done = hz("hz-dicom", "export", volume, "--source", exam / f"{FOLDER}.zip", "--out", out / "back")
+    more = ["--keep-ids"] if keep_ids else []
+    done = hz("hz-dicom", "export", volume, "--source", exam / f"{FOLDER}.zip", "--out", out / "back", *more)
     assert done.exit_code == 0, done.output
     names = [p.name for p in out.rglob("*")]
     assert (
@@ -145,6 +147,14 @@ def test_what_goes_back_into_the_record(exam: Path, tmp_path: Path, hz: Hz, tiny
     for path in (out / "back").glob("*.dcm"):
         data = pydicom.dcmread(path)
         assert not path.read_bytes()[:128].strip(b"\0")
+        if not keep_ids:
+            # The planted date is part of the source's UIDs.
+            found = {what for _, what in leaks(path.name, path.read_bytes())} - {DATE}
+            assert all(what.startswith("2.25.") for what in found)
+            told = [str(e.value) for e in data.iterall() if e.VR not in ("UI", "SQ", "OW", "OB")]
+            assert not [text for text in told if DATE in text or MARK.search(text.encode())]
+            assert data.PatientIdentityRemoved == "YES" and str(data.PatientName).startswith("sub-")
+            continue
         carried = {
             element.keyword
             for element in data.iterall()

@@ -91,7 +91,7 @@ def test_from_dicom_to_dicom(exam: Path, tmp_path: Path, tiny_bundle: Path) -> N
     for number, choice in enumerate((("--salt", "s"), ("--reference", reference), ("--series", 2), ())):
         out = tmp_path / f"back{number}"
         assert "32 images on series 2, SR_age.dcm" in run(
-            "export", volume, "--source", exam, "--out", out, *choice
+            "export", volume, "--source", exam, "--out", out, "--keep-ids", *choice
         )
         assert len(list(out.glob("MR_*.dcm"))) == 32
         comments = pydicom.dcmread(out / "MR_0001.dcm").ImageComments

@@ -209,5 +209,6 @@ def test_it_reaches_the_structured_report(bundle: Bundle, tmp_path: Path) -> Non
     (first, *_) = (pydicom.dcmread(path, stop_before_pixels=True) for path in series.files)
     assert "PatientAge" not in first and "PatientAge" not in report  # a predicted age is nobody's age
     with_age = small.write_series(tmp_path / "aged", PatientAge="061Y")
-    report = pydicom.dcmread(write_report(age, find_series(with_age)[0], tmp_path / "sr2", origin))
+    kept = write_report(age, find_series(with_age)[0], tmp_path / "sr2", origin, keep_ids=True)
+    report = pydicom.dcmread(kept)
     assert report.PatientAge == "061Y"

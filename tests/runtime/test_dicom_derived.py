@@ -119,7 +119,8 @@ def test_it_says_what_it_is(tmp_path: Path) -> None:
     small.write_series(tmp_path / "in")
     series = source(tmp_path / "in")
     volume = harmonized(series, tmp_path)
-    images = [pydicom.dcmread(p) for p in write_derived(volume, series, tmp_path / "dicom", ORIGIN)]
+    written = write_derived(volume, series, tmp_path / "dicom", ORIGIN, keep_ids=True)
+    images = [pydicom.dcmread(p) for p in written]
     first = images[0]
     assert list(first.ImageType) == ["DERIVED", "SECONDARY", "OTHER"] and first.BurnedInAnnotation == "NO"
     assert "Research use only" in first.DerivationDescription and "1.2" in first.DerivationDescription
@@ -216,15 +217,17 @@ def complaints(path: Path) -> list[str]:
     return [line for line in lines if line.startswith(("Error", "Abort"))]
 
 
+@pytest.mark.parametrize("keep_ids", [False, True])
 @pytest.mark.parametrize("kind", ["classic", "enhanced"])
-def test_dciodvfy_finds_no_error(tmp_path: Path, kind: str) -> None:
+def test_dciodvfy_finds_no_error(tmp_path: Path, kind: str, keep_ids: bool) -> None:
     if kind == "classic":
         small.write_series(tmp_path / "in")
     else:
         small.write_enhanced(tmp_path / "in" / "one")
     series = source(tmp_path / "in")
-    written = write_derived(harmonized(series, tmp_path), series, tmp_path / "dicom", ORIGIN)
-    report = write_report(PredictedAge(41.2, 43.5, (35.0, 52.0), 0.9), series, tmp_path / "dicom", ORIGIN)
+    written = write_derived(harmonized(series, tmp_path), series, tmp_path / "dicom", ORIGIN, keep_ids)
+    age = PredictedAge(41.2, 43.5, (35.0, 52.0), 0.9)
+    report = write_report(age, series, tmp_path / "dicom", ORIGIN, keep_ids)
     assert complaints(written[0]) == [] and complaints(report) == []
 
 

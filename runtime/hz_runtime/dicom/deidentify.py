@@ -40,6 +40,16 @@ MODALITIES = frozenset(listed("MR CT PT NM US CR DX XA MG OT SC SR SEG PR KO RTS
 SCANNING_SEQUENCES = frozenset(("SE", "IR", "GR", "EP", "RM"))
 SEQUENCE_VARIANTS = frozenset(("SK", "MTC", "SS", "TRSS", "SP", "MP", "OSP", "NONE"))
 ACQUISITION_TYPES = frozenset(("2D", "3D"))
+PATIENT_POSITIONS = frozenset(listed("HFP HFS HFDR HFDL FFDR FFDL FFP FFS"))
+_WORDS = {
+    "ScanningSequence": SCANNING_SEQUENCES,
+    "SequenceVariant": SEQUENCE_VARIANTS,
+    "MRAcquisitionType": ACQUISITION_TYPES,
+    "PatientPosition": PATIENT_POSITIONS,
+    "PatientSex": frozenset("FMO"),
+    "LossyImageCompression": frozenset(("00", "01")),
+}
+_STAYING = {"PatientSex", "FrameOfReferenceUID", "LossyImageCompression", "LossyImageCompressionRatio"}
 # The longer first where one is part of another.
 _VENDORS = (
     "Siemens", "Philips", "General Electric", "GE", "Canon", "Toshiba", "Hitachi", "Fujifilm",
@@ -107,6 +117,31 @@ def words(values: Any, known: Iterable[str]) -> tuple[str, ...]:
     items = [values] if isinstance(values, str) else list(values)
     allowed = set(known)
     return tuple(w for w in (str(item).strip().upper() for item in items) if w in allowed)
+
+
+def without_identity(data: Any, name: str, patient_and_study: Iterable[str]) -> None:
+    """Take patient, study, dates and free text out of a pydicom Dataset that is to become a derived object.
+
+    name : what PatientName and PatientID become.  patient_and_study : keywords that go; of them sex, frame of
+    reference and lossy compression stay. What is left of the acquisition is numbers and known words. UIDs of
+    the source stay, since a derived object refers to them: whoever holds the source can tell.
+    """
+    for keyword in (
+        *patient_and_study,
+        "AcquisitionDate",
+        "AcquisitionTime",
+        "AcquisitionNumber",
+        "ScanOptions",
+    ):
+        if keyword in data and keyword not in _STAYING:
+            delattr(data, keyword)
+    for keyword, known in _WORDS.items():
+        if keyword in data:
+            found = words(data.get(keyword), known)
+            setattr(data, keyword, list(found) if len(found) > 1 else found[0] if found else None)
+    data.PatientName = data.PatientID = name
+    data.PatientIdentityRemoved = "YES"
+    data.DeidentificationMethod = "hz: patient, dates and free text removed; UIDs kept"
 
 
 def number(value: Any) -> float | None:

@@ -1,8 +1,8 @@
 """A harmonized volume as a derived MR series on the slices it came from.
 
-Every source slice gets one new single-frame MR image of the same place, size and frame of reference, in the
-same study, marked as derived, with references to its source. It goes back into a patient's record, so it
-carries the source's patient and study: what is written here is as identifying as the source.
+Every source slice gets one new single-frame MR image of the same place, size and frame of reference,
+marked as derived, with references to its source. Only on request does it carry the source's patient and
+study, to go back into the record: it is then as identifying as the source. Else it has a study of its own.
 """
 
 from __future__ import annotations
@@ -100,15 +100,27 @@ def new_uid(*parts: object) -> str:
     return f"2.25.{int.from_bytes(digest, 'big')}"
 
 
-def study_of(series: Series) -> str:
-    """The source's StudyInstanceUID; a new one where it has none."""
-    return series.study_uid or new_uid("study", series.uid)
+def study_of(series: Series, keep_ids: bool = True) -> str:
+    """The source's StudyInstanceUID; a new one where it has none, or where its patient is left out."""
+    own = series.study_uid or new_uid("study", series.uid)
+    return own if keep_ids else new_uid("study without identity", own)
+
+
+def taken_out(data: Any, series: Series) -> None:
+    """Make a Dataset, of what a derived object takes over from `series`, one without identity."""
+    de.without_identity(data, f"sub-{de.pseudonym(series.uid)}", (*TYPE_2, *PATIENT_AND_STUDY))
 
 
 def write_derived(
-    volume: str | os.PathLike[str], series: Series, out: str | os.PathLike[str], origin: Origin
+    volume: str | os.PathLike[str],
+    series: Series,
+    out: str | os.PathLike[str],
+    origin: Origin,
+    keep_ids: bool = False,
 ) -> list[Path]:
     """Write the scan file `volume` to `out` as MR_0001.dcm, ... in the order of the source's slices.
+
+    keep_ids : carry the source's patient and study.
 
     An integer file whose values fit int16 keeps them and its slope: value = stored * RescaleSlope +
     RescaleIntercept to the last bit. Anything else is first rounded as `write_volume` rounds to int16.
@@ -128,7 +140,7 @@ def write_derived(
     scan = read_volume(volume)
     codes, slope, intercept = stored_values(volume, scan)
     planes = on_slices(codes, scan.affine, series)
-    common = _common(series, origin, scan.sha256)
+    common = _common(series, origin, scan.sha256, keep_ids)
     common.update(_scaling(codes, slope, intercept))
     make_folder(target)
     try:
@@ -204,17 +216,17 @@ def _header(path: Path, only: Sequence[str] | None = None) -> Any:
     return dcmread(path, force=True, stop_before_pixels=True, specific_tags=tags)
 
 
-def _common(series: Series, origin: Origin, sha256: str) -> Any:
+def _common(series: Series, origin: Origin, sha256: str, keep_ids: bool) -> Any:
     """Everything that all images of the new series share."""
     with de.quiet():
         source = _header(series.files[0])
-        image = _taken_over(source, series)
+        image = _taken_over(source, series, keep_ids)
     key = (series.uid, series.part, sha256, origin.version, origin.bundle_id, origin.created.isoformat())
-    image.StudyInstanceUID = study_of(series)
+    image.StudyInstanceUID = study_of(series, keep_ids)
     image.SeriesInstanceUID = new_uid("series", *key)
     if not image.get("FrameOfReferenceUID"):
         image.FrameOfReferenceUID = new_uid("frame of reference", series.uid)
-    image.update(_provenance(source, origin))
+    image.update(_provenance(source, origin, keep_ids))
     image.SeriesNumber = SERIES_NUMBER_ADDED + int(de.number(source.get("SeriesNumber")) or 0) % 10**6
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
     image.Columns, image.Rows = series.shape[:2]
@@ -222,7 +234,7 @@ def _common(series: Series, origin: Origin, sha256: str) -> Any:
     return image
 
 
-def _taken_over(source: Any, series: Series) -> Any:
+def _taken_over(source: Any, series: Series, keep_ids: bool) -> Any:
     """Patient, study and acquisition of the source; types 1 and 2 are there (PS3.3 C.8.3.1)."""
     from pydicom.dataset import Dataset
 
@@ -232,6 +244,8 @@ def _taken_over(source: Any, series: Series) -> Any:
             image[keyword] = source[keyword]
         elif series.get(keyword) is not None:  # of a multi-frame file
             _set(image, keyword, series.get(keyword))
+    if not keep_ids:
+        taken_out(image, series)
     for keyword in (*TYPE_2, *_ACQUISITION_TYPE_2):
         if keyword not in image:
             setattr(image, keyword, None)
@@ -243,7 +257,7 @@ def _taken_over(source: Any, series: Series) -> Any:
     return image
 
 
-def _provenance(source: Any, origin: Origin) -> Any:
+def _provenance(source: Any, origin: Origin, keep_ids: bool) -> Any:
     from pydicom.dataset import Dataset
 
     made = Dataset()
@@ -261,9 +275,12 @@ def _provenance(source: Any, origin: Origin) -> Any:
     made.SoftwareVersions = origin.software
     scanner = Dataset()
     scanner.PurposeOfReferenceCodeSequence = code("109101", "DCM", "Acquisition Equipment")
-    scanner.Manufacturer = source.get("Manufacturer") or "unknown"
-    if source.get("ManufacturerModelName"):
-        scanner.ManufacturerModelName = source.ManufacturerModelName
+    maker, model = source.get("Manufacturer"), source.get("ManufacturerModelName")
+    if not keep_ids:
+        maker, model = de.vendor(maker), de.model(model)
+    scanner.Manufacturer = maker or "unknown"
+    if model:
+        scanner.ManufacturerModelName = model
     machine = Dataset()
     machine.PurposeOfReferenceCodeSequence = code("109102", "DCM", "Processing Equipment")
     machine.Manufacturer, machine.ManufacturerModelName = "hz", "hz"

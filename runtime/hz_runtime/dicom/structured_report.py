@@ -27,6 +27,7 @@ from .derived import (
     encoded,
     new_uid,
     study_of,
+    taken_out,
 )
 from .series import Series
 
@@ -49,9 +50,16 @@ class PredictedAge:
     engine: str = ""
 
 
-def write_report(age: PredictedAge, series: Series, out: str | os.PathLike[str], origin: Origin) -> Path:
+def write_report(
+    age: PredictedAge,
+    series: Series,
+    out: str | os.PathLike[str],
+    origin: Origin,
+    keep_ids: bool = False,
+) -> Path:
     """Write SR_age.dcm to the folder `out`.
 
+    keep_ids : carry the source's patient and study.
     Raises UsageError (extra not installed, an age that is not finite), HzError (disk).
     """
     de.need("pydicom", "highdicom")
@@ -59,18 +67,18 @@ def write_report(age: PredictedAge, series: Series, out: str | os.PathLike[str],
     if not all(math.isfinite(n) for n in numbers):
         raise UsageError("the predicted age is not a finite number.", "Run hz-run again on this scan.")
     with de.quiet():
-        content = encoded(_document(age, series, origin))
+        content = encoded(_document(age, series, origin, keep_ids))
     target = Path(out)
     make_folder(target)
     atomic_write_bytes(target / "SR_age.dcm", content)
     return target / "SR_age.dcm"
 
 
-def _document(age: PredictedAge, series: Series, origin: Origin) -> Any:
+def _document(age: PredictedAge, series: Series, origin: Origin, keep_ids: bool) -> Any:
     from highdicom.sr import CodedConcept, EnhancedSR
     from pydicom.dataset import Dataset
 
-    evidence = _evidence(series)
+    evidence = _evidence(series, keep_ids)
     key = (series.uid, series.part, age, origin.version, origin.bundle_id, origin.created.isoformat())
     report = EnhancedSR(
         evidence=evidence,
@@ -84,6 +92,10 @@ def _document(age: PredictedAge, series: Series, origin: Origin) -> Any:
         is_final=False,
         is_verified=False,
     )
+    report.StudyInstanceUID = study_of(series, keep_ids)
+    if not keep_ids:  # what a report does not copy from its evidence
+        report.PatientIdentityRemoved = evidence[0].PatientIdentityRemoved
+        report.DeidentificationMethod = evidence[0].DeidentificationMethod
     _signed(report, origin)
     scheme = Dataset()
     scheme.CodingSchemeDesignator = SCHEME
@@ -103,7 +115,7 @@ def _signed(report: Any, origin: Origin) -> None:
     report.ContentTime = report.InstanceCreationTime = report.SeriesTime = time
 
 
-def _evidence(series: Series) -> list[Any]:
+def _evidence(series: Series, keep_ids: bool) -> list[Any]:
     """The source files, cut down to what a report takes over from them."""
     from pydicom import dcmread
     from pydicom.dataset import Dataset
@@ -115,6 +127,8 @@ def _evidence(series: Series) -> list[Any]:
         for keyword in (*TYPE_2, *PATIENT_AND_STUDY, *_IDENTIFYING):
             if keyword in whole:
                 cut[keyword] = whole[keyword]
+        if not keep_ids:
+            taken_out(cut, series)
         for keyword in TYPE_2:
             if keyword not in cut:
                 setattr(cut, keyword, None)
