@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--reference", action="append", default=[], metavar="HEAD=STRIPPED")
     given = parser.parse_args()
     options = ["--model", str(given.bundle), "--brain-mask", given.brain_mask, "--dof", given.dof]
-    result: dict[str, Any] = {"brain_mask": given.brain_mask, "dof": int(given.dof)}
+    result: dict[str, Any] = {"brain_mask": Path(given.brain_mask).name, "dof": int(given.dof)}
     if given.heads:
         with tempfile.TemporaryDirectory() as work:
             result.update(measured(given.heads, given.batch, options, Path(work)))
