@@ -83,13 +83,23 @@ def _step(mm: float, size: int) -> int:
 
 
 def _averaged(cut: F32, steps: list[int]) -> F32:
-    """Means of blocks of `steps` voxels; the sizes are multiples of them."""
-    for axis, step in enumerate(steps):
+    """Means of blocks of `steps` voxels; the sizes are multiples of them.
+
+    Sums of strided views, the slowest axis first, so that most of the voxels are read in their own order: a
+    mean over a reshaped axis takes four times as long.
+    """
+    for axis, step in reversed(list(enumerate(steps))):
         if step > 1:
-            shape = cut.shape
-            blocked = cut.reshape(*shape[:axis], shape[axis] // step, step, *shape[axis + 1 :])
-            cut = np.asarray(blocked.mean(axis + 1, dtype=np.float32), np.float32)
+            total = np.array(_every(cut, axis, 0, step))
+            for offset in range(1, step):
+                total += _every(cut, axis, offset, step)
+            cut = np.asarray(total * np.float32(1 / step), np.float32)
     return cut
+
+
+def _every(cut: F32, axis: int, offset: int, step: int) -> F32:
+    index = tuple(slice(offset, None, step) if k == axis else slice(None) for k in range(cut.ndim))
+    return cut[index]
 
 
 def _moved(voxels: list[float]) -> F64:
