@@ -86,13 +86,7 @@ def spread(args: Sequence[str]) -> list[str]:
 @options.heads
 @options.model
 @options.to_site
-@click.option(
-    "--space",
-    type=click.Choice(["native", "model", "both"]),
-    default="native",
-    show_default=True,
-    help="native: each scan's own voxels; model: the network's grid.",
-)
+@options.space
 @options.network
 @click.option(
     "--n-cpus", "--nprocs", "threads", metavar="N", type=click.IntRange(1),

@@ -68,6 +68,13 @@ model = click.option(
     help="Bundle (NAME.hz) to run.  [default: $HZ_BUNDLE, else the reference bundle]",
 )
 to_site = click.option("--to", metavar="SITE", help="Site to harmonize to, where the bundle maps to several.")
+space = click.option(
+    "--space",
+    type=click.Choice(["native", "model", "both"]),
+    default="native",
+    show_default=True,
+    help="native: each scan's own voxels; model: the network's grid.",
+)
 network = together(
     click.option(
         "--backend",

@@ -41,13 +41,7 @@ Exit codes: 0 all done; 2 usage; 3 some scans failed, the rest are complete; 4 b
 @options.heads
 @options.model
 @options.to_site
-@click.option(
-    "--space",
-    type=click.Choice(["native", "model", "both"]),
-    default="native",
-    show_default=True,
-    help="native: each scan's own voxels; model: the network's grid.",
-)
+@options.space
 @click.option(
     "--dtype",
     type=click.Choice(["int16", "float32"]),
