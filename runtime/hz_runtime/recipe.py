@@ -30,6 +30,7 @@ Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 
 SMALLEST_BRAIN_CM3 = 100.0  # a newborn's brain has about 350; less is no brain at all
+LARGEST_BRAIN_CM3 = 2300.0  # stripped heads have up to 1900 with their fluid, whole ones from 2450
 LEAST_COVERAGE = 0.5
 
 
@@ -140,8 +141,8 @@ def prepare(
 
     statistics : per-feature min, max and sd of the training cohort, from the bundle; None skips the
         comparison.
-    Raises NoBrain for a constant volume, one with less than 100 cm3 of foreground, or one of which less
-    than half lies within the template's field of view after placement.
+    Raises NoBrain for a constant volume, one with less than 100 or more than 2300 cm3 of foreground, or one of
+    which less than half lies within the template's field of view after placement.
     """
     thin, thin_affine = thinned(volume)
     mask = thin > foreground_threshold(thin)
@@ -151,6 +152,12 @@ def prepare(
             f"only {cm3:.3g} cm3 of foreground: an adult brain has 900 to 1900.",
             "Give a skull-stripped T1-weighted head (a whole one to  hz-run --prepare), and check that the "
             "voxel sizes in its header are in mm.",
+        )
+    if cm3 > LARGEST_BRAIN_CM3:
+        raise NoBrain(
+            f"{cm3:.0f} cm3 of foreground: an adult brain has 900 to 1900.",
+            "If the skull is still on, have it stripped:  hz-run --prepare SCAN  (else check that the voxel "
+            "sizes in the header are in mm).",
         )
     offset = _centroid(mask, thin_affine) - np.asarray(recipe.centre_mm)
     moved = recipe.placement == "centroid" and float(np.linalg.norm(offset)) > recipe.centre_tolerance_mm

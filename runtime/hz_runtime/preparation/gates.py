@@ -18,7 +18,7 @@ from hz_runtime.grid import resample
 from hz_runtime.preparation.morphology import eroded
 from hz_runtime.preparation.registration import scales
 from hz_runtime.preparation.template import Template
-from hz_runtime.recipe import thinned
+from hz_runtime.recipe import LARGEST_BRAIN_CM3, thinned
 from hz_runtime.volume import Volume
 
 F32 = NDArray[np.float32]
@@ -35,7 +35,7 @@ THICKEST_MM = 3.0  # the network's voxel is 2.84 mm: thicker slices do not hold 
 AIR_HU = -300.0  # only computed tomography goes there: air is -1000, fat -100
 MOST_AIR_HU = 0.02  # share of voxels
 FEWEST_LEVELS = 32  # a label map or a thresholded picture has fewer
-BRAIN_CM3 = (700.0, 2300.0)  # with its fluid: adults have 1000 to 1900, and masks differ by a tenth
+BRAIN_CM3 = (700.0, LARGEST_BRAIN_CM3)  # with its fluid: adults have 1000 to 1900; masks differ by a tenth
 STRETCH = (0.72, 1.45)  # brain to template along any axis: real heads 0.96 to 1.30
 LEAST_OUTLINE = 0.85  # Dice with the template's mask: real heads 0.93 and more
 LEAST_SIMILARITY = 0.40  # real heads 0.49 to 0.72; a head that registration lost 0.26
