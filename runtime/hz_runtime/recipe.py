@@ -31,6 +31,7 @@ Shape = tuple[int, int, int]
 
 SMALLEST_BRAIN_CM3 = 100.0  # a newborn's brain has about 350; less is no brain at all
 LARGEST_BRAIN_CM3 = 2300.0  # stripped heads have up to 1900 with their fluid, whole ones from 2450
+FEWEST_LEVELS = 32  # different intensities; a label map or a thresholded picture has fewer
 LEAST_COVERAGE = 0.5
 
 
@@ -141,8 +142,8 @@ def prepare(
 
     statistics : per-feature min, max and sd of the training cohort, from the bundle; None skips the
         comparison.
-    Raises NoBrain for a constant volume, one with less than 100 or more than 2300 cm3 of foreground, or one of
-    which less than half lies within the template's field of view after placement.
+    Raises NoBrain for a constant volume, a label map, one with less than 100 or more than 2300 cm3 of
+    foreground, or one of which less than half lies within the template's field of view after placement.
     """
     thin, thin_affine = thinned(volume)
     mask = thin > foreground_threshold(thin)
@@ -158,6 +159,11 @@ def prepare(
             f"{cm3:.0f} cm3 of foreground: an adult brain has 900 to 1900.",
             "If the skull is still on, have it stripped:  hz-run --prepare SCAN  (else check that the voxel "
             "sizes in the header are in mm).",
+        )
+    if (levels := grey_levels(thin)) < FEWEST_LEVELS:
+        raise NoBrain(
+            f"only {levels} different intensities: a mask or a label map, not a scan.",
+            "Give the T1-weighted scan that it was made from.",
         )
     offset = _centroid(mask, thin_affine) - np.asarray(recipe.centre_mm)
     moved = recipe.placement == "centroid" and float(np.linalg.norm(offset)) > recipe.centre_tolerance_mm
@@ -225,6 +231,11 @@ def thinned(volume: Volume) -> tuple[F32, F64]:
     steps = [2 if n >= 64 else 1 for n in volume.data.shape]
     thin = np.asfortranarray(volume.data[tuple(slice(None, None, step) for step in steps)])
     return thin, volume.affine @ np.diag([*steps, 1])
+
+
+def grey_levels(thin: F32) -> int:
+    """How many different intensities a volume has, counted on at most some 200 000 of its voxels."""
+    return len(np.unique(thin.ravel(order="K")[:: max(1, thin.size // 200_000)]))
 
 
 def _centroid(mask: NDArray[np.bool_], affine: F64) -> F64:

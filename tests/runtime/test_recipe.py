@@ -91,10 +91,17 @@ def test_constant_and_specks_are_refused(brain):
 
 
 def test_a_whole_head_is_not_taken_for_a_brain(brain):
-    """1.3 times the axes of the fixture's 1246 cm3 ellipsoid is 2738 cm3, a small head; 1.15 is a big brain."""
+    """1.15 times the axes of the fixture's 1246 cm3 ellipsoid is a big brain, 1.3 times (2738 cm3) a head."""
     assert prepare(brain(shrink=1 / 1.15), Recipe()).features["brain_cm3"] > 1800
     with pytest.raises(NoBrain, match=r"(?s)27\d\d cm3 of foreground.*hz-run --prepare"):
         prepare(brain(shrink=1 / 1.3), Recipe())
+
+
+def test_a_label_map_is_no_scan(brain):
+    volume = brain(noise=0)
+    labels = replace(volume, data=np.rint(volume.data * 3).astype(np.float32))
+    with pytest.raises(NoBrain, match="only 4 different intensities: a mask or a label map"):
+        prepare(labels, Recipe())
 
 
 def test_flags_against_training_statistics(brain):

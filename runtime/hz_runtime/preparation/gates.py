@@ -18,7 +18,7 @@ from hz_runtime.grid import resample
 from hz_runtime.preparation.morphology import eroded
 from hz_runtime.preparation.registration import scales
 from hz_runtime.preparation.template import Template
-from hz_runtime.recipe import LARGEST_BRAIN_CM3, thinned
+from hz_runtime.recipe import FEWEST_LEVELS, LARGEST_BRAIN_CM3, grey_levels, thinned
 from hz_runtime.volume import Volume
 
 F32 = NDArray[np.float32]
@@ -34,7 +34,6 @@ SMALLEST_VIEW_MM = 100.0  # an adult brain is about 140 x 170 x 120 mm
 THICKEST_MM = 3.0  # the network's voxel is 2.84 mm: thicker slices do not hold what it reads
 AIR_HU = -300.0  # only computed tomography goes there: air is -1000, fat -100
 MOST_AIR_HU = 0.02  # share of voxels
-FEWEST_LEVELS = 32  # a label map or a thresholded picture has fewer
 BRAIN_CM3 = (700.0, LARGEST_BRAIN_CM3)  # with its fluid: adults have 1000 to 1900; masks differ by a tenth
 STRETCH = (0.72, 1.45)  # brain to template along any axis: real heads 0.96 to 1.30
 LEAST_OUTLINE = 0.85  # Dice with the template's mask: real heads 0.93 and more
@@ -96,7 +95,6 @@ def of_scan(volume: Volume) -> tuple[Verdict, ...]:
     """The gates before anything is computed: geometry and intensities."""
     thin, _ = thinned(volume)
     view = float((volume.spacing * volume.shape).min())
-    levels = len(np.unique(thin.ravel(order="K")[:: max(1, thin.size // 200_000)]))
     return (
         Verdict(
             "intensities", float((thin < AIR_HU).mean()), 0.0, MOST_AIR_HU, f"of voxels below {AIR_HU:g}",
@@ -111,7 +109,7 @@ def of_scan(volume: Volume) -> tuple[Verdict, ...]:
             "no whole brain fits in; check the voxel sizes in the header",
         ),
         Verdict(
-            "grey levels", float(levels), FEWEST_LEVELS, INFINITE, "values",
+            "grey levels", float(grey_levels(thin)), FEWEST_LEVELS, INFINITE, "values",
             "a mask or a label map, not a scan; give the scan itself",
         ),
     )  # fmt: skip
