@@ -87,6 +87,17 @@ def _pair(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str,
     help="Judge this checkpoint in place of training one; its recipe and system are taken.",
 )
 @click.option(
+    "--unseen",
+    is_flag=True,
+    help="Leave out subjects that the --harmonizer was trained on; else a scored one ends the study.",
+)
+@click.option(
+    "--subjects",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Only the first N subjects of each site, of those left.",
+)
+@click.option(
     "--seeds",
     metavar="N,...",
     default="0",
@@ -143,6 +154,8 @@ def main(
     system: str,
     form: str,
     harmonizer: Path | None,
+    unseen: bool,
+    subjects: int | None,
     seeds: tuple[int, ...],
     held_out: float,
     labels: tuple[str, str] | None,
@@ -158,7 +171,7 @@ def main(
 
     from hz_train.cohort import Cohort, read_participants
     from hz_train.datasets import load
-    from hz_train.studies.method import system_of
+    from hz_train.studies import method
     from hz_train.studies.presets import StudySettings, study_preset
     from hz_train.studies.record import write
 
@@ -167,7 +180,12 @@ def main(
     if controls_only:
         scans = Cohort(tuple(s for s in scans.scans if s.group in ("control", "n/a")))
     if harmonizer is not None:
-        system = system_of(harmonizer)
+        system = method.system_of(harmonizer)
+        scans = method.unseen(scans, harmonizer) if unseen else scans
+    elif unseen:
+        raise click.UsageError("--unseen: of a --harmonizer; one that is trained here holds subjects out")
+    scans = scans.first(subjects) if subjects else scans
+    fewer = ({"unseen": True} if unseen else {}) | ({"subjects": subjects} if subjects else {})
     settings = StudySettings(
         reference=reference,
         preset=_changed(study_preset(preset, system), harmonizer, given),
@@ -180,7 +198,7 @@ def main(
         held_out=held_out,
         labels=labels,
         device=device,
-        changes={"preset": preset, "controls_only": controls_only, **given},
+        changes={"preset": preset, "controls_only": controls_only, **fewer, **given},
     )
     module = import_module(f"hz_train.studies.{study}")
     module.check(scans, settings)

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,7 @@ class TestRefusals:
         table = write_cohort(tmp_path, {"oslo": 4, "rome": 4})
         said = self.refused(table, "transfer", "--harmonizer", write_age(tmp_path / "ck"))
         assert "not a harmonizer" in said
+        assert "--unseen" in self.refused(table, "transfer", "--unseen")
 
 
 @pytest.mark.parametrize("system, name", [("volume", "3D"), ("slice", "slice")])
@@ -160,6 +162,15 @@ def test_a_checkpoint_in_place_of_training(tmp_path: Path) -> None:
     assert "3D CycleGAN, harmonizer.safetensors" in {r["method"] for r in stored["tables"][0]["rows"]}
     assert "was trained before this study" in stored["remarks"][0]
     assert stored["settings"]["preset"]["harmonizer"] is None
+    # Subjects that it was trained on are left out on demand, and no more of them used than asked for.
+    seen = sha256((table.parent / "oslo-00.nii.gz").read_bytes()).hexdigest()
+    write_harmonizer(path.parent, recipe=Recipe(grid_shape=(32, 32, 32)).to_dict(), training_scans=[seen])
+    assert evaluate(*asked, "--out", tmp_path / "out3", "--unseen", "--subjects", "4").exit_code == 0
+    stored = json.loads((tmp_path / "out3" / "transfer.json").read_text())
+    assert stored["settings"]["changes"] == {
+        "preset": "quick", "controls_only": False, "unseen": True, "subjects": 4
+    }  # fmt: skip
+    assert (stored["cohort"]["n_subjects"], stored["cohort"]["age_range"]) == (8, [20.0, 68.0])
     # What would train another one is refused, not taken down in the report and ignored.
     done = evaluate(*asked, "--out", tmp_path / "out2", "--grid", "64", "--epochs", "3")
     assert done.exit_code == 2

@@ -95,6 +95,13 @@ def test_bad_rows_are_named(tmp_path, row, message):
         read_participants(table(tmp_path, [row]))
 
 
+def test_the_first_subjects_of_each_site_come_with_all_scans(rescans):
+    few = rescans.first(3)
+    assert subjects(few) == {f"sub-{i}" for i in range(6)}
+    assert len(few.scans) == 12
+    assert rescans.first(99) == rescans
+
+
 def test_missing_file_and_column(tmp_path):
     path = table(tmp_path, ["a.nii\tA\t40\tF\tcontrol\ts"])
     (tmp_path / "a.nii").unlink()

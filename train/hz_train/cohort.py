@@ -64,6 +64,18 @@ class Cohort:
         wanted = set(subjects)
         return Cohort(tuple(scan for scan in self.scans if scan.subject in wanted))
 
+    def first(self, count: int) -> Cohort:
+        """The first `count` subjects of each site in the table's order, with all their scans.
+
+        A subject that was scanned at several sites counts at that of its first row.
+        """
+        home: dict[str, str] = {}
+        for scan in self.scans:
+            home.setdefault(scan.subject, scan.site)
+        return self.of(
+            subject for site in self.sites for subject in [s for s in home if home[s] == site][:count]
+        )
+
     def split(self, held_out: float, seed: int) -> tuple[Cohort, Cohort]:
         """(training, held-out) with every subject on one side only, a share of each site's subjects held out.
 

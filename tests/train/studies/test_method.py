@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,16 @@ from hz_runtime.errors import UsageError
 from hz_train.cohort import Cohort, Scan
 from hz_train.datasets import PreparedCohort
 from hz_train.studies import method as method_module
-from hz_train.studies.method import Checkpoint, CycleGAN, _key, methods, recipe_of, system_of, translate
+from hz_train.studies.method import (
+    Checkpoint,
+    CycleGAN,
+    _key,
+    methods,
+    recipe_of,
+    system_of,
+    translate,
+    unseen,
+)
 from hz_train.studies.presets import (
     Leak,
     StudySettings,
@@ -180,6 +190,24 @@ def test_a_checkpoint_is_judged_as_it_is(tmp_path: Path) -> None:
         judged.fit(training, "leipzig")
     with pytest.raises(UsageError, match="kind age_cnn, not a harmonizer"):
         Checkpoint(write_age(tmp_path))
+
+
+def test_subjects_that_a_checkpoint_saw_are_left_out_with_their_rescans(tmp_path: Path) -> None:
+    scans = []
+    for name in ("a", "b", "c"):
+        for session in (1, 2):
+            path = tmp_path / f"{name}{session}.nii"
+            path.write_bytes(path.name.encode())
+            scans.append(Scan(path, name, "oslo", 30.0, "n/a", "control"))
+    cohort = Cohort(tuple(scans))
+
+    def trained_on(*files: bytes) -> Path:
+        return write_harmonizer(tmp_path, training_scans=[sha256(f).hexdigest() for f in files])
+
+    assert unseen(cohort, trained_on(b"b2.nii")).subjects == ("a", "c")
+    assert unseen(cohort, trained_on(b"else")) == cohort
+    with pytest.raises(UsageError, match="trained on all 3 subjects"):
+        unseen(cohort, trained_on(b"a1.nii", b"b2.nii", b"c1.nii"))
 
 
 @pytest.mark.parametrize("form, trainings", [("pairs", [["bonn"], ["rome"]]), ("many", [["bonn", "rome"]])])

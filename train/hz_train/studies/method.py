@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import UsageError
-from hz_runtime.files import sha256_bytes
+from hz_runtime.files import sha256_bytes, sha256_file
 from hz_runtime.recipe import Recipe
 from hz_train.apply import applied
 from hz_train.checkpoint import load_checkpoint, without_prefix
@@ -140,6 +140,23 @@ def harmonizer_meta(path: Path) -> dict[str, Any]:
 def system_of(path: Path) -> str:
     """ "volume" or "slice": the system of a harmonizer checkpoint."""
     return "volume" if harmonizer_meta(path)["kind"] == "volume_cyclegan" else "slice"
+
+
+def unseen(cohort: Cohort, path: Path) -> Cohort:
+    """The scans of those subjects of whom a harmonizer checkpoint was trained on no scan.
+
+    Told by the hashes of the files, so that a subject's rescans go with the scan that was seen.
+    Raises UsageError where nobody is left, and for another kind of checkpoint.
+    """
+    trained_on = set(harmonizer_meta(path).get("training_scans") or ())
+    seen = {s.subject for s in cohort.scans if sha256_file(s.path) in trained_on}
+    left = cohort.of(set(cohort.subjects) - seen)
+    if not left.scans:
+        raise UsageError(
+            f"{path.name} was trained on all {len(seen)} subjects of this cohort.",
+            "Give a cohort with subjects that it has not seen.",
+        )
+    return left
 
 
 def recipe_of(path: Path) -> Recipe:
