@@ -39,10 +39,29 @@ def test_discriminator_has_the_papers_parameters_and_output():
 
 def test_discriminator_norms_all_but_the_first_and_is_not_leaky():
     layers = list(Discriminator().layers)
-    assert [type(x) for x in layers[:3]] == [nn.Conv3d, nn.ReLU, nn.Conv3d]
+    for layer, kind in zip(layers[:3], (nn.Conv3d, nn.ReLU, nn.Conv3d), strict=True):
+        assert isinstance(layer, kind)
     assert sum(isinstance(x, nn.InstanceNorm3d) for x in layers) == 4
     assert sum(isinstance(x, nn.Conv3d) for x in layers) == 5
     assert not any(isinstance(x, nn.LeakyReLU) for x in layers)
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_discriminator_gradients_in_bfloat16_are_those_of_float32(size):
+    """Of every layer, on the smallest volume too, where the last kernel is larger than what it reads."""
+    torch.manual_seed(3)
+    network = Discriminator(width=8)
+    volume = torch.rand(1, 1, size, size, size)
+    found = []
+    for enabled in (False, True):
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled):
+            scores = network(volume).float()
+        (scores - torch.linspace(0, 1, scores.numel()).reshape(scores.shape)).square().mean().backward()
+        found.append([p.grad.flatten() for p in network.parameters() if p.dim() > 1])
+    for exact, rounded in zip(*found, strict=True):
+        assert float(nn.functional.cosine_similarity(exact, rounded, dim=0)) > 0.95
+        assert float(rounded.norm() / exact.norm()) == pytest.approx(1, abs=0.1)
 
 
 def test_generator_keeps_shape_and_range():
