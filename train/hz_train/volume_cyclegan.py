@@ -90,8 +90,8 @@ class Generator(nn.Module):
 class _PatchConv(nn.Conv3d):
     """A conv that pads its input itself where the kernel is larger than it.
 
-    There oneDNN leaves parts of the bfloat16 weight gradient unwritten (torch 2.13 on a CPU): values of 1e37 in
-    the last layer of a 32^3 volume's discriminator, and nan at the next step. Padded first it is right.
+    There oneDNN leaves parts of the bfloat16 weight gradient unwritten (torch 2.13 on a CPU): values of 1e37
+    in the last layer of a 32^3 volume's discriminator, and nan at the next step. Padded first it is right.
     """
 
     def forward(self, x: Tensor) -> Tensor:
