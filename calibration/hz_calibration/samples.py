@@ -151,7 +151,12 @@ def _by_site(files: Sequence[Path], sites: Mapping[str, str]) -> dict[str, list[
         if sha256 in seen:
             continue  # the same scan under two names counts once
         seen.add(sha256)
-        site = sites.get(path.name) or path.resolve().parent.name or UNKNOWN_SITE
+        site = (
+            sites.get(str(path.resolve()))
+            or sites.get(path.name)
+            or path.resolve().parent.name
+            or UNKNOWN_SITE
+        )
         queues.setdefault(site, []).append((sha256, site, path))
     return {site: sorted(queue, key=lambda item: item[0]) for site, queue in sorted(queues.items())}
 
@@ -163,7 +168,10 @@ def _turns(queues: Mapping[str, Sequence[tuple[str, str, Path]]]) -> list[tuple[
 
 
 def _sites(table: Path) -> dict[str, str]:
-    """Site by file name, of a participants.tsv. Raises UsageError for a table without these columns."""
+    """Site by path and by file name, of a participants.tsv.
+
+    Raises UsageError for a table without these columns.
+    """
     try:
         with open(table, newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.DictReader(stream, delimiter="\t"))
@@ -173,4 +181,12 @@ def _sites(table: Path) -> dict[str, str]:
         raise UsageError(
             f"{table.name} lacks the columns file and site.", "Write it tab-separated, one scan a line."
         )
-    return {Path(row["file"]).name: row["site"].strip() for row in rows if row["file"] and row["site"]}
+    known: dict[str, str] = {}
+    by_name: dict[str, set[str]] = {}
+    for row in rows:
+        if row["file"] and row["site"]:
+            path, site = (table.parent / row["file"].strip()).resolve(), row["site"].strip()
+            known[str(path)] = site
+            by_name.setdefault(path.name, set()).add(site)
+    # By name alone only where that means one site: scans may lie elsewhere than the table says.
+    return {name: found.pop() for name, found in by_name.items() if len(found) == 1} | known

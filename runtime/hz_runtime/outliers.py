@@ -35,7 +35,7 @@ THRESHOLD = 5.0
 LEAST_SCANS = 8  # a median of fewer says nothing about the next one
 COARSE = (16, 16, 16)  # voxels that correlations are taken on: 4 x 4 x 4 of the network's grid
 NORMAL = 0.6745  # MAD of a standard normal distribution
-SEEN = 0.02  # of the mean volume's range; darker voxels are air in every scan
+SEEN = 0.02  # on the scale of [0, 1]; darker voxels are air in every scan
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ def cohort_scores(
     if len(measures) < LEAST_SCANS:
         return [OutlierScore(0.0, {}, dict(m), ()) for m in measures]
     rows = _with_correlation(measures, volumes)
-    return [_judged(row, _statistics(rows), threshold, "this site's scans") for row in rows]
+    usual = _statistics(rows)
+    return [_judged(row, usual, threshold, "this site's scans") for row in rows]
 
 
 def reference_of(grids: F32, features: Sequence[Mapping[str, float]]) -> dict[str, Any]:

@@ -43,6 +43,19 @@ def test_sites_take_turns(cohort: Path) -> None:
     assert found.grids.dtype == np.float32
 
 
+def test_sites_with_equal_file_names_are_told_apart(cohort: Path, tmp_path: Path) -> None:
+    lines = ["file\tsite"]
+    for n, site in enumerate(["oslo", "rome"] * 2):
+        (tmp_path / site).mkdir(exist_ok=True)
+        file = f"{site}/sub-{n // 2}_T1w.nii.gz"
+        shutil.copy(cohort / f"sub-{n:02}_T1w.nii.gz", tmp_path / file)
+        lines.append(f"{file}\t{site.upper()}")
+    table = tmp_path / "participants.tsv"
+    table.write_text("\n".join(lines) + "\n")
+    found = choose([tmp_path], Recipe(), count=4, participants=table)
+    assert sorted(scan.site for scan in found.scans) == ["OSLO", "OSLO", "ROME", "ROME"]
+
+
 def test_a_small_site_gives_what_it_has(cohort: Path) -> None:
     found = choose([cohort], Recipe(), count=7, participants=cohort / "participants.tsv")
     assert [scan.site for scan in found.scans].count("b") == 2
@@ -79,8 +92,8 @@ def test_one_scan_under_two_names_counts_once(cohort: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "data, why",
     [
-        (np.random.default_rng(0).random(SHAPE), "noise, not tissue"),
-        (np.random.default_rng(0).normal(100, 20, SHAPE), "noise, not tissue"),
+        (np.random.default_rng(0).random(SHAPE), "cm3 of foreground"),
+        (np.random.default_rng(0).normal(100, 20, SHAPE), "cm3 of foreground"),
         (np.full(SHAPE, 7.0), "same value (7)"),
         (np.zeros(SHAPE), "same value (0)"),
     ],

@@ -139,6 +139,11 @@ def test_strength_zero_is_the_reference(small: Simulation) -> None:
         assert site.at(2.0).gamma == pytest.approx(site.gamma**2)
 
 
+def test_strength_is_of_the_departure_from_the_reference_site() -> None:
+    with pytest.raises(UsageError, match="first site is flat"):
+        Simulation(sites=(named_site("flat"), named_site("reference")), strength=2.0)
+
+
 def shares(scan: np.ndarray, brain: np.ndarray) -> np.ndarray:
     counts = np.histogram(scan[brain] / scan.max(), 32, (0, 1))[0]
     return counts / counts.sum()

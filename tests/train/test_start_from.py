@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 from hz_runtime.errors import UsageError  # noqa: E402
 from hz_runtime.recipe import Recipe  # noqa: E402
 from hz_train.checkpoint import load_checkpoint  # noqa: E402
-from hz_train.cohort import read_participants  # noqa: E402
+from hz_train.cohort import Cohort, read_participants  # noqa: E402
 from hz_train.cyclegan_task import Settings  # noqa: E402
 from hz_train.cyclegan_training import Preset, train_cyclegan  # noqa: E402
 from hz_train.fit import Schedule  # noqa: E402
+from hz_train.studies.method import unseen  # noqa: E402
 from small_scans import write_scan  # noqa: E402
 
 SMALL = Preset(
@@ -61,6 +63,18 @@ def test_the_networks_are_those_of_the_checkpoint(cohort, first: Path, tmp_path:
     assert said["sha256"] == old["sha256"]
     assert said["seed"] == 3
     assert old["started_from"] is None
+
+
+def test_whom_the_first_training_saw_is_not_forgotten(cohort, tmp_path: Path) -> None:
+    """On other scans of the same sites: a study must not score either part as unseen."""
+    scans = cohort.scans
+    parts = [Cohort(scans[:2]), Cohort(scans[2:])]
+    start = run(parts[0], tmp_path / "start", SMALL)
+    further = run(parts[1], tmp_path / "further", STILL, start_from=start)
+    everyone = sorted(sha256(scan.path.read_bytes()).hexdigest() for scan in scans)
+    assert load_checkpoint(further)[1]["training_scans"] == everyone
+    with pytest.raises(UsageError, match="trained on all 4 subjects"):
+        unseen(cohort, further)
 
 
 def test_training_goes_on(cohort, first: Path, tmp_path: Path) -> None:

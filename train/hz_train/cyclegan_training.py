@@ -97,8 +97,9 @@ def train_cyclegan(
 
     held_out : share of each site's subjects that training never sees and the scores are taken on.
     start_from : a checkpoint whose networks are gone on from, in place of random ones. With another seed or
-        cohort than its own, its training subjects may be among the held-out ones. A network it does not
-        hold, or a reverse generator that tells other sites apart, starts anew.
+        cohort than its own, its training subjects may be among the held-out ones; their scans count as
+        training scans in the new checkpoint, too. A network it does not hold, or a reverse generator that
+        tells other sites apart, starts anew.
     Raises UsageError where a site is empty or stands on both sides, before anything is read.
     """
     if target in source:
@@ -156,7 +157,8 @@ def train_cyclegan(
             },
             "split": f"by subject, {held_out:.0%} of each site's subjects held out",
             # By content, so that a study can tell whether it would score the network on what it has seen.
-            "training_scans": sorted(prepared.of(training).sha256),
+            # With those of the checkpoint it went on from, whose weights remember them.
+            "training_scans": _seen(prepared.of(training), start_from),
             "seed": preset.schedule.seed,
             "schedule": asdict(preset.schedule),
             "settings": asdict(preset.settings),
@@ -171,6 +173,14 @@ def train_cyclegan(
                 tensors.update(with_prefix(name, network.state_dict()))
         save_checkpoint(path, tensors, meta)
     return path
+
+
+def _seen(training: PreparedCohort, start_from: Path | None) -> list[str]:
+    """Hashes of all scans that the weights come from; none where those of the first part are not known."""
+    before = [] if start_from is None else load_checkpoint(start_from)[1].get("training_scans")
+    if start_from is not None and not before:
+        return []
+    return sorted({*training.sha256, *(before or ())})
 
 
 def _go_on(

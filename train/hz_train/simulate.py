@@ -28,7 +28,7 @@ from hz_runtime.volume import write_volume
 from hz_train.cohort import read_participants
 from hz_train.simulate_anatomy import Subject, Tissues, tissues
 from hz_train.simulate_heads import BUILT_IN, F32, Grid, Head, built_in_head, label_head
-from hz_train.simulate_site import SITES, Site, named_site, scan
+from hz_train.simulate_site import REFERENCE, SITES, Site, named_site, scan
 
 __all__ = [
     "SITES",
@@ -64,7 +64,8 @@ class Simulation:
     ages : youngest and oldest, between which ages are uniform.
     confound_age : sites scan different ages, the reference site the youngest.
     confound_group : sites scan different shares of patients; else half of every site, at every age.
-    strength : of the sites' departure from the reference site; 1 is as in `simulate_site.SITES`.
+    strength : of the sites' departure from the reference site; 1 is as in `simulate_site.SITES`, 0 leaves
+        each only the faint pattern of its own coil. Another one than 1 wants the reference site first.
     effect : size of the disease, of the one in `simulate_anatomy`; 0 for groups that differ in name only.
     """
 
@@ -98,6 +99,12 @@ class Simulation:
             raise UsageError(f"scans of {self.size} voxels a side cannot be simulated.", "Use 16 to 128.")
         if not 0 <= self.ages[0] < self.ages[1] <= 120:
             raise UsageError(f"ages from {self.ages[0]:g} to {self.ages[1]:g} are no range of years.")
+        if self.strength != 1 and self.sites[0] != REFERENCE:
+            raise UsageError(
+                f"a strength of {self.strength:g} is of the departure from {REFERENCE.name}, and the first "
+                f"site is {names[0]}.",
+                f"Name {REFERENCE.name} first.",
+            )
         if self.head_ages and len(self.head_ages) != len(self.heads):
             raise UsageError(f"{len(self.heads)} heads with {len(self.head_ages)} ages.")
 

@@ -57,7 +57,10 @@ class Site:
     gain_sd: float = 0.1
 
     def at(self, strength: float) -> Site:
-        """The site's departure from the reference site times `strength`: 0 is the reference, 1 this site."""
+        """The site's departure from the reference site times `strength`: 1 is this site, 0 the reference.
+
+        But for the pattern of its receive field, which stays its own: at 0 as faint as the reference's.
+        """
         if strength == 1.0:
             return self
         none = Site(self.name)

@@ -15,6 +15,7 @@ import torch
 
 from hz_runtime.errors import UsageError
 from hz_train.cohort import Cohort, Scan
+from hz_train.cyclegan_task import Settings
 from hz_train.datasets import PreparedCohort
 from hz_train.studies import method as method_module
 from hz_train.studies.method import (
@@ -91,6 +92,31 @@ def test_rescans_elsewhere_and_copies_under_another_name_are_not_scored() -> Non
     for seed in range(8):
         training, test = split_cohort(both, 0.4, seed)
         assert not whom(training) & whom(test)
+
+
+def test_a_file_under_two_names_is_scored_once_at_most() -> None:
+    everyone = prepared({"oslo": 8, "rome": 8})
+    hashes = list(everyone.sha256)
+    hashes[9] = hashes[10]
+    both = replace(everyone, sha256=tuple(hashes))
+    for seed in range(8):
+        test = split_cohort(both, 0.4, seed)[1]
+        assert len(set(test.sha256)) == len(test)
+
+
+def test_groups_too_small_to_hold_anybody_out_are_refused() -> None:
+    """10 subjects a site, but two of each group: a fifth of two is nobody."""
+    everyone = prepared({"oslo": 10, "rome": 10}, ("a", "b", "c", "d", "e"))
+    with pytest.raises(UsageError, match="nobody of oslo, rome is held out"):
+        split_cohort(everyone, 0.2, 0)
+
+
+def test_another_predictor_goes_on_with_the_same_harmonizer(tmp_path: Path) -> None:
+    scans, preset = prepared({"oslo": 4, "rome": 4}), study_preset("quick", "volume")
+    longer = replace(preset, predictor=replace(preset.predictor, epochs=9))
+    wider = replace(preset, harmonizer=replace(preset.harmonizer, settings=Settings(width=3)))
+    keys = [_key(scans, ["rome"], "oslo", settings(tmp_path, preset=p)) for p in (preset, longer, wider)]
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_a_harmonizer_is_another_where_scans_change_their_site(tmp_path: Path) -> None:

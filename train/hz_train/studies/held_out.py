@@ -78,9 +78,9 @@ def held_out_remark(settings: StudySettings) -> str:
     """Who scores, in a sentence."""
     text = (
         f"Whoever is scored was seen by nothing that was fitted: {settings.held_out:.0%} of each site's "
-        "subjects are held out of everything that is trained, whole subjects, the same for every method. "
-        "Scans of the reference site stay as they are here, while hz-run sends every scan through the "
-        "harmonizer."
+        "subjects are held out of every method and predictor, whole subjects, the same for all. A harmonizer "
+        "to the reference site and ComBat leave that site's own scans as they are (z-score and Nyul do not), "
+        "while hz-run sends every scan through the harmonizer."
     )
     if settings.harmonizer is not None:
         text += (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -210,5 +210,7 @@ def translate(checkpoint: Path, volumes: F32, device: str = "auto", direction: s
 def _key(scans: PreparedCohort, sources: Sequence[str], target: str, settings: StudySettings) -> str:
     """Short name of everything that decides a harmonizer, so that studies share it and never mix it up."""
     where = sorted((sha, scan.site) for sha, scan in zip(scans.sha256, scans.scans, strict=True))
-    decides = [where, sorted(sources), target, settings.system, settings.described()["preset"]]
+    # Not the predictor's part of the preset: a study with another predictor goes on with the same harmonizer.
+    how = [asdict(settings.preset.harmonizer), settings.recipe.to_dict(), settings.preset.n4]
+    decides = [where, sorted(sources), target, settings.system, how]
     return sha256_bytes(json.dumps(decides, sort_keys=True, default=str).encode())[:12]

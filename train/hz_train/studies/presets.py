@@ -181,8 +181,8 @@ def split_cohort(
 
     By group in every study, not only where a diagnosis needs it: studies in one folder then share their
     harmonizers. A subject that was scanned at two sites is on one side with all scans (`Cohort.split`).
-    A file that appears under two names stays in training.
-    Raises Leak where the two sides share a scan all the same.
+    A file that appears under two names stays in training, or once among the held-out.
+    Raises Leak where the two sides share a scan all the same, UsageError where one has no scan of a site.
     """
     cohort = Cohort(prepared.scans)
     groups = sorted({s.group for s in cohort.scans})
@@ -191,9 +191,17 @@ def split_cohort(
     training = prepared.of(cohort.of(kept))
     copies = set(training.sha256)
     rest = prepared.of(cohort.of(set(cohort.subjects) - kept))
-    fresh = {s.path for s, sha in zip(rest.scans, rest.sha256, strict=True) if sha not in copies}
+    first = {sha: s.path for s, sha in reversed([*zip(rest.scans, rest.sha256, strict=True)])}
+    fresh = {path for sha, path in first.items() if sha not in copies}
     test = prepared.of(Cohort(tuple(s for s in rest.scans if s.path in fresh)))
     refuse_leak("the training side", whom(training), test)
+    for side, what in ((test, "held out"), (training, "left to train on")):
+        bare = sorted(set(cohort.sites) - {s.site for s in side.scans})
+        if bare:
+            raise UsageError(
+                f"nobody of {', '.join(bare)} is {what}: each group is divided, and they are small.",
+                "Change --held-out, or merge groups in the cohort table.",
+            )
     return training, test
 
 
