@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from hz_runtime.dicom.series import Series
 
 _FOLDER = click.Path(path_type=Path)
+_ENDING = (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))  # Windows has no SIGHUP
 _series = click.option(
     "--series", "wanted", metavar="N", type=click.IntRange(1), help="Number of the series in the list."
 )
@@ -175,7 +177,9 @@ def export(
     VOLUME: a result of hz-run --space native. New series on the source's slices; research use only,
     unverified. Without --keep-ids they carry no patient and have a study of their own.
     """
+    from hz_runtime.dicom.deidentify import SALT
     from hz_runtime.dicom.derived import write_derived
+    from hz_runtime.dicom.export_folder import replacing
     from hz_runtime.dicom.intake import dicom_files
     from hz_runtime.dicom.result import read_result
     from hz_runtime.dicom.series import find_series
@@ -184,9 +188,10 @@ def export(
     origin, age = read_result(volume, result)
     with dicom_files(source) as files:
         one = _source(find_series(files), volume, wanted, reference, salt)
-        images = write_derived(volume, one, out, origin, keep_ids)
-        if age is not None:
-            write_report(age, one, out, origin, keep_ids)
+        with replacing(out, one) as folder:
+            images = write_derived(volume, one, folder, origin, keep_ids, salt or SALT)
+            if age is not None:
+                write_report(age, one, folder, origin, keep_ids, salt or SALT)
     report = "SR_age.dcm" if age is not None else "no report (no age was predicted)"
     click.echo(f"{len(images)} images on series {one.number}, {report}")
     if keep_ids:
@@ -196,20 +201,51 @@ def export(
 def _source(
     found: Sequence[Series], volume: Path, wanted: int | None, reference: Path | None, salt: str | None
 ) -> Series:
-    """The series named by number or reference, else by the volume's name, else the one convert takes."""
-    from hz_runtime.dicom.convert import referenced, source_of
+    """The series named by number or reference, else by the digits in the volume's name.
+
+    A name without digits means the only series that convert would take. Nothing is guessed beyond that: a
+    result must not be filed under another patient. Raises UsageError.
+    """
+    from hz_runtime.dicom.convert import digits_in, referenced, source_of
     from hz_runtime.dicom.deidentify import SALT
-    from hz_runtime.dicom.selection import choose
+    from hz_runtime.dicom.selection import choose, judge
+    from hz_runtime.errors import UsageError
     from hz_runtime.volume import stem
 
-    if reference is not None and wanted is None:
+    if wanted is not None:
+        return choose(found, wanted)
+    if reference is not None:
         return referenced(found, reference)
-    by_name = source_of(found, stem(volume), salt or SALT) if wanted is None else None
-    return by_name or choose(found, wanted)
+    remedy = "name the series:  --series N (hz-dicom list IN) or --reference JSON"
+    name = stem(volume)
+    if digits_in(name)[0]:
+        one = source_of(found, name, salt or SALT)
+        if one is None:
+            raise UsageError(
+                "no series of the source has the digits in the volume's name.",
+                f"Give the --salt of convert, or {remedy}",
+            )
+        return one
+    if sum(judge(one).eligible for one in found) > 1:
+        raise UsageError(
+            "several series of the source qualify, and the volume's name has no digits of one.",
+            f"N{remedy[1:]}",
+        )
+    return choose(found)
+
+
+def _unwound(number: int, _frame: object) -> None:
+    """End on a signal as on an error, so that temporary folders, which hold identity, are removed."""
+    for known in _ENDING:
+        signal.signal(known, signal.SIG_IGN)  # a second one would stop that
+    raise SystemExit(128 + number)
 
 
 def main() -> None:
     """Entry point of hz-dicom."""
+    for number in _ENDING:
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
+            signal.signal(number, _unwound)
     render.run_command(dicom)
 
 

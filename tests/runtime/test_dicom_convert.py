@@ -105,6 +105,31 @@ def test_names_and_the_way_back(tmp_path: Path) -> None:
         stem = output_name(series, "secret").removesuffix("_T1w") + end
         assert source_of([series], stem, "secret") is series
         assert source_of([series], stem) is None
+        assert source_of([series], f"0001_{stem}", "secret") is series  # as hz-run tells two apart
+
+
+def test_the_last_digits_in_a_name_count(tmp_path: Path) -> None:
+    small.write_series(tmp_path, PatientID="0123456789ab")
+    small.write_other(tmp_path, 7)
+    one, other = find_series(sorted(tmp_path.iterdir()))
+    first, second = pseudonym(one.uid), pseudonym(other.uid)
+    for stem, wanted in (
+        (f"sub-0123456789ab_ses-{first}_T1w", one),  # a PatientID like digits
+        (f"sub-{first}_sub-{second}_desc-harmonized_T1w", other),  # a folder named as the other's
+        (f"sub-{second}-a1b2c3_desc-harmonized_T1w", other),  # two files that hz-run told apart
+        (f"sub-{first}_ses-0123456789ab_T1w", None),
+        (f"sub-{first}0_T1w", None),
+    ):
+        assert source_of((one, other), stem) is wanted
+
+
+def test_stacks_of_one_series_have_their_own_names(tmp_path: Path) -> None:
+    small.write_series(tmp_path)
+    small.write_other(tmp_path, 5, SeriesInstanceUID=small.SERIES_UID, EchoTime="7")
+    stacks = find_series(sorted(tmp_path.iterdir()))
+    for one in stacks:
+        assert source_of(stacks, output_name(one)) is one
+    assert source_of(stacks, f"sub-{pseudonym(small.SERIES_UID)}_T1w") is None
 
 
 MARK = "ZQXPHI"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -267,3 +269,98 @@ def test_a_disk_that_fills_up_leaves_no_part_of_a_series(
     (tmp_path / "out" / "MR_0033.dcm").touch()
     with pytest.raises(UsageError, match=r"another export \(MR_0033"):
         write_derived(volume, series, tmp_path / "out", ORIGIN)
+
+
+def two_patients(folder: Path) -> tuple[Series, Path, Series, Path]:
+    """(series, volume) of two patients on the same grid."""
+    small.write_series(folder / "a")
+    small.write_other(folder / "b", 9, StudyInstanceUID=f"{small.STUDY_UID}.2", PatientName="Roe^Joe")
+    one, other = source(folder / "a"), source(folder / "b")
+    return one, harmonized(one, folder / "a" / "n"), other, harmonized(other, folder / "b" / "n")
+
+
+def test_one_folder_holds_one_patient(tmp_path: Path) -> None:
+    one, volume, other, its_volume = two_patients(tmp_path)
+    age, out = PredictedAge(50.0), tmp_path / "out"
+    for first in ("images", "report"):
+        out = tmp_path / first
+        if first == "images":
+            write_derived(volume, one, out, ORIGIN, keep_ids=True)
+        else:
+            write_report(age, one, out, ORIGIN, keep_ids=True)
+        before = {p.name: p.read_bytes() for p in out.iterdir()}
+        with pytest.raises(UsageError, match="another export") as caught:
+            write_derived(its_volume, other, out, ORIGIN, keep_ids=True)
+        assert "empty folder" in caught.value.remedy
+        with pytest.raises(UsageError, match="another export"):
+            write_report(age, other, out, ORIGIN, keep_ids=True)
+        assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+def test_new_images_take_the_place_of_old_images_and_their_report(tmp_path: Path) -> None:
+    small.write_series(tmp_path / "in")
+    series = source(tmp_path / "in")
+    volume = harmonized(series, tmp_path)
+    write_derived(volume, series, tmp_path / "out", ORIGIN)
+    write_report(PredictedAge(50.0), series, tmp_path / "out", ORIGIN)
+    old = pydicom.dcmread(tmp_path / "out" / "MR_0001.dcm").SeriesInstanceUID
+    later = Origin("1.3", created=datetime(2026, 3, 4, tzinfo=UTC))
+    write_derived(volume, series, tmp_path / "out", later)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"MR_{n:04}.dcm" for n in range(1, 33)]
+    uids = {pydicom.dcmread(p).SeriesInstanceUID for p in (tmp_path / "out").iterdir()}
+    assert len(uids) == 1 and old not in uids
+
+
+def test_images_that_cannot_be_written_leave_the_old_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hz_runtime.dicom import derived
+    from hz_runtime.errors import HzError
+
+    small.write_series(tmp_path / "in")
+    series = source(tmp_path / "in")
+    volume = harmonized(series, tmp_path)
+    write_derived(volume, series, tmp_path / "out", ORIGIN)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+
+    def full(*_: object) -> None:
+        raise HzError("the disk is full.")
+
+    monkeypatch.setattr(derived, "atomic_write_bytes", full)
+    with pytest.raises(HzError, match="disk is full"):
+        write_derived(volume, series, tmp_path / "out", Origin("1.3"))
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hz_runtime.errors import HzError
+
+    small.write_series(tmp_path / "in")
+    series = source(tmp_path / "in")
+    volume, real = harmonized(series, tmp_path), os.replace
+
+    def refuse(old: Path, new: Path) -> None:
+        if new.parent == tmp_path / "out":
+            raise PermissionError(13, "Permission denied", str(tmp_path))
+        real(old, new)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(HzError, match="the output folder cannot be written") as caught:
+        write_derived(volume, series, tmp_path / "out", ORIGIN)
+    assert str(tmp_path) not in str(caught.value) and not list((tmp_path / "out").iterdir())
+
+
+def test_what_a_source_says_is_not_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A series number that is none, which pydicom would quote."""
+    for path in small.write_series(tmp_path / "in"):
+        data = path.read_bytes()
+        at = data.index(b"\x20\x00\x11\x00IS")
+        path.write_bytes(data[: at + 8] + b"JD" + data[at + 10 :])
+    series = source(tmp_path / "in")
+    volume = harmonized(series, tmp_path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        write_derived(volume, series, tmp_path / "out", ORIGIN)
+        write_report(PredictedAge(50.0), series, tmp_path / "out", ORIGIN)
+    said = "".join(capfd.readouterr()) + "".join(str(w.message) for w in caught)
+    assert "JD" not in said

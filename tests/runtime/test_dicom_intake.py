@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
+import shutil
 import struct
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
+import small_dicom as small
 from hz_runtime.dicom.intake import IntakeLimits, dicom_files
-from hz_runtime.errors import ScanError, UnreadableScan, UnsupportedScan
+from hz_runtime.dicom.scans import dicom_scans
+from hz_runtime.errors import HzError, ScanError, UnreadableScan, UnsupportedScan
 
 DICOM = bytes(128) + b"DICM" + b"content"
 
@@ -128,6 +133,38 @@ def test_damaged_archives(tmp_path: Path, name: str) -> None:
         made.write_bytes(damaged)
         with pytest.raises(UnreadableScan, match="damaged"), dicom_files(made):
             pass
+
+
+def test_no_room_for_temporary_files_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = zipped(tmp_path / "x.zip", MEMBERS)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(HzError, match="temporary files cannot be written") as caught, dicom_files(made):
+        pass
+    assert "TMPDIR" in caught.value.remedy and str(tmp_path) not in str(caught.value)
+    with pytest.raises(HzError, match="temporary files cannot be written"), dicom_scans():
+        pass
+
+
+def test_one_input_that_finds_no_room_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a batch: the temporary folder is full for two inputs; for the third there is room again."""
+    pytest.importorskip("pydicom", reason="needs the extra dicom")
+    pytest.importorskip("dcm2niix", reason="needs the extra dicom")
+    small.write_series(tmp_path / "in")
+    with dicom_scans() as scans:
+        for call, made in (("mkdtemp", "private folder"), ("symlink_to", "a copy of a slice")):
+            owner = tempfile if call == "mkdtemp" else Path
+            with monkeypatch.context() as patch:
+                patch.setattr(owner, call, full)
+                patch.setattr(shutil, "copyfile", full)
+                ((path, fault),) = scans.take(str(tmp_path / "in")).items()
+            assert isinstance(fault, HzError) and "No space left" in str(fault), made
+            assert not path.exists()
+        ((path, fault),) = scans.take(str(tmp_path / "in")).items()
+        assert fault is None and path.is_file()
+
+
+def full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_what_is_no_archive(tmp_path: Path) -> None:

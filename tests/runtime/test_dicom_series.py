@@ -10,9 +10,13 @@ import pytest
 
 pytest.importorskip("pydicom", reason="needs the extra dicom")
 
+import pydicom
+
 import small_dicom as small
-from hz_runtime.dicom.selection import choose, judge
-from hz_runtime.dicom.series import Series, find_series
+from hz_runtime.dicom.convert import output_name, sidecar
+from hz_runtime.dicom.deidentify import quiet
+from hz_runtime.dicom.selection import choose, choose_each, judge
+from hz_runtime.dicom.series import _TAGS, Series, find_series
 from hz_runtime.errors import UnsupportedScan, UsageError
 
 
@@ -91,6 +95,50 @@ def test_echoes_of_one_series_are_two_stacks(tmp_path: Path) -> None:
     assert (first.uid, first.part, second.part) == (second.uid, 1, 2)
 
 
+ITEM = pydicom.Dataset()
+ITEM.PatientName = "Doe^Jane"
+ODD: list[tuple[str, Any]] = [
+    ("US", 5),
+    ("US", [32, 32]),
+    ("FD", [1e308, -1e308, 1e308]),
+    ("SQ", [ITEM]),
+    ("PN", "A^B"),
+    ("IS", "9" * 400),
+    ("UI", ["1.2", "1.3"]),
+]
+
+
+@pytest.mark.parametrize(("vr", "value"), ODD)
+def test_no_element_of_another_kind_stops_the_others(tmp_path: Path, vr: str, value: Any) -> None:
+    """Every element that is read, of a kind that it should not have, in a file beside a whole series."""
+    small.write_series(tmp_path / "whole")
+    whole, odd = sorted((tmp_path / "whole").iterdir()), []
+    for number, keyword in enumerate(_TAGS):
+        tag = pydicom.datadict.tag_for_keyword(keyword)
+        uid = f"2.25.77{number}"
+        data = small.header(0, SeriesInstanceUID=uid, StudyInstanceUID=uid, SOPInstanceUID=f"{uid}.1")
+        with quiet():
+            data[tag] = pydicom.DataElement(tag, vr, value)
+            try:
+                odd.append(small.save(data, tmp_path / "odd" / keyword))
+            except (TypeError, OSError):  # of the meta header, which the file needs
+                assert keyword in ("SOPClassUID", "SOPInstanceUID", "SpecificCharacterSet")
+    found = find_series([*odd, *whole])
+    for one in found:
+        assert judge(one).reason and output_name(one) and sidecar(one)
+    assert choose_each(found)[0][0].uid == small.SERIES_UID
+
+
+def test_positions_beyond_all_bounds_are_no_volume(tmp_path: Path) -> None:
+    tag = pydicom.datadict.tag_for_keyword("ImagePositionPatient")
+    for index in range(3):
+        data = small.header(index)
+        data[tag] = pydicom.DataElement(tag, "FD", [0.0, 0.0, (index - 1) * 1.7e308])
+        small.save(data, tmp_path / str(index))
+    series = one(tmp_path)
+    assert series.affine is None and series.fault
+
+
 # What differs from an MPRAGE -> what the rules say.
 SPOILED: dict[str, Any] = {
     "ScanningSequence": "GR",
@@ -115,6 +163,13 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({**SPOILED, "FlipAngle": "30", "EchoTime": "20"}, NOT_T1),  # susceptibility
     ({**SPIN_ECHO, "RepetitionTime": "600", "EchoTime": "11"}, "T1 spin echo"),
     ({**SPIN_ECHO, "RepetitionTime": "3200", "EchoTime": "400"}, NOT_T1),
+    ({"ImageType": ["DERIVED", "PRIMARY", "T1 MAP", "ND"]}, "image type MAP"),
+    ({"ImageType": ["DERIVED", "PRIMARY", "R2_STAR MAP", "ND"]}, "image type MAP"),
+    ({"SeriesDescription": "t1_mp2rage_sag_p3_iso_INV1"}, NOT_T1),
+    ({"SeriesDescription": "t1_mp2rage inv-2"}, NOT_T1),
+    ({"SeriesDescription": "t1_mp2rage_sag_T1_Images"}, NOT_T1),
+    ({"SeriesDescription": "t1_mprage_inv1100"}, "inversion-prepared gradient echo"),
+    ({"ComplexImageComponent": "MAGNITUDE"}, "inversion-prepared gradient echo"),
     (UNTAGGED, "T1 by its name"),
     ({**UNTAGGED, "SeriesDescription": "brain"}, NOT_T1),
 ]
@@ -124,6 +179,24 @@ CASES: list[tuple[dict[str, Any], str]] = [
 def test_the_rules(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
     small.write_series(tmp_path, **changes)
     assert judge(one(tmp_path)).reason == reason
+
+
+@pytest.mark.parametrize("uni", ["UNI_Images", "UNI-DEN"])
+def test_of_an_mp2rage_the_uniform_image_is_taken(tmp_path: Path, uni: str) -> None:
+    """As Siemens writes its four series: the inversions differ by their description alone."""
+    same = {"ScanningSequence": ["GR", "IR"], "SequenceVariant": ["SK", "SP", "MP"],
+            "RepetitionTime": "5000", "FlipAngle": "4", "ProtocolName": "t1_mp2rage_sag_p3_iso"}  # fmt: skip
+    for number, end, inversion, kind in (
+        (2, "INV1", "700", ["ORIGINAL", "PRIMARY", "M", "ND"]),
+        (3, "INV2", "2500", ["ORIGINAL", "PRIMARY", "M", "ND"]),
+        (4, "T1_Images", "0", ["DERIVED", "PRIMARY", "T1 MAP", "ND"]),
+        (5, uni, "0", ["DERIVED", "PRIMARY", "M", "ND", "UNI"]),
+    ):
+        changes = {**same, "InversionTime": inversion, "ImageType": kind}
+        small.write_other(tmp_path, number, SeriesDescription=f"t1_mp2rage_sag_p3_iso_{end}", **changes)
+    found = find_series(sorted(tmp_path.iterdir()))
+    assert [judge(s).eligible for s in found] == [False, False, False, True]
+    assert choose(found).number == 4
 
 
 def test_the_best_series_is_chosen(tmp_path: Path) -> None:

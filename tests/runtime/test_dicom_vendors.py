@@ -113,6 +113,24 @@ def test_magnitude_and_phase_in_one_file_are_two_stacks(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("out/*"))
 
 
+@pytest.mark.parametrize("component", ["PHASE", "REAL", "IMAGINARY"])
+def test_a_complex_component_is_no_head(tmp_path: Path, component: str) -> None:
+    """Where ImageType is that of a magnitude image, as PS3.3 C.8.13.3.1 allows."""
+    path = enhanced(tmp_path / "whole" / "one.dcm")
+    data = pydicom.dcmread(path)
+    data.ComplexImageComponent = component
+    data.save_as(path)
+    assert judge(one(tmp_path / "whole")).reason == f"image type {component}"
+    data.ComplexImageComponent = "MIXED"
+    for number, group in enumerate(data.PerFrameFunctionalGroupsSequence):
+        kind = "MAGNITUDE" if number < 16 else component
+        group.MRImageFrameTypeSequence[0].ComplexImageComponent = kind
+    data.save_as(path)
+    stacks = find_series([path])
+    assert [s.shape[2] for s in stacks] == [16, 16]
+    assert sum(judge(s).refused == f"image type {component}" for s in stacks) == 1
+
+
 # Pixels
 
 

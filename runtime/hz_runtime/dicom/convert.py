@@ -14,7 +14,6 @@ import re
 import shutil
 import struct
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +26,15 @@ from ..files import atomic_write_bytes
 from ..geometry import Array
 from ..header import HEAD_BYTES, ReadLimits, encode_header, parse_header
 from . import deidentify as de
+from .intake import no_room, private_folder
 from .selection import judge
 from .series import Series
 
 _MAX_SECONDS = 600
 _SAME_MM = 0.05  # of every corner: dcm2niix works in float32
 _SCL_INTER = 116  # offset in a NIfTI-1 header
+# A hyphen may follow: hz-run makes names unique as NAME-<hash>.
+_DIGITS = re.compile(rf"(?:sub|ses)-([0-9a-f]{{{de.NAME_DIGITS}}})(?:_run-(\d+))?(?![0-9A-Za-z])")
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,23 @@ def output_name(series: Series, salt: str = de.SALT, keep_ids: bool = False) -> 
 
 
 def source_of(series: Sequence[Series], stem: str, salt: str = de.SALT) -> Series | None:
-    """The series that a file whose name starts with `stem` was converted from, by its digits; or None."""
+    """The series that a file was converted from, by the digits in its name, or None.
+
+    stem : of a name of `convert`, or of a result, whatever hz-run put before and after it."""
+    digits, part = digits_in(stem)
     for one in series:
-        bare = output_name(one, salt).rpartition("_")[0]
-        if f"{stem}_".startswith(f"{bare}_"):
+        if digits == de.pseudonym(one.uid, salt) and one.part in (0, part):
             return one
     return None
+
+
+def digits_in(stem: str) -> tuple[str, int]:
+    """(a series' digits as `output_name` writes them, its part) in a name; ("", 0) where there are none.
+
+    The last ones count: folders, and with keep_ids a PatientID that looks alike, come before them."""
+    found = _DIGITS.findall(stem)
+    digits, part = found[-1] if found else ("", "")
+    return digits, int(part or 0)
 
 
 def referenced(series: Sequence[Series], path: str | os.PathLike[str]) -> Series:
@@ -107,9 +120,12 @@ def convert(
     if keep_ids:
         series = _with_patient(series)
     folder, name = Path(out), output_name(series, salt, keep_ids)
-    with tempfile.TemporaryDirectory(prefix="hz-dicom-") as temporary:
-        converted, told = _dcm2niix(series, Path(temporary), keep_ids)
-        content = _nifti(converted, series, keep_ids)
+    with private_folder() as temporary:
+        try:
+            converted, told = _dcm2niix(series, temporary, keep_ids)
+            content = _nifti(converted, series, keep_ids)
+        except OSError as error:
+            raise no_room(error) from error
     make_folder(folder)
     written = Converted(
         folder / f"{name}.nii.gz",

@@ -110,13 +110,18 @@ def pseudonym(uid: str, salt: str = SALT) -> str:
     return hashlib.sha256(f"{salt}\0{uid}".encode()).hexdigest()[:NAME_DIGITS]
 
 
-def words(values: Any, known: Iterable[str]) -> tuple[str, ...]:
-    """Those of a CS element's values that are known words, upper case, in their order."""
+def texts(values: Any) -> tuple[str, ...]:
+    """The values of an element, of whatever kind they are, as text: stripped, upper case."""
     if values is None:
         return ()
-    items = [values] if isinstance(values, str) else list(values)
+    many = hasattr(values, "__iter__") and not isinstance(values, str)
+    return tuple(str(item).strip().upper() for item in (values if many else [values]))
+
+
+def words(values: Any, known: Iterable[str]) -> tuple[str, ...]:
+    """Those of a CS element's values that are known words, upper case, in their order."""
     allowed = set(known)
-    return tuple(w for w in (str(item).strip().upper() for item in items) if w in allowed)
+    return tuple(w for w in texts(values) if w in allowed)
 
 
 def without_identity(data: Any, name: str, patient_and_study: Iterable[str]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,14 +20,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import GridMismatch, UsageError
-from ..files import atomic_write_bytes, shown
+from ..errors import GridMismatch
+from ..files import atomic_write_bytes
 from ..header import HEAD_BYTES, ReadLimits, parse_header
 from ..stream import ScanStream
 from ..volume import Volume, read_volume, write_volume
 from . import deidentify as de
-from .convert import geometry_difference, index_map, make_folder
+from .convert import geometry_difference, index_map
 from .deidentify import listed
+from .export_folder import replacing
+from .intake import private_folder
 from .series import Series
 
 Int16 = npt.NDArray[np.int16]
@@ -106,9 +107,9 @@ def study_of(series: Series, keep_ids: bool = True) -> str:
     return own if keep_ids else new_uid("study without identity", own)
 
 
-def taken_out(data: Any, series: Series) -> None:
+def taken_out(data: Any, series: Series, salt: str) -> None:
     """Make a Dataset, of what a derived object takes over from `series`, one without identity."""
-    de.without_identity(data, f"sub-{de.pseudonym(series.uid)}", (*TYPE_2, *PATIENT_AND_STUDY))
+    de.without_identity(data, f"sub-{de.pseudonym(series.uid, salt)}", (*TYPE_2, *PATIENT_AND_STUDY))
 
 
 def write_derived(
@@ -117,42 +118,35 @@ def write_derived(
     out: str | os.PathLike[str],
     origin: Origin,
     keep_ids: bool = False,
+    salt: str = de.SALT,
 ) -> list[Path]:
     """Write the scan file `volume` to `out` as MR_0001.dcm, ... in the order of the source's slices.
 
-    keep_ids : carry the source's patient and study.
+    keep_ids : carry the source's patient and study.  salt : see `deidentify.pseudonym`; for what else the
+    patient is named.
 
     An integer file whose values fit int16 keeps them and its slope: value = stored * RescaleSlope +
     RescaleIntercept to the last bit. Anything else is first rounded as `write_volume` rounds to int16.
-    Where one cannot be written, none is left.
+    An earlier export of the series to `out`, with its report, goes once all are written.
     Raises GridMismatch where the volume does not lie on the series' own voxels, UnsupportedScan for a series
-    without geometry, what `read_volume` raises, UsageError (extra not installed, images of another series in
-    `out`), HzError (disk).
+    without geometry, what `read_volume` raises, UsageError (extra not installed, an export of another series
+    in `out`), HzError (disk); `out` then holds what it held.
     """
     de.need("pydicom")
-    target = Path(out)
-    written = [target / f"MR_{index + 1:04}.dcm" for index in range(len(series.slices))]
-    if others := sorted(set(target.glob("MR_*.dcm")) - set(written)):
-        raise UsageError(
-            f"{shown(target)} holds images of another export ({others[0].name}).",
-            "Name an empty folder:  --out DIR",
-        )
     scan = read_volume(volume)
     codes, slope, intercept = stored_values(volume, scan)
     planes = on_slices(codes, scan.affine, series)
-    common = _common(series, origin, scan.sha256, keep_ids)
+    with de.quiet():
+        common = _common(series, origin, scan.sha256, keep_ids, salt)
     common.update(_scaling(codes, slope, intercept))
-    make_folder(target)
-    try:
-        with de.quiet(), ThreadPoolExecutor(_WRITERS) as pool:
-            sources = {path: _header(path, _PLACE) for path in series.files}
-            contents = (encoded(_image(common, series, n, plane, sources)) for n, plane in enumerate(planes))
-            list(pool.map(atomic_write_bytes, written, contents))  # a disk syncs several as fast as one
-    except BaseException:
-        for path in written:  # a series with slices missing looks like one that is whole
-            path.unlink(missing_ok=True)
-        raise
-    return written
+    names = [f"MR_{index + 1:04}.dcm" for index in range(len(series.slices))]
+    # All or none: a series with slices missing looks like one that is whole.
+    with replacing(out, series) as folder, de.quiet(), ThreadPoolExecutor(_WRITERS) as pool:
+        sources = {path: _header(path, _PLACE) for path in series.files}
+        contents = (encoded(_image(common, series, n, plane, sources)) for n, plane in enumerate(planes))
+        # A disk syncs several as fast as one.
+        list(pool.map(atomic_write_bytes, [folder / name for name in names], contents))
+    return [Path(out) / name for name in names]
 
 
 def stored_values(path: str | os.PathLike[str], scan: Volume) -> tuple[Int16, float, float]:
@@ -167,8 +161,8 @@ def stored_values(path: str | os.PathLike[str], scan: Volume) -> tuple[Int16, fl
         # float32 as read_volume computes it may differ in its last bit from the double product.
         if fits and np.allclose(again, scan.data, rtol=3e-7, atol=0):
             return exact.astype(np.int16), header.slope, header.inter
-    with tempfile.TemporaryDirectory(prefix="hz-dicom-") as folder:
-        rounded = Path(folder) / "rounded.nii"
+    with private_folder() as folder:
+        rounded = folder / "rounded.nii"
         write_volume(rounded, scan.data, scan.geometry, dtype="int16")
         return stored_values(rounded, read_volume(rounded))
 
@@ -216,25 +210,24 @@ def _header(path: Path, only: Sequence[str] | None = None) -> Any:
     return dcmread(path, force=True, stop_before_pixels=True, specific_tags=tags)
 
 
-def _common(series: Series, origin: Origin, sha256: str, keep_ids: bool) -> Any:
+def _common(series: Series, origin: Origin, sha256: str, keep_ids: bool, salt: str) -> Any:
     """Everything that all images of the new series share."""
-    with de.quiet():
-        source = _header(series.files[0])
-        image = _taken_over(source, series, keep_ids)
+    source = _header(series.files[0])
+    image = _taken_over(source, series, keep_ids, salt)
+    image.update(_provenance(source, origin, keep_ids))
+    image.SeriesNumber = SERIES_NUMBER_ADDED + int(de.number(source.get("SeriesNumber")) or 0) % 10**6
     key = (series.uid, series.part, sha256, origin.version, origin.bundle_id, origin.created.isoformat())
     image.StudyInstanceUID = study_of(series, keep_ids)
     image.SeriesInstanceUID = new_uid("series", *key)
     if not image.get("FrameOfReferenceUID"):
         image.FrameOfReferenceUID = new_uid("frame of reference", series.uid)
-    image.update(_provenance(source, origin, keep_ids))
-    image.SeriesNumber = SERIES_NUMBER_ADDED + int(de.number(source.get("SeriesNumber")) or 0) % 10**6
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
     image.Columns, image.Rows = series.shape[:2]
     image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 1
     return image
 
 
-def _taken_over(source: Any, series: Series, keep_ids: bool) -> Any:
+def _taken_over(source: Any, series: Series, keep_ids: bool, salt: str) -> Any:
     """Patient, study and acquisition of the source; types 1 and 2 are there (PS3.3 C.8.3.1)."""
     from pydicom.dataset import Dataset
 
@@ -245,14 +238,14 @@ def _taken_over(source: Any, series: Series, keep_ids: bool) -> Any:
         elif series.get(keyword) is not None:  # of a multi-frame file
             _set(image, keyword, series.get(keyword))
     if not keep_ids:
-        taken_out(image, series)
+        taken_out(image, series, salt)
     for keyword in (*TYPE_2, *_ACQUISITION_TYPE_2):
         if keyword not in image:
             setattr(image, keyword, None)
     image.BodyPartExamined = image.get("BodyPartExamined") or "BRAIN"  # or Laterality would be asked for
     image.ScanningSequence = image.get("ScanningSequence") or "RM"
     image.SequenceVariant = image.get("SequenceVariant") or "NONE"
-    if "IR" in image.ScanningSequence and "InversionTime" not in image:
+    if "IR" in de.words(image.ScanningSequence, de.SCANNING_SEQUENCES) and "InversionTime" not in image:
         image.InversionTime = None
     return image
 

@@ -31,6 +31,7 @@ _DAMAGED = (
     RecursionError,  # tarfile's, at header upon header
 )  # fmt: skip
 _COPY = "Copy it again from its source."
+_ROOM = "Make room for temporary files, or name another place for them:  TMPDIR=FOLDER, before the command."
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,27 @@ def dicom_files(source: str | os.PathLike[str], limits: IntakeLimits | None = No
     elif not stat.S_ISREG(mode):
         raise UnreadableScan("the DICOM input is neither a folder nor a regular file.", "Give a folder.")
     else:
-        with tempfile.TemporaryDirectory(prefix="hz-dicom-") as folder:
-            yield _some(_unpacked(path, Path(folder), limits))
+        with private_folder() as folder:
+            yield _some(_unpacked(path, folder, limits))
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A temporary folder that only this user can read, as long as the context lasts; it may hold identity.
+
+    Raises HzError where it cannot be made.
+    """
+    try:
+        made = tempfile.TemporaryDirectory(prefix="hz-dicom-")
+    except OSError as error:
+        raise no_room(error) from error
+    with made as folder:
+        yield Path(folder)
+
+
+def no_room(error: OSError) -> HzError:
+    """What to say where temporary files cannot be written."""
+    return HzError(f"temporary files cannot be written ({error.strerror or type(error).__name__}).", _ROOM)
 
 
 def _some(files: list[Path]) -> list[Path]:
@@ -134,10 +154,7 @@ def _unpacked(path: Path, folder: Path, limits: IntakeLimits) -> list[Path]:
     except OSError as error:
         if error.errno is None:  # isal's BadGzipFile
             raise _damaged() from error
-        raise HzError(
-            f"the archive cannot be unpacked ({error.strerror}).",
-            "Make room for temporary files, or name another place for them:  TMPDIR=FOLDER hz-dicom ...",
-        ) from error
+        raise HzError(f"the archive cannot be unpacked ({error.strerror}).", _ROOM) from error
     except _DAMAGED as error:
         raise _damaged() from error
     except Exception as error:  # isal and zlib raise errors of their own for a damaged stream

@@ -6,17 +6,17 @@ Names and messages hold nothing of the input's own name, which may be a patient'
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from ..errors import HzError, UnsupportedScan, UsageError
 from ..volume import is_scan_name
 from .convert import convert
 from .deidentify import SALT, need
-from .intake import begins_like_dicom, dicom_files
+from .intake import begins_like_dicom, dicom_files, private_folder
 from .selection import choose_each
 from .series import find_series
 
@@ -29,6 +29,7 @@ class DicomScans:
 
     folder: Path
     salt: str = SALT
+    _numbers: Iterator[int] = field(default_factory=lambda: count(1), repr=False)
 
     def takes(self, text: str, scans: Sequence[Path]) -> bool:
         """Whether the INPUT `text`, in which `scans` were found, is DICOM: an archive, a DICOM file, or a
@@ -47,8 +48,7 @@ class DicomScans:
         `dicom` is not installed.
         """
         need("pydicom", "dcm2niix")
-        into = self.folder / f"{len(list(self.folder.iterdir())) + 1:04}"
-        into.mkdir()
+        into = self.folder / f"{next(self._numbers):04}"
         made: dict[Path, HzError | None] = {}
         try:
             with dicom_files(text) as files:
@@ -77,8 +77,8 @@ class DicomScans:
 @contextmanager
 def dicom_scans() -> Iterator[DicomScans]:
     """Takes DICOM until the context ends; then its files are gone. Salt: $HZ_DICOM_SALT, as for hz-dicom."""
-    with tempfile.TemporaryDirectory(prefix="hz-dicom-") as folder:
-        yield DicomScans(Path(folder), os.environ.get("HZ_DICOM_SALT") or SALT)
+    with private_folder() as folder:
+        yield DicomScans(folder, os.environ.get("HZ_DICOM_SALT") or SALT)
 
 
 def _holds_dicom(folder: Path) -> bool:

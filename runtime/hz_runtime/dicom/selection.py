@@ -2,8 +2,9 @@
 
 Refused (never taken without being asked for by number):
   not MR, not an MR image class; secondary captures, localizers, projections, maps, phase and complex images
-  (ImageType); colour or inverted greys; burned-in annotation; slices missing, uneven, aslant or repeated;
-  2D slices or gaps thicker than 3 mm, less than 90 mm covered, voxels under 0.3 mm or a matrix under 16.
+  (ImageType, ComplexImageComponent); colour or inverted greys; burned-in annotation; slices missing, uneven,
+  aslant or repeated; 2D slices or gaps thicker than 3 mm, less than 90 mm covered, voxels under 0.3 mm or a
+  matrix under 16.
 Weighted by T1 where one of these holds:
   gradient echo (ScanningSequence GR) prepared by an inversion (SequenceVariant MP, ScanningSequence IR, or
   InversionTime 300 to 1500 ms) with TE at most 10 ms: MPRAGE, BRAVO, 3D TFE (Mugler & Brookeman 1990);
@@ -12,7 +13,8 @@ Weighted by T1 where one of these holds:
   spin echo with TE at most 40 ms and TR at most 900 ms: T1 SE and SPACE;
   no sequence tags (or RM, research mode, alone), and a name that says T1, MPRAGE, MP2RAGE, BRAVO, SPGR
   or TFE.
-  A name of another contrast (T2, FLAIR, SWI, DWI, BOLD, TOF...) overrules all of them.
+  A name of another contrast (T2, FLAIR, SWI, DWI, BOLD, TOF, INV1 or INV2 or T1 map of an MP2RAGE...)
+  overrules all of them.
 Among those left the highest score wins: prepared gradient echo 3, other T1 2; 3D acquisition +2; a T1
 name +1; ORIGINAL +1; contrast agent -3; MP2RAGE's UNI -1 (its background is noise). Ties:
 thinner slices, then the lower series number. Names are read here and shown nowhere.
@@ -25,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import UnsupportedScan, UsageError
-from .deidentify import IMAGE_TYPES, SCANNING_SEQUENCES, SEQUENCE_VARIANTS, listed, number, words
+from .deidentify import IMAGE_TYPES, SCANNING_SEQUENCES, SEQUENCE_VARIANTS, listed, number, texts, words
 from .series import MR_CLASSES, Series
 
 _THICKEST_MM, _THINNEST_MM, _LEAST_COVERED_MM, _LEAST_MATRIX = 3.0, 0.3, 90.0, 16
@@ -40,7 +42,8 @@ _T1_NAME = re.compile(r"(?<![a-z])[a-z]?t1|mp2?-?rage|bravo|f?spgr|(?<![a-z])t1?
 _OTHER_NAME = re.compile(
     r"(?<![a-z])[a-z]?t2|flair|swi(?![a-z])|swan(?![a-z])|dwi|dti|diff|bold|fmri|rest(?![a-z])|"
     r"(?<![a-z])p?c?asl(?![a-z])|perf|(?<![a-z])tof|angio|mra(?![a-z])|field.?map|scout|localiz|survey|"
-    r"(?<![a-z])(?:pd|adc)(?![a-z])",
+    r"(?<![a-z])(?:pd|adc)(?![a-z])|"
+    r"(?<![a-z])inv[-_ ]?[12](?![0-9])|(?<![a-z])t1[-_ ]?(?:map|images)(?![a-z])",
     re.IGNORECASE,
 )
 
@@ -126,7 +129,10 @@ def _refused(series: Series, kinds: Sequence[str]) -> str:
         return "not MR"
     if series.slices[0].sop_class not in MR_CLASSES:
         return "not an MR image"
-    wrong = [k for k in kinds if k in _NOT_A_HEAD]
+    component = words(series.get("ComplexImageComponent"), IMAGE_TYPES)
+    wrong = [k for k in (*kinds, *component) if k in _NOT_A_HEAD]
+    if any(text.endswith("MAP") for text in texts(series.get("ImageType"))):  # Siemens' "T1 MAP"
+        wrong.append("MAP")
     if wrong:
         return f"image type {wrong[0]}"
     if (number(series.get("SamplesPerPixel")) or 1) != 1:

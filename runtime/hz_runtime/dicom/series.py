@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import UnsupportedScan
 from ..geometry import Array
-from .deidentify import listed, need, number, quiet
+from .deidentify import listed, need, number, quiet, texts
 
 MR_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.4": "MR Image",
@@ -29,12 +29,12 @@ _EVEN_MM = 0.02  # how far a slice may lie from its place, beside 1 % of the spa
 _SHEAR = 0.01  # sine of the largest angle between slice normal and stacking direction: 0.6 degrees
 _TAGS = listed(
     "SpecificCharacterSet SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID Modality ImageType "
-    "SeriesNumber SeriesDescription ProtocolName SequenceName PulseSequenceName InstanceNumber Rows Columns "
+    "SeriesNumber SeriesDescription ProtocolName SequenceName PulseSequenceName Rows Columns "
     "NumberOfFrames ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness "
     "SpacingBetweenSlices MRAcquisitionType ScanningSequence SequenceVariant RepetitionTime EchoTime "
     "InversionTime FlipAngle MagneticFieldStrength ContrastBolusAgent BurnedInAnnotation Manufacturer "
-    "ManufacturerModelName SamplesPerPixel PhotometricInterpretation TemporalPositionIdentifier EchoNumbers "
-    "DiffusionBValue EchoPulseSequence ContrastBolusAgentSequence "
+    "ManufacturerModelName SamplesPerPixel PhotometricInterpretation ComplexImageComponent "
+    "EchoPulseSequence ContrastBolusAgentSequence "
     "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
 )
 
@@ -246,14 +246,14 @@ def _plane(path: Path, data: Any, frame: int | None, frames: int) -> _Plane:
     )
     if frame is None and frames > 1:
         position = None  # a multi-frame file that says nothing about its frames
-    kind = tuple(str(v) for v in (data.get("ImageType") or ()))
     key = (
         str(data.SeriesInstanceUID),
-        kind,
+        texts(data.get("ImageType")),
         number(data.get("EchoTime")),
         number(data.get("InversionTime")),
-        data.get("Rows"),
-        data.get("Columns"),
+        str(data.get("ComplexImageComponent") or ""),
+        number(data.get("Rows")),
+        number(data.get("Columns")),
         None if orientation is None else tuple(round(x, 3) + 0.0 for x in orientation),
     )
     x, y, z = position or (float("nan"),) * 3
@@ -264,7 +264,7 @@ def _plane(path: Path, data: Any, frame: int | None, frames: int) -> _Plane:
 def _numbers(values: Any, count: int) -> tuple[float, ...] | None:
     try:
         found = tuple(float(v) for v in values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return found if len(found) == count and bool(np.isfinite(found).all()) else None
 
@@ -317,7 +317,7 @@ def _placed(
     if gaps.min() < 1e-3:
         return slices, None, "several images lie at one place (repeats, time points or b-values)"
     even = positions[0] + np.arange(len(slices))[:, None] * step
-    if abs(positions - even).max() > allowed:
+    if not abs(positions - even).max() <= allowed:  # nan, too, of absurd positions
         return slices, None, "slices are missing or unevenly spaced"
     if np.linalg.norm(np.cross(step / np.linalg.norm(step), normal)) > _SHEAR:
         return slices, None, "its slices are stacked aslant (gantry tilt)"

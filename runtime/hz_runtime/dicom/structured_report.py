@@ -29,6 +29,7 @@ from .derived import (
     study_of,
     taken_out,
 )
+from .export_folder import earlier_export
 from .series import Series
 
 SCHEME = "99HZ"
@@ -56,29 +57,32 @@ def write_report(
     out: str | os.PathLike[str],
     origin: Origin,
     keep_ids: bool = False,
+    salt: str = de.SALT,
 ) -> Path:
     """Write SR_age.dcm to the folder `out`.
 
-    keep_ids : carry the source's patient and study.
-    Raises UsageError (extra not installed, an age that is not finite), HzError (disk).
+    keep_ids, salt : as of `write_derived`.
+    Raises UsageError (extra not installed, an age that is not finite, an export of another series in `out`),
+    HzError (disk).
     """
     de.need("pydicom", "highdicom")
     numbers = [age.raw, *([] if age.corrected is None else [age.corrected]), *(age.interval or ())]
     if not all(math.isfinite(n) for n in numbers):
         raise UsageError("the predicted age is not a finite number.", "Run hz-run again on this scan.")
     with de.quiet():
-        content = encoded(_document(age, series, origin, keep_ids))
+        content = encoded(_document(age, series, origin, keep_ids, salt))
     target = Path(out)
+    earlier_export(target, series)
     make_folder(target)
     atomic_write_bytes(target / "SR_age.dcm", content)
     return target / "SR_age.dcm"
 
 
-def _document(age: PredictedAge, series: Series, origin: Origin, keep_ids: bool) -> Any:
+def _document(age: PredictedAge, series: Series, origin: Origin, keep_ids: bool, salt: str) -> Any:
     from highdicom.sr import CodedConcept, EnhancedSR
     from pydicom.dataset import Dataset
 
-    evidence = _evidence(series, keep_ids)
+    evidence = _evidence(series, keep_ids, salt)
     key = (series.uid, series.part, age, origin.version, origin.bundle_id, origin.created.isoformat())
     report = EnhancedSR(
         evidence=evidence,
@@ -115,7 +119,7 @@ def _signed(report: Any, origin: Origin) -> None:
     report.ContentTime = report.InstanceCreationTime = report.SeriesTime = time
 
 
-def _evidence(series: Series, keep_ids: bool) -> list[Any]:
+def _evidence(series: Series, keep_ids: bool, salt: str) -> list[Any]:
     """The source files, cut down to what a report takes over from them."""
     from pydicom import dcmread
     from pydicom.dataset import Dataset
@@ -128,7 +132,7 @@ def _evidence(series: Series, keep_ids: bool) -> list[Any]:
             if keyword in whole:
                 cut[keyword] = whole[keyword]
         if not keep_ids:
-            taken_out(cut, series)
+            taken_out(cut, series, salt)
         for keyword in TYPE_2:
             if keyword not in cut:
                 setattr(cut, keyword, None)

@@ -1,0 +1,91 @@
+"""The folder that a result is written back to: it holds one export of one series, whole, and nothing mixed.
+
+Two patients' images in one folder would be filed together, and an old report beside new images would be read
+as theirs. So an export replaces an earlier one of the same series at once, and never one of another.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import HzError, UsageError
+from ..files import shown, sync_folder
+from .convert import make_folder
+from .deidentify import quiet
+from .series import Series
+
+_REFERENCES = ("SourceImageSequence", "CurrentRequestedProcedureEvidenceSequence")
+
+
+@contextmanager
+def replacing(out: str | os.PathLike[str], series: Series) -> Iterator[Path]:
+    """A private folder in `out`, which is made; what is in it at the context's end replaces the export there.
+
+    After an error `out` holds what it held. Raises UsageError as `earlier_export`, HzError (disk).
+    """
+    target = Path(out)
+    earlier = earlier_export(target, series)
+    make_folder(target)
+    try:
+        private = tempfile.TemporaryDirectory(prefix=".hz-dicom-", dir=target)
+    except OSError as error:
+        raise _unwritable(error) from error
+    with private as name:
+        folder = Path(name)
+        yield folder
+        try:
+            made = {path.name: path for path in folder.iterdir()}
+            for stale in earlier:
+                if stale.name not in made:
+                    stale.unlink()
+            for path in made.values():
+                os.replace(path, target / path.name)
+            sync_folder(target)
+        except OSError as error:
+            raise _unwritable(error) from error
+
+
+def earlier_export(folder: Path, series: Series) -> list[Path]:
+    """The files of an export of `series` that are in `folder`.
+
+    Raises UsageError where files named like an export are there that were not made of `series`.
+    """
+    found = sorted((*folder.glob("MR_*.dcm"), *folder.glob("SR_age.dcm")))
+    own = {plane.sop_uid for plane in series.slices}
+    with quiet():
+        for path in found:
+            if not own.issuperset(_referenced(path) or {""}):
+                raise UsageError(
+                    f"the output folder holds a file of another export ({shown(path)}).",
+                    "Name an empty folder:  --out DIR",
+                )
+    return found
+
+
+def _referenced(path: Path) -> set[str]:
+    """SOPInstanceUIDs of the source that an image or a report of an export names; none of another file."""
+    from pydicom import dcmread
+
+    try:
+        data = dcmread(path, stop_before_pixels=True, specific_tags=list(_REFERENCES))
+        return set(_uids(data))
+    except Exception:  # whatever a file that hz did not write makes pydicom raise
+        return set()
+
+
+def _uids(data: Any) -> Iterator[str]:
+    for element in data.iterall():
+        if element.keyword == "ReferencedSOPInstanceUID":
+            yield str(element.value)
+
+
+def _unwritable(error: OSError) -> HzError:
+    return HzError(
+        f"the output folder cannot be written ({error.strerror or type(error).__name__}).",
+        "Make room, or name another folder:  --out DIR",
+    )
