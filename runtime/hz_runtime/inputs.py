@@ -249,38 +249,31 @@ class KnownAges:
 
         Raises UsageError.
         """
-        try:
-            with open(path, newline="", encoding="utf-8-sig") as lines:
-                rows = list(csv.DictReader(lines, delimiter="\t"))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise UsageError(f"{path.name}: cannot be read as a table: {error}.") from error
-        columns = {(c or "").strip().lower(): c for c in (rows[0] if rows else {})}
-        file_column = columns.get("file") or columns.get("filename")
-        person_column = columns.get("participant_id")
-        if "age" not in columns or not (file_column or person_column):
+        columns, rows = read_rows(path)
+        file_column = "file" if "file" in columns else "filename"
+        if not rows or "age" not in columns or not {file_column, "participant_id"} & set(columns):
             raise UsageError(
                 f"{path.name}: needs a column age and a column file or participant_id; "
-                f"found: {', '.join(columns) or 'no rows'}.",
+                f"found: {', '.join(columns) if rows else 'no rows'}.",
                 "Write it tab-separated, one scan or participant a line.",
             )
         found: tuple[dict[str, set[float]], ...] = ({}, {})
         places: tuple[dict[str, set[str]], ...] = ({}, {})
         for row in rows:
-            file, person = (row[c] or "" if c else "" for c in (file_column, person_column))
+            file, person = row.get(file_column, ""), row.get("participant_id", "")
             keys = {file, Path(file).name} - {""}, {person, person.removeprefix("sub-")} - {""}
-            age = _years(row[columns["age"]])
-            site = _clean(str(row[columns["site"]] or "")).strip() if "site" in columns else ""
+            age, site = years(row.get("age")), _clean(row.get("site", ""))
             for ages, sites, names in zip(found, places, keys, strict=True):
                 for name in names:
                     if age is not None:
                         ages.setdefault(name, set()).add(age)
-                    if site not in ("", "n/a"):
+                    if site:
                         sites.setdefault(name, set()).add(site)
         return cls(
-            _certain(found[0]),
-            _certain(found[1]),
-            site_by_file=_certain(places[0]),
-            site_by_participant=_certain(places[1]),
+            certain(found[0]),
+            certain(found[1]),
+            site_by_file=certain(places[0]),
+            site_by_participant=certain(places[1]),
         )
 
 
@@ -298,7 +291,37 @@ def _entry(scan: InputScan, by_file: Mapping[str, T], by_participant: Mapping[st
     return None
 
 
-def _years(text: str | None) -> float | None:
+def read_rows(path: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    """(columns, rows) of a tab-separated table: columns in lower case, in a row the values that are known.
+
+    A quote is a character like any other, as in BIDS, except around a whole cell. Raises UsageError.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as lines:
+            # Not the csv module's own quoting: a comment that begins with a quote would swallow rows.
+            cells = [
+                [_unquoted(cell) for cell in row]
+                for row in csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+                if row
+            ]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path.name}: cannot be read as a table: {error}.") from error
+    columns = tuple(cell.lower() for cell in cells[0]) if cells else ()
+    rows = [
+        {column: cell for column, cell in zip(columns, row, strict=False) if cell not in ("", "n/a")}
+        for row in cells[1:]
+    ]
+    return columns, rows
+
+
+def _unquoted(cell: str) -> str:
+    text = cell.strip()
+    quoted = len(text) > 1 and text[0] == text[-1] == '"'
+    return text[1:-1].strip() if quoted else text
+
+
+def years(text: str | None) -> float | None:
+    """An age as a table has it; None where it is unknown or no number, as 89+."""
     try:
         age = float(text or "")
     except ValueError:
@@ -306,5 +329,6 @@ def _years(text: str | None) -> float | None:
     return age if math.isfinite(age) else None
 
 
-def _certain(found: Mapping[str, set[T]]) -> dict[str, T]:
+def certain(found: Mapping[str, set[T]]) -> dict[str, T]:
+    """What a table's rows agree on: the keys with one value."""
     return {key: next(iter(values)) for key, values in found.items() if len(values) == 1}

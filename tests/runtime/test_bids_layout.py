@@ -100,6 +100,41 @@ def test_ages_and_sites(study: Path) -> None:
     assert [(u.age, u.site) for u in find_units(study)[0]] == [(None, None), (32.5, None), (None, None)]
 
 
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        # One row a session, and the table says which.
+        ("participant_id\tsession_id\tage\nsub-01\tses-a\t60\nsub-01\tb\t65\n", [60, 65, None]),
+        ("participant_id\tsession_id\tage\nsub-01\tses-a\t60\n", [60, None, None]),
+        ("participant_id\tsession_id\tage\nsub-01\tn/a\t60\nsub-01\tses-b\t65\n", [60, 65, None]),
+        ("participant_id\tsession_id\tage\nsub-01\tses-a\t60\nsub-01\tses-a\t61\n", [None, None, None]),
+        # Without sessions in the data set no row is of another one.
+        ("participant_id\tsession_id\tage\nsub-02\tses-1\t60\n", [None, None, 60]),
+        ("participant_id\tsession_id\tage\nsub-02\tses-1\t60\nsub-02\tses-2\t65\n", [None] * 3),
+        # Rows of one participant that the table does not tell apart.
+        ("participant_id\tage\nsub-01\t60\nsub-01\t65\nsub-02\t50\nsub-02\t50.0\n", [None, None, 50]),
+        ("participant_id\tage\nsub-01\t60\nsub-01\t89+\n", [None, None, None]),
+        # Labels without their prefix.
+        ("participant_id\tage\n01\t60\n02\t50\n", [60, 60, 50]),
+        ("participant_id\tage\nsub-01\t60\n01\t65\n", [None, None, None]),
+        # A quote is a character, except around a whole cell.
+        ('participant_id\tnote\tage\nsub-01\t"left\t60\nsub-02\tso" said\t50\n', [60, 60, 50]),
+        ('"participant_id"\t"age"\n"sub-01"\t60\n"sub-02"\t"50"\n', [60, 60, 50]),
+        ("participant_id\tage\tnote\nsub-01\t60\nsub-02\t50\tx\ty\n\n", [60, 60, 50]),
+    ],
+)
+def test_ages_that_a_table_leaves_no_doubt_about(study: Path, table: str, told: list[float | None]) -> None:
+    (study / "participants.tsv").write_text(table)
+    assert [unit.age for unit in find_units(study)[0]] == told
+
+
+def test_a_session_has_the_last_word(study: Path) -> None:
+    (study / "participants.tsv").write_text("participant_id\tage\tsite\nsub-01\t30\tA\n")
+    sessions = study / "sub-01" / "sub-01_sessions.tsv"
+    sessions.write_text("session_id\tage\tsite\nb\t31\tB\nses-a\t30\tB\nses-a\t33\tB\n")
+    assert [(u.age, u.site) for u in find_units(study)[0]][:2] == [(None, "B"), (31, "B")]
+
+
 def test_the_check_of_a_raw_data_set(study: Path) -> None:
     with pytest.raises(UsageError, match="--skip-bids-validation"):
         check_raw(study)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hz_runtime.errors import UsageError
 from hz_runtime.inputs import InputScan, KnownAges
 from hz_runtime.report import render_group
 from hz_runtime.report.plot import Line, Point, scatter
@@ -140,6 +141,19 @@ def test_sites_come_from_the_participants_table(tmp_path):
     assert KnownAges.from_tsv(table).site_of(scans[0]) == {}
 
 
+def test_a_quote_swallows_no_rows(tmp_path):
+    table = tmp_path / "participants.tsv"
+    table.write_text('participant_id\tnote\tage\nsub-1\t"left\t30\n2\tright" he said\t40\nsub-3\t\t50\n')
+    scans = [InputScan(Path(f"sub-{n}_T1w.nii.gz"), f"sub-{n}_T1w.nii.gz", f"sub-{n}") for n in range(1, 4)]
+    assert [KnownAges.from_tsv(table).of(scan) for scan in scans] == [30.0, 40.0, 50.0]
+    table.write_text('"File"\t"Age"\t"Site"\n"sub-1_T1w.nii.gz"\t30\t"A"\n')  # as R writes tables
+    known = KnownAges.from_tsv(table)
+    assert (known.of(scans[0]), known.site_of(scans[0])) == (30.0, {"site": "A"})
+    table.write_text("participant_id\tage\n")
+    with pytest.raises(UsageError, match="found: no rows"):
+        KnownAges.from_tsv(table)
+
+
 def test_fewer_than_three_are_no_group(figures):
     assert render_group(a_group(("A", "B")), figures) is None
     assert render_group({}, {}) is None
@@ -156,6 +170,15 @@ def test_equal_scans_and_equal_ages_still_draw(figures):
     same = {name: replace(figures["s0"]) for name in figures}
     text = render_group(run, same)
     assert "nan" not in text and "inf" not in Page(text).words.split()
+
+
+@pytest.mark.parametrize("same", ["age", "age_raw"])
+def test_equal_ages_have_no_correlation(same):
+    run = a_group(("A",) * 6)
+    for scan in run["scans"]:
+        scan[same] = 63.7  # whose mean over six is not 63.7 in floats
+    (cells,) = re.findall(r'<tr><td><span class="name">A</span></td>(.*?)</tr>', render_group(run, {}))
+    assert re.findall(r">([^<]*)</td>", cells)[-1] == ""
 
 
 def test_points_lie_where_their_values_are():

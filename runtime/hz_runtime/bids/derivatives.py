@@ -7,18 +7,20 @@ number of processes on any number of machines may so work on different participa
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hz_runtime.bids.layout import Unit, description
-from hz_runtime.errors import HzError
+from hz_runtime.bids.record import Run, comparable, merged, outputs, read_run, results, table
+from hz_runtime.errors import HzError, UsageError
 from hz_runtime.files import atomic_write_bytes, shown, sync_folder, temporary_name
-from hz_runtime.results import NOT_REACHED, dataset_description, hz_version, to_json
+from hz_runtime.results import dataset_description, hz_version, to_json
 
 WORK_NAME = ".hz"
 BIDSIGNORE = f"{WORK_NAME}/\n*.html\nfigures/\nlogs/\n*_predictions.tsv\npredictions.tsv\npredictions.json\n"
@@ -115,36 +117,44 @@ def shared_file(path: Path, data: bytes) -> None:
         ) from error
 
 
-def publish(unit: Unit, work: Path, root: Path, run: Mapping[str, Any], linked: bool) -> None:
+def publish(unit: Unit, work: Path, raw: Path, root: Path, run: Run, linked: bool) -> None:
     """Bring the results of a unit from its work folder to their BIDS places in `root`.
 
-    run : the object of its run.json, which is published last, as logs/NAME_run.json.
-    linked : whether dataset_description.json links the raw data set. Raises HzError.
+    run : the object of its run.json, which is published last, as logs/NAME_run.json. What an earlier run
+        published of scans that this one did not reach, or was not asked for, stays there and in its record.
+    raw : root of the raw data set.  linked : whether dataset_description.json links it.
+    Raises HzError, OSError.
     """
     anat, logs = root / unit.folder / "anat", root / "logs"
     for folder in (anat, logs):
         _make(folder)
     record = logs / f"{unit.name}_run.json"
-    wanted = [str(name) for scan in run["scans"] for name in scan["outputs"]]
-    reached = {scan["input"] for scan in run["scans"] if scan["reason"] != NOT_REACHED}
-    for name in _outputs(record, reached) - set(wanted):
-        (anat / name).unlink(missing_ok=True)  # what an earlier run made of a scan that fails now
-    for name in wanted:
+    try:
+        earlier = read_run(record)
+    except UsageError as error:  # the first run, or a damaged record
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno != errno.ENOENT:
+            raise
+        earlier = {"scans": []}
+    whole = merged(run, earlier, raw / unit.folder / "anat")
+    for name in outputs(earlier["scans"]) - outputs(whole["scans"]):
+        (anat / name).unlink(
+            missing_ok=True
+        )  # of a scan that fails now, or that the raw data set has no more
+    for name in sorted(outputs(run["scans"])):
         if name.endswith(".json"):
             data = (work / name).read_bytes()
             atomic_write_bytes(anat / name, to_json(_for_bids(json.loads(data), unit, linked)))
         else:
             link(work / name, anat / name)
-    atomic_write_bytes(
-        root / unit.folder / f"{unit.name}_predictions.tsv", (work / "predictions.tsv").read_bytes()
-    )
+    predictions = table(run, results(comparable(whole)))
+    atomic_write_bytes(root / unit.folder / f"{unit.name}_predictions.tsv", predictions)
     for source, target in (
         ("report.html", root / f"{unit.name}.html"),
         ("hz-run.log", logs / f"{unit.name}.log"),
     ):
         with suppress(FileNotFoundError):
             atomic_write_bytes(target, (work / source).read_bytes())
-    atomic_write_bytes(record, to_json(run))
+    atomic_write_bytes(record, to_json(whole))
 
 
 def link(source: Path, target: Path) -> None:
@@ -168,15 +178,6 @@ def _for_bids(sidecar: dict[str, Any], unit: Unit, linked: bool) -> dict[str, An
     start = f"{'bids:raw:' if linked else ''}{unit.folder.as_posix()}/anat/"
     sources = sidecar.get("Sources")
     return {**sidecar, "Sources": [start + str(s) for s in sources]} if isinstance(sources, list) else sidecar
-
-
-def _outputs(record: Path, inputs: set[str]) -> set[str]:
-    """Names of the files that an earlier run published of these scans."""
-    try:
-        scans = json.loads(record.read_bytes())["scans"]
-        return {str(Path(n).name) for scan in scans if scan["input"] in inputs for n in scan["outputs"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
 
 
 def _above(root: Path, raw: Path) -> str:

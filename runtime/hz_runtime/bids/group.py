@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from hz_runtime.bids.derivatives import WORK_NAME, dictionary, shared_file
 from hz_runtime.bids.participant import Level
+from hz_runtime.bids.record import Run, read_run, results, table, ways
 from hz_runtime.errors import UsageError
-from hz_runtime.results import ScanResult, count, predictions_tsv, to_json
-
-_NAMES = {field.name for field in fields(ScanResult)}
+from hz_runtime.results import ScanResult, count, to_json
 
 
 def run_group(out: Path, subjects: Sequence[str] = (), work: Path | None = None) -> Level:
@@ -26,39 +23,28 @@ def run_group(out: Path, subjects: Sequence[str] = (), work: Path | None = None)
     """
     runs = _runs(out, {label.removeprefix("sub-") for label in subjects})
     _refuse_mixture(runs)
-    scans = [(name, _scan(told)) for name, run in runs.items() for told in run["scans"]]
-    results = tuple(scan for _, scan in scans)
-    first = next(iter(runs.values()))  # of one bundle, so that all have the same columns
-    diagnosis = first.get("diagnosis")
-    intervals = (first.get("age") or {}).get("age_interval_coverage") is not None
-    positive = diagnosis and str(diagnosis["positive"])
-    lines = predictions_tsv(results, positive, intervals).decode().splitlines()
+    scans = [(name, scan) for name, run in runs.items() for scan in results(run["scans"])]
+    found = tuple(scan for _, scan in scans)
+    first = next(iter(runs.values()))  # made as the others are, so that all have the same columns
+    lines = table(first, found).decode().splitlines()
     rows = ["participant_id\tsession_id\t" + lines[0]]
     for (name, _), line in zip(scans, lines[1:], strict=True):
         subject, _, session = name.partition("_")
         rows.append(f"{subject}\t{session or 'n/a'}\t{line}")
     shared_file(out / "predictions.tsv", ("\n".join(rows) + "\n").encode())
     shared_file(out / "predictions.json", to_json(dictionary(rows[0].split("\t"))))
-    _write_pages(out, runs, results, work or out / WORK_NAME)
-    return Level(results)
+    _write_pages(out, runs, found, work or out / WORK_NAME)
+    return Level(found)
 
 
-def _runs(out: Path, subjects: set[str]) -> dict[str, Mapping[str, Any]]:
+def _runs(out: Path, subjects: set[str]) -> dict[str, Run]:
     """{unit's name: its run.json}, in the order of the names."""
-    found: dict[str, Mapping[str, Any]] = {}
+    found: dict[str, Run] = {}
     for path in sorted((out / "logs").glob("sub-*_run.json")):
         name = path.name.removesuffix("_run.json")
         if subjects and name.split("_")[0].removeprefix("sub-") not in subjects:
             continue
-        try:
-            run = json.loads(path.read_bytes())
-            if not isinstance(run["scans"], list):
-                raise ValueError
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(
-                f"{path.name}: not a record that hz wrote.", f"Run the participant again:  {name}"
-            ) from error
-        found[name] = run
+        found[name] = read_run(path)
     missing = subjects - {name.split("_")[0].removeprefix("sub-") for name in found}
     if missing or not found:
         who = ", ".join(f"sub-{label}" for label in sorted(missing)) or "any participant"
@@ -66,27 +52,20 @@ def _runs(out: Path, subjects: set[str]) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def _refuse_mixture(runs: Mapping[str, Mapping[str, Any]]) -> None:
-    made_by: dict[str, str] = {}
+def _refuse_mixture(runs: Mapping[str, Run]) -> None:
+    first: dict[str, str] = {}  # of each way to make results, who was made so
     for name, run in runs.items():
-        made_by.setdefault(str((run.get("bundle") or {}).get("id")), name)
-    if len(made_by) > 1:
+        for way in ways(run):
+            first.setdefault(json.dumps(way, sort_keys=True), name)
+    if len(first) > 1:
+        names = ", ".join(dict.fromkeys(first.values()))
         raise UsageError(
-            f"participants were run with different bundles ({', '.join(made_by.values())}): not comparable.",
-            "Run the others again with one --model, or name some:  --participant-label",
+            f"participants were run with different bundles or options ({names}): not comparable.",
+            "Run the others again with one --model and the same options, or name some:  --participant-label",
         )
 
 
-def _scan(told: Mapping[str, Any]) -> ScanResult:
-    values: dict[str, Any] = {
-        key: tuple(v) if isinstance(v, list) else v for key, v in told.items() if key in _NAMES
-    }
-    return ScanResult(**values)
-
-
-def _write_pages(
-    out: Path, runs: Mapping[str, Mapping[str, Any]], results: Sequence[ScanResult], work: Path
-) -> None:
+def _write_pages(out: Path, runs: Mapping[str, Run], found: Sequence[ScanResult], work: Path) -> None:
     from hz_runtime.report import figures_of, write_pages
 
     scans = [
@@ -99,7 +78,7 @@ def _write_pages(
         **{key: value for key, value in first.items() if key not in ("timings", "started")},
         "seconds": round(sum(float(run.get("seconds") or 0) for run in runs.values()), 3),
         "interrupted": any(run.get("interrupted") for run in runs.values()),
-        "counts": count(results),
+        "counts": count(found),
         "scans": scans,
     }
     write_pages(out, whole, figures_of(work, scans))

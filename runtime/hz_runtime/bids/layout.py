@@ -6,9 +6,7 @@ sourcedata/, other modalities, hidden files) is never entered.
 
 from __future__ import annotations
 
-import csv
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,8 +15,10 @@ from typing import Any
 
 from hz_runtime.errors import UsageError
 from hz_runtime.files import shown
+from hz_runtime.inputs import certain, read_rows, years
 
 _T1W = re.compile(r"_T1w\.nii(\.gz)?$")
+Row = Mapping[str, str]  # of a table: column -> value, unknown ones left out
 _LABEL = re.compile(r"[A-Za-z0-9]+")
 _NO_MAGNITUDE = ("phase", "real", "imag")  # values of the entity part that are not what a scanner shows
 # Names of a filter file (those of PyBIDS) to the keys in file names.
@@ -40,7 +40,7 @@ class Unit:
 
     subject, session : labels without "sub-" and "ses-"; session None where the data set has none.
     scans : their files, sorted.  age, site : years at this session, and where it was scanned, where the data
-        set tells (columns age and site of participants.tsv and sub-*_sessions.tsv).
+        set tells, once (columns age and site of participants.tsv and sub-*_sessions.tsv).
     """
 
     subject: str
@@ -119,12 +119,13 @@ def find_units(root: Path, wanted: Wanted | None = None) -> tuple[tuple[Unit, ..
     """
     wanted = wanted or Wanted()
     people = _labelled(root, "sub", wanted.subjects)
-    table = _table(root / "participants.tsv", "participant_id")
+    table = _rows(root / "participants.tsv")
     units: list[Unit] = []
     notes: list[str] = []
     for person in people:
         before = len(units)
-        units += _units_of(person, wanted, table.get(person.name, {}), notes)
+        known = [row for row in table if row.get("participant_id") == person.name]
+        units += _units_of(person, wanted, known, notes)
         if len(units) == before:
             notes.append(f"{person.name}: no T1w scan to take")
     if wanted.sessions:
@@ -168,17 +169,19 @@ def description(root: Path) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def _units_of(person: Path, wanted: Wanted, known: Mapping[str, str], notes: list[str]) -> Iterator[Unit]:
+def _units_of(person: Path, wanted: Wanted, known: Sequence[Row], notes: list[str]) -> Iterator[Unit]:
     subject = person.name.removeprefix("sub-")
     sessions = _labelled(person, "ses", ())
-    table = _table(person / f"{person.name}_sessions.tsv", "session_id")
+    table = [*known, *_rows(person / f"{person.name}_sessions.tsv")]
     chosen = {_bare(s, "ses") for s in wanted.sessions}
     for folder in (person, *sessions):
         session = None if folder == person else folder.name.removeprefix("ses-")
         if chosen and session not in chosen:
             continue
-        told = {**known, **table.get(folder.name, {})}
-        unit = Unit(subject, session, (), _years(told.get("age")), told.get("site"))
+        # A row of another session says nothing here; where there are no sessions, no row is of another one.
+        of_any = [row for row in known if session is None or "session_id" not in row]
+        told = _agreed(of_any, [row for row in table if row.get("session_id") == folder.name])
+        unit = Unit(subject, session, (), told.get("age"), told.get("site"))
         scans = tuple(_scans(folder / "anat", unit.name, wanted, notes))
         if scans:
             yield replace(unit, scans=scans)
@@ -228,20 +231,26 @@ def _same(found: str | None, wanted: str | None) -> bool:
     return found == wanted or (found.isdigit() and wanted.isdigit() and int(found) == int(wanted))
 
 
-def _table(path: Path, key: str) -> dict[str, dict[str, str]]:
-    """{participant or session: its row} of a table, unknown values left out; empty where unreadable."""
+def _rows(path: Path) -> list[Row]:
+    """Rows of a table, their labels with sub- and ses-; none where it cannot be read."""
     try:
-        with open(path, newline="", encoding="utf-8-sig") as lines:
-            rows = list(csv.DictReader(lines, delimiter="\t"))
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return {}
-    known = ({k: v.strip() for k, v in row.items() if k and isinstance(v, str)} for row in rows)
-    return {row[key]: {k: v for k, v in row.items() if v not in ("", "n/a")} for row in known if row.get(key)}
+        _, rows = read_rows(path)
+    except UsageError:
+        return []
+    prefixes = {"participant_id": "sub", "session_id": "ses"}
+    return [
+        {k: f"{prefixes[k]}-{_bare(v, prefixes[k])}" if k in prefixes else v for k, v in row.items()}
+        for row in rows
+    ]
 
 
-def _years(text: str | None) -> float | None:
-    try:
-        years = float(text or "")
-    except ValueError:  # "89+"
-        return None
-    return years if math.isfinite(years) else None
+def _agreed(*layers: Iterable[Row]) -> dict[str, Any]:
+    """What rows say, later layers before earlier ones; nothing where those of one layer disagree."""
+    told: dict[str, Any] = {}
+    for rows in layers:
+        found: dict[str, set[Any]] = {}
+        for row in rows:
+            for column, value in row.items():
+                found.setdefault(column, set()).add(years(value) if column == "age" else value)
+        told = {column: value for column, value in told.items() if column not in found} | certain(found)
+    return told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from hz_runtime.bids.derivatives import WORK_NAME, describe_dataset, publish, write_dataset_files
 from hz_runtime.bids.layout import Unit
-from hz_runtime.errors import UsageError
+from hz_runtime.errors import HzError, UsageError
+from hz_runtime.files import shown
 from hz_runtime.flow import Event
 from hz_runtime.inputs import KnownAges
 from hz_runtime.pipeline import RunOptions, run_batch
@@ -52,10 +54,15 @@ def run_participants(
 
     raw, out : roots of the raw and the derivative data set, absolute.
     work : where units are worked on and resumed from; None: `out`/.hz.
-    Other processes may do other units of the same `out` at the same time; a unit that one of them holds is a
-    problem, and the rest goes on. Raises UsageError, BundleError, BackendError where no unit could be run.
+    Other processes may do other units of the same `out` at the same time; a unit that one of them holds, or
+    that cannot be written, is a problem, and the rest goes on. Raises UsageError where the options do not fit
+    the scans, before anything is written, and UsageError, BundleError, BackendError where no unit can be run.
     """
+    options = options or RunOptions()
+    total = sum(len(unit.scans) for unit in units)
     _refuse_inside(raw, out)
+    if options.preparation:
+        options.preparation.check(total)  # `run_batch` sees one unit's scans
     emit = on_event or (lambda _: None)
     stop = stop or threading.Event()
     work = work or out / WORK_NAME
@@ -63,32 +70,46 @@ def run_participants(
     linked = "DatasetLinks" in describe_dataset(out, raw)
     scans: list[ScanResult] = []
     problems: list[str] = []
-    total = sum(len(unit.scans) for unit in units)
     for unit in units:
         folder = work / unit.name
         ages = KnownAges(
             {} if unit.age is None else {p.name: unit.age for p in unit.scans},
             site_by_file={} if unit.site is None else {p.name: unit.site for p in unit.scans},
         )
-        try:
-            with locked(folder):
-                pass
-        except UsageError as error:
-            problems.append(f"{unit.name}: {error.one_line}")
-            continue
         heard = _renumbered(emit, len(scans), total, first=not scans)
-        report = run_batch(
-            unit.scans, bundle, folder, replace(options or RunOptions(), ages=ages), heard, stop
-        )
+        try:
+            report = run_batch(unit.scans, bundle, folder, replace(options, ages=ages), heard, stop)
+        except (UsageError, OSError) as error:
+            if not _is_about(unit, error):
+                raise
+            problems.append(f"{unit.name}: {_said(error)}")
+            continue
         scans += report.scans
         problems += [f"{unit.name}: {problem}" for problem in report.problems]
-        # A table that could not be written may still be an earlier run's, which is another result.
+        # A file that could not be written may still be an earlier run's, which is another result.
         if not report.problems and any(scan.reason != NOT_REACHED for scan in report.scans):
-            with locked(folder):
-                publish(unit, folder, out, report.run, linked)
+            try:
+                with locked(folder):
+                    publish(unit, folder, raw, out, report.run, linked)
+            except (HzError, OSError) as error:
+                problems.append(f"{unit.name}: not published: {_said(error)}")
         if report.interrupted:
             break
     return Level(tuple(scans), tuple(problems), stop.is_set())
+
+
+def _is_about(unit: Unit, error: UsageError | OSError) -> bool:
+    """Whether an error is about one unit: its folder is held or cannot be written, or its scans are gone."""
+    from_system = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
+    return from_system or not any(os.path.lexists(scan) for scan in unit.scans)
+
+
+def _said(error: HzError | OSError) -> str:
+    """An error on one line that names no folder."""
+    if isinstance(error, HzError):
+        return error.one_line
+    named = f"{shown(error.filename)}: " if isinstance(error.filename, str) else ""
+    return f"{named}{error.strerror or type(error).__name__}."
 
 
 def _renumbered(

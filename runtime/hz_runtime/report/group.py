@@ -294,7 +294,8 @@ def _row(site: str, members: Sequence[Member]) -> str:
     known = np.array([m.known for m in members], np.float64)
     predicted = np.array([m.predicted for m in members], np.float64)
     r = float("nan")
-    if len(members) >= FEWEST and known.std() > 0 and predicted.std() > 0:
+    # Not their standard deviations: that of equal values is rarely 0 in floats.
+    if len(members) >= FEWEST and np.ptp(known) > 0 and np.ptp(predicted) > 0:
         r = float(np.corrcoef(known, predicted)[0, 1])
     cells = (
         f"{len(members)}",
