@@ -7,7 +7,7 @@ import re
 import traceback
 from pathlib import Path
 
-from hz_runtime.errors import HzError
+from hz_runtime.errors import HzError, ScanError
 from hz_runtime.files import shown
 from hz_runtime.inputs import InputScan
 from hz_runtime.runlog import LOG_NAME
@@ -32,6 +32,18 @@ def failure(error: BaseException, scan: InputScan, out: Path, log: str = LOG_NAM
         text = f"{error.strerror or type(error).__name__} (the traceback is in {log})"
         return scrub(text, scan, out), scrub(trace, scan, out)
     return scrub(f"internal: {text} (the traceback is in {log})", scan, out), scrub(trace, scan, out)
+
+
+def blames_the_scan(error: BaseException) -> bool:
+    """Whether an error is about the scan itself, not about the disk or the memory that it was met on.
+
+    Only then does it take an earlier result of the scan away.
+    """
+    cause = error.__cause__
+    if isinstance(cause, MemoryError):
+        return False
+    # A damaged gzip stream is an OSError without a number; the system's own have one.
+    return isinstance(error, ScanError) and not (isinstance(cause, OSError) and cause.errno is not None)
 
 
 def scrub(text: str, scan: InputScan | None, out: Path) -> str:

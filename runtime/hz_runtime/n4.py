@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_runtime.errors import ScanError, UsageError
+from hz_runtime.errors import HzError, UsageError
 from hz_runtime.intensity import foreground_threshold
 
 F32 = NDArray[np.float32]
@@ -35,7 +35,7 @@ def corrected(data: F32, affine: NDArray[np.float64]) -> F32:
     be left behind.
 
     data : (I, J, K) float32, any unit.  affine : (4, 4) float64, voxel -> mm.
-    Raises UsageError where niimath is missing or fails, ScanError where it is killed, NoBrain for an empty
+    Raises UsageError where niimath is missing or fails, HzError where it is killed, NoBrain for an empty
     scan.
     """
     import nibabel
@@ -67,7 +67,8 @@ def niimath(step: str, arguments: Sequence[str], folder: Path, threads: int | No
     """Run niimath in `folder`; None where it succeeds, else what it said, in at most 200 characters.
 
     threads : OpenMP's; None: as the environment says. A Ctrl-C of the terminal does not reach it, so that a
-    scan in flight is finished. Raises UsageError where it is missing, ScanError where something killed it.
+    scan in flight is finished. Raises UsageError where it is missing, HzError where something killed it: that
+    says nothing about the scan.
     """
     more = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(
@@ -80,7 +81,7 @@ def niimath(step: str, arguments: Sequence[str], folder: Path, threads: int | No
         process_group=0,
     )
     if done.returncode < 0:
-        raise ScanError(
+        raise HzError(
             f"{step} was ended from outside (niimath, signal {-done.returncode}).",
             "Most often memory ran out: run the same command again, with fewer --workers.",
         )

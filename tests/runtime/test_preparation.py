@@ -121,6 +121,20 @@ def test_grids_that_hold_no_head_are_refused(spacing, gate: str, made, mni: temp
     assert not all(verdict.to_dict()["passed"] for verdict in refused.value.verdicts)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [(0.6, 1.42, 0.6), (0.8, 1.5, 1.5), (0.6, 1.6, 0.6), (0.9, 1.3, 1.3), (0.75, 1.2, 0.75)],
+)
+def test_the_size_shown_is_the_one_nearest_to_its_limit(
+    low: float, high: float, shown: float, mni: template.Template
+) -> None:
+    scan = as_volume(np.zeros((8, 8, 8)), np.eye(4))
+    verdicts = gates.of_registration(scan, np.diag([low, 1.0, high, 1.0]), 0.6, mni.data, mni)
+    (size,) = (verdict for verdict in verdicts if verdict.gate == "size")
+    assert size.value == pytest.approx(shown)
+    assert size.passed == (low >= gates.STRETCH[0] and high <= gates.STRETCH[1])
+
+
 def test_contrast_tells_t1_from_its_opposite(mni: template.Template) -> None:
     assert gates.contrast(mni.data, mni) > 1.2
     assert gates.contrast(np.where(mni.mask, 1.2 - mni.data, 0), mni) < 1

@@ -1,24 +1,27 @@
 """Many heads into one folder: each one's files and record, resumed by content, none stopping the others.
 
 The record, NAME_desc-preparation.json, is written last and holds what made the files, their sha256, the
-pose and every gate's verdict. A refused scan gets a record too, and no file beside it.
+pose and every gate's verdict. A refused scan gets a record too, and no file beside it. What fails for
+another reason than the scan itself (a disk, a share, memory) takes no earlier result away.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hz_runtime.errors import HzError
-from hz_runtime.failures import failure
-from hz_runtime.files import atomic_write_bytes, sha256_bytes, sha256_file
+from hz_runtime.failures import blames_the_scan, failure
+from hz_runtime.files import atomic_write_bytes, sha256_bytes, sha256_file, sync_folder
 from hz_runtime.inputs import InputScan
 from hz_runtime.preparation.gates import NAMES
 from hz_runtime.preparation.preparer import Preparer, step_seconds, told
@@ -96,8 +99,8 @@ class HeadFolder:
             reason, trace = failure(error, scan, self.out, LOG_NAME)
             if trace:
                 RunLog(self.out / LOG_NAME).write(f"{scan.label}\n{trace}")
-            if scan.path.is_file():  # else an earlier result stays: a share that is gone says nothing of it
-                with suppress(HzError, OSError):
+            with suppress(HzError, OSError):
+                if scan.path.is_file() and (blames_the_scan(error) or not self._holds(scan)):
                     self._write_refusal(scan, sha256, reason, error)
             gates = tuple(getattr(error, "gates", ()))
             return ScanResult(scan.label, scan.name, "failed", reason, sha256=sha256, gates=gates)
@@ -115,6 +118,12 @@ class HeadFolder:
             f"{scan.name}_desc-brain_mask.nii.gz",
             f"{scan.name}_from-T1w_to-{self.template.name}_mode-image_xfm.json",
         )
+
+    def _holds(self, scan: InputScan) -> bool:
+        """Whether an earlier result is there, however it was made and by whatever version."""
+        path = self.out / self.record_name(scan)
+        record = read_record(path)
+        return path.exists() if record is None else record.status == "ok"
 
     def _done_before(self, scan: InputScan) -> ScanResult | None:
         record = read_record(self.out / self.record_name(scan))
@@ -141,34 +150,54 @@ class HeadFolder:
         grid, own = self.preparer.geometry, volume.geometry
         description = told(self.preparer, head)
         transform = to_json(description.pop("transform"))  # has a file of its own
-        hashes = [
-            write_volume(self.out / names[0], head.template_brain, grid),
-            write_volume(self.out / names[1], head.template_mask, grid, dtype="uint8"),
-            write_volume(self.out / names[2], head.brain, own),
-            write_volume(self.out / names[3], head.mask, own, dtype="uint8"),
-            sha256_bytes(transform),
-        ]
-        atomic_write_bytes(self.out / names[4], transform)
-        outputs = {
-            name: {"bytes": (self.out / name).stat().st_size, "sha256": sha256}
-            for name, sha256 in zip(names, hashes, strict=True)
-        }
-        record = self._record(volume.sha256, "ok", outputs)
-        self._write_record(scan, record, description)
+        with self._replacing(scan) as made:
+            hashes = [
+                write_volume(made / names[0], head.template_brain, grid),
+                write_volume(made / names[1], head.template_mask, grid, dtype="uint8"),
+                write_volume(made / names[2], head.brain, own),
+                write_volume(made / names[3], head.mask, own, dtype="uint8"),
+                sha256_bytes(transform),
+            ]
+            atomic_write_bytes(made / names[4], transform)
+            outputs = {
+                name: {"bytes": (made / name).stat().st_size, "sha256": sha256}
+                for name, sha256 in zip(names, hashes, strict=True)
+            }
+            self._write_record(made, scan, self._record(volume.sha256, "ok", outputs), description)
         return names
+
+    @contextmanager
+    def _replacing(self, scan: InputScan) -> Iterator[Path]:
+        """A folder for a scan's files and record; they come into the output folder together at the end.
+
+        So a disk that fills up between two files leaves an earlier result as it is. Raises OSError.
+        """
+        made = self.out / f".{scan.name}.hz-prepare"
+        shutil.rmtree(made, ignore_errors=True)  # of a run that was killed
+        made.mkdir()
+        try:
+            yield made
+            record = self.record_name(scan)
+            (self.out / record).unlink(missing_ok=True)  # from here on an earlier result is no longer claimed
+            for name in (*self.output_names(scan), record):
+                os.replace(made / name, self.out / name)
+            sync_folder(self.out)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
 
     def _write_refusal(self, scan: InputScan, sha256: str | None, reason: str, error: Exception) -> None:
         for name in self.output_names(scan):  # an earlier run's, made of another scan or another way
             (self.out / name).unlink(missing_ok=True)
         record = self._record(sha256 or "", "failed", {})
-        self._write_record(scan, record, {"reason": reason, "gates": getattr(error, "gates", ())})
+        more = {"reason": reason, "gates": getattr(error, "gates", ())}
+        self._write_record(self.out, scan, record, more)
 
     def _record(self, sha256: str, status: str, outputs: Mapping[str, Mapping[str, Any]]) -> Record:
         return Record(sha256, self.template.sha256, self._made_by, status, (), None, None, outputs, None)
 
-    def _write_record(self, scan: InputScan, record: Record, more: Mapping[str, Any]) -> None:
+    def _write_record(self, folder: Path, scan: InputScan, record: Record, more: Mapping[str, Any]) -> None:
         content = {"Sources": [scan.label], **more, "hz": record.to_dict()}
-        atomic_write_bytes(self.out / self.record_name(scan), to_json(content))
+        atomic_write_bytes(folder / self.record_name(scan), to_json(content))
 
 
 def summary(out: Path, results: Sequence[ScanResult]) -> str:

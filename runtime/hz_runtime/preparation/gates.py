@@ -124,7 +124,7 @@ def of_registration(
     seen : the scan in template space through `pose`, (91, 109, 91).
     """
     low, _, high = scales(pose)
-    worst = high if high - 1 > 1 - low else low
+    worst = low if low / STRETCH[0] < STRETCH[1] / high else high  # the one nearer to its limit, or beyond
     view = resample(np.ones(volume.shape, np.float32), pose @ volume.affine, seen.shape, template.affine)
     return (
         Verdict(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_runtime.errors import UsageError
+from hz_runtime.errors import GridMismatch, HzError, ScanError, UsageError
 from hz_runtime.files import sha256_file
 from hz_runtime.geometry import Geometry
 from hz_runtime.n4 import niimath_program
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from hz_runtime.bundle import Bundle
     from hz_runtime.preparation.network_mask import MaskNetwork
 
-VERSION = 1  # raised when the same scan and choices would give another brain
+VERSION = 2  # raised when the same scan and choices would give another brain
 CHOICES = ("auto", "none", "template", "network")
+MOST_APART = 0.5  # voxels, at a corner, between a given mask and its scan
 MNI_CODE = 4  # NIfTI xform code of MNI152 coordinates
 Mask = NDArray[np.bool_]
 
@@ -131,13 +132,13 @@ class Preparer:
         return "auto" if isinstance(asked, Path) or asked == "network" else asked
 
     def __call__(self, volume: Volume) -> PreparedHead:
-        """Raises what `steps.prepare_head` raises."""
+        """Raises what `steps.prepare_head` and `_mask_of` raise."""
         file = self.choices.mask_file
         return prepare_head(
             volume,
             self.template,
             dof=self.choices.dof,
-            brain_mask=self._choice if file is None else read_volume(file).data > 0,
+            brain_mask=self._choice if file is None else _mask_of(volume, file),
             threads=self.choices.threads,
             network=self.network,
         )
@@ -171,6 +172,26 @@ class Preparer:
             "scales": [round(scale, 4) for scale in scales(head.pose)],
             "engine": _engine(),
         }
+
+
+def _mask_of(volume: Volume, file: Path) -> Mask:
+    """A given mask, bool in the order of `volume.data`.
+
+    Raises GridMismatch where its voxels lie elsewhere, HzError where it cannot be read.
+    """
+    try:
+        mask = read_volume(file)
+    except ScanError as error:  # which the scan is not to blame for
+        raise HzError(f"the brain mask {error.message}", error.remedy) from error
+    if mask.shape == volume.shape:  # `prepare_head` refuses another one
+        corners = np.array([[*at, 1] for at in np.ndindex(2, 2, 2)]) * [*np.subtract(volume.shape, 1), 1]
+        apart = float(np.linalg.norm(corners @ (mask.affine - volume.affine).T, axis=1).max())
+        if apart > MOST_APART * float(volume.spacing.min()):
+            raise GridMismatch(
+                f"the brain mask lies {apart:.3g} mm from the scan's own voxels.",
+                "Give a mask on the scan's own grid.",
+            )
+    return mask.data > 0
 
 
 def told(preparer: Preparer, head: PreparedHead) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_runtime.errors import ScanError
+from hz_runtime.errors import HzError, ScanError
 from hz_runtime.geometry import spacing_of
 from hz_runtime.grid import resample, scaled_affine
 from hz_runtime.intensity import foreground_threshold
@@ -36,7 +36,7 @@ def affine_pose(data: F32, affine: F64, template: Template, threads: int = 1) ->
 
     data : (I, J, K) float32, whole head or brain, with `affine` (4, 4), voxel to world mm.
     The search starts where the affine places the scan.
-    Raises UsageError where niimath is missing, ScanError where it finds no map.
+    Raises UsageError where niimath is missing, ScanError where it finds no map, HzError where it is killed.
     """
     shape = [max(1, round(n * s / MATCHING_MM)) for n, s in zip(data.shape, spacing_of(affine), strict=True)]
     coarse = tuple(min(n, size) for n, size in zip(data.shape, shape, strict=True))
@@ -136,16 +136,20 @@ def registered(data: F32, affine: F64, template: Template, threads: int = 1) -> 
     """(affine pose (4, 4), its `similarity`): from the first start that will do, else the better one's.
 
     Starts: the head's top at the template's (`placed`), then where the header says.
-    Raises ScanError where niimath finds no map from either.
+    Raises ScanError where niimath finds no map from either, HzError where it was killed and no start will do.
     """
     shift = placed(data, affine, template)
     best: tuple[float, F64] | None = None
     failed: ScanError | None = None
+    killed: HzError | None = None
     for start in (shift, np.eye(4)):
         try:
             pose = affine_pose(data, start @ affine, template, threads) @ start
         except ScanError as error:
             failed = error
+            continue
+        except HzError as error:
+            killed = error
             continue
         seen = resample(data, pose @ affine, template.mask.shape, template.affine)
         found = similarity(seen, template)
@@ -153,6 +157,8 @@ def registered(data: F32, affine: F64, template: Template, threads: int = 1) -> 
             best = found, pose
         if found >= WILL_DO:
             break
+    if killed is not None and (best is None or best[0] < WILL_DO):
+        raise killed  # that start might have done
     if best is None:
         assert failed is not None
         raise failed
