@@ -2,7 +2,8 @@
 
 The correction of Cole et al. 2018 (and Smith et al. 2019): fit raw ~ slope * age + intercept on held-out
 predictions, then report (raw - intercept) / slope. Fitted on the training fit it would correct nothing,
-since a network that has memorised its cohort shows no bias there.
+since a network that has memorised its cohort shows no bias there. Lines go through scans; subjects are
+counted and left out, each with all of its scans.
 
 How much a correction helps is measured on subjects that it was not fitted on either: fitted and judged on the
 same predictions, the slope would always come out as exactly 1.
@@ -32,8 +33,10 @@ class RegressionToMean:
 
     slope_before, slope_after : of predicted on true age, 1 where there is no pull; after: every subject
     corrected by coefficients fitted on all the others.
-    mae_before, mae_after : mean absolute errors of the same predictions, years. The correction takes out bias
-    and widens noise by 1 / slope, so that it may well raise this error.
+    mae_before, mae_after : mean absolute errors of the same predictions, years, within a subject first, as in
+    the scores of a checkpoint. The correction takes out bias and widens noise by 1 / slope, so that it may
+    well raise this error.
+    n : subjects.
     """
 
     slope_before: float
@@ -55,35 +58,41 @@ def fit_age_bias(
     held_out_predictions: F64,
     how: str,
     *,
+    subjects: Sequence[str] | None = None,
     folds: Sequence[tuple[Collection[str], Collection[str]]] = (),
 ) -> AgeBias | None:
     """Least-squares fit of raw ~ slope * age + intercept.
 
     ages, held_out_predictions : (n,) years; every prediction from a model that never saw that subject.
     how : where the predictions come from, for the bundle.
+    subjects : (n,) who was scanned; None where every scan is of another subject.
     folds : where that is known, for every predicting model the subjects that it predicted, and those that it
     was trained on.
     Returns None where a correction would do harm: fewer than 10 subjects, one single age, or a slope under
     0.2 (the prediction hardly depends on age).
-    Raises UsageError for a prediction of a subject that the model was trained on.
+    Raises UsageError for a prediction of a subject that the model was trained on, ValueError where `subjects`
+    has another length.
     """
     for predicted, trained_on in folds:
         check_held_out(predicted, trained_on)
-    if len(ages) < LEAST_N or float(np.std(ages)) == 0:
+    n = len(np.unique(_people(subjects, ages)))
+    if n < LEAST_N or float(np.std(ages)) == 0:
         return None
     slope, intercept = _line(ages, held_out_predictions)
     if slope < LEAST_SLOPE:
         return None
-    return AgeBias(slope, intercept, len(ages), how)
+    return AgeBias(slope, intercept, n, how)
 
 
 def from_held_out(kept: Mapping[str, Any]) -> tuple[AgeBias | None, RegressionToMean | None]:
     """`fit_age_bias` and `regression_to_mean` of what a checkpoint keeps: "age" and "raw", "how", and, where
-    training has written them, "folds" with "subjects" and "trained_on"."""
+    training has written them, "subjects", and "folds" with "subjects" and "trained_on"."""
     ages, raw = (np.asarray(kept[key], np.float64) for key in ("age", "raw"))
+    subjects = kept.get("subjects")
     folds = [(fold["subjects"], fold["trained_on"]) for fold in kept.get("folds", [])]
     how = f"least squares on held-out predictions, {kept['how']}"
-    return fit_age_bias(ages, raw, how, folds=folds), regression_to_mean(ages, raw)
+    bias = fit_age_bias(ages, raw, how, subjects=subjects, folds=folds)
+    return bias, regression_to_mean(ages, raw, subjects)
 
 
 def check_held_out(predicted: Collection[str], trained_on: Collection[str]) -> None:
@@ -97,29 +106,45 @@ def check_held_out(predicted: Collection[str], trained_on: Collection[str]) -> N
         )
 
 
-def regression_to_mean(ages: F64, held_out_predictions: F64) -> RegressionToMean | None:
+def regression_to_mean(
+    ages: F64, held_out_predictions: F64, subjects: Sequence[str] | None = None
+) -> RegressionToMean | None:
     """The pull to the mean before and after a correction that no subject took part in for itself.
 
-    ages, held_out_predictions : (n,) years, as in `fit_age_bias`, and None where that gives None, or where
-    leaving one subject out does.
+    ages, held_out_predictions, subjects : (n,) as in `fit_age_bias`, and None where that gives None, or where
+    one subject less leaves one single age or too flat a line.
+    Raises ValueError where `subjects` has another length.
     """
     ages, raw = np.asarray(ages, np.float64), np.asarray(held_out_predictions, np.float64)
     corrected = np.empty_like(raw)
-    if fit_age_bias(ages, raw, "") is None:
+    whole = fit_age_bias(ages, raw, "", subjects=subjects)
+    if whole is None:
         return None
-    for k in range(len(ages)):
-        others = np.arange(len(ages)) != k
-        slope, intercept = _line(ages[others], raw[others])
+    _, who, scans = np.unique(_people(subjects, ages), return_inverse=True, return_counts=True)
+    for k in range(whole.n):
+        own = who == k
+        if np.ptp(ages[~own]) == 0:
+            return None
+        slope, intercept = _line(ages[~own], raw[~own])
         if slope < LEAST_SLOPE:
             return None
-        corrected[k] = (raw[k] - intercept) / slope
+        corrected[own] = (raw[own] - intercept) / slope
     return RegressionToMean(
-        slope_before=_line(ages, raw)[0],
+        slope_before=whole.slope,
         slope_after=_line(ages, corrected)[0],
-        mae_before=float(np.abs(raw - ages).mean()),
-        mae_after=float(np.abs(corrected - ages).mean()),
-        n=len(ages),
+        mae_before=float(np.average(np.abs(raw - ages), weights=1 / scans[who])),
+        mae_after=float(np.average(np.abs(corrected - ages), weights=1 / scans[who])),
+        n=whole.n,
     )
+
+
+def _people(subjects: Sequence[str] | None, ages: F64) -> NDArray[Any]:
+    """(n,) who was scanned, everybody once where `subjects` is None."""
+    if subjects is None:
+        return np.arange(len(ages))
+    if len(subjects) != len(ages):
+        raise ValueError(f"{len(ages)} ages and {len(subjects)} subjects")
+    return np.asarray(subjects, str)
 
 
 def _line(ages: F64, predictions: F64) -> tuple[float, float]:

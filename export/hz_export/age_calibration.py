@@ -29,7 +29,7 @@ def _bias(held_out: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, 
     """The correction, and the pull to the mean age before and after it; None where it would do harm."""
     bias, pull = age_bias.from_held_out(held_out)
     if bias is None:
-        say("age bias: no correction: too few held-out predictions, or they hardly depend on age")
+        say("age bias: no correction: too few held-out subjects, or predictions that hardly depend on age")
         return None
     say(f"age bias: {pull or 'the pull to the mean age cannot be judged'}")
     return {**asdict(bias), "regression_to_mean": None if pull is None else asdict(pull)}

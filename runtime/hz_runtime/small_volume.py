@@ -15,7 +15,7 @@ U8 = NDArray[np.uint8]
 VOXEL_MM = 2.0
 MOST_VOXELS = 2**20
 LEVELS = 127  # a finer step cannot be seen, and noise does not compress
-BLOCKS = 8
+BLOCKS = 8  # along each axis, Komandur et al. 2023
 
 
 def small_volume(
@@ -54,19 +54,28 @@ def small_volume(
     return gzip.compress(header.binaryblock + bytes(4) + voxels.tobytes("F"), 6, mtime=0)
 
 
+def block_means(grids: F32, blocks: int = BLOCKS) -> F32:
+    """(..., D, H, W) to (..., blocks, blocks, blocks): the mean of each box, sizes as even as they can be.
+
+    Along an axis of fewer voxels than boxes, boxes share voxels.
+    """
+    means: NDArray[Any] = grids
+    for axis in (-3, -2, -1):
+        size = grids.shape[axis]
+        edges = np.linspace(0, size, blocks + 1).round().astype(np.int64)
+        widths = np.maximum(np.diff(edges), 1).reshape(-1, *[1] * (-1 - axis))
+        summed = np.add.reduceat(means, np.minimum(edges[:-1], size - 1), axis=axis, dtype=np.float64)
+        means = summed / widths
+    return means.astype(np.float32)
+
+
 def blocks(grid: F32) -> bytes:
-    """Means of 8 x 8 x 8 blocks of a volume in [0, 1]: 512 bytes, C order, 255 for 1.
+    """`block_means` of a volume in [0, 1]: 512 bytes, C order, 255 for 1.
 
     What Komandur et al. 2023 (Figure 2) compare scans by.
     """
-    means = np.asarray(grid, np.float32)
-    for axis, size in enumerate(grid.shape):
-        edges = np.arange(BLOCKS) * size // BLOCKS
-        widths = np.maximum(np.diff([*edges, size]), 1)
-        shape = [-1 if k == axis else 1 for k in range(3)]
-        summed = np.add.reduceat(means, edges, axis=axis)
-        means = np.asarray(summed / widths.reshape(shape), np.float32)
-    return np.rint(np.clip(np.nan_to_num(means), 0.0, 1.0) * 255).astype(np.uint8).tobytes("C")
+    means = np.nan_to_num(block_means(grid))
+    return np.rint(np.clip(means, 0.0, 1.0) * 255).astype(np.uint8).tobytes("C")
 
 
 def check(volume: bytes, means: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hz_calibration.age_bias import fit_age_bias, regression_to_mean
+from hz_calibration.age_bias import fit_age_bias, from_held_out, regression_to_mean
 from hz_runtime.errors import UsageError
 
 
@@ -61,3 +61,62 @@ def test_predictions_of_subjects_that_were_trained_on_are_refused():
     assert fit_age_bias(ages, ages, "x", folds=halves) is not None
     with pytest.raises(UsageError, match=r"1 of 6 subjects were seen .* sub-4"):
         fit_age_bias(ages, ages, "x", folds=[(subjects[:6], {"sub-4", "sub-99"})])
+
+
+def rescanned(people: int, scans: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    rng = np.random.default_rng(people)
+    ages = np.repeat(rng.uniform(20, 80, people), scans) + np.tile(np.arange(scans), people)
+    own = np.repeat(rng.normal(0, 6, people), scans)  # a subject's scans err alike
+    raw = 0.5 * ages + 25 + own + rng.normal(0, 1, people * scans)
+    return ages, raw, [f"s{k // scans}" for k in range(people * scans)]
+
+
+def test_rescans_make_no_subjects():
+    ages, raw, who = rescanned(9, 4)
+    assert fit_age_bias(ages, raw, "x") is not None  # 36 scans, if each were of somebody else
+    assert fit_age_bias(ages, raw, "x", subjects=who) is None
+    assert regression_to_mean(ages, raw, who) is None
+    ages, raw, who = rescanned(12, 4)
+    slope, intercept = np.polyfit(ages, raw, 1)
+    bias = fit_age_bias(ages, raw, "x", subjects=who)
+    assert (bias.slope, bias.intercept, bias.n) == (pytest.approx(slope), pytest.approx(intercept), 12)
+
+
+def test_a_subject_is_left_out_with_all_its_scans():
+    ages, raw, who = rescanned(12, 3)
+    ages, raw, who = ages[:-1], raw[:-1], who[:-1]  # one subject has two scans
+    corrected = np.empty_like(raw)
+    for name in set(who):
+        own = np.array([one == name for one in who])
+        slope, intercept = np.polyfit(ages[~own], raw[~own], 1)
+        corrected[own] = (raw[own] - intercept) / slope
+
+    def error(said):
+        return np.mean([np.mean([abs(s - a) for s, a, w in zip(said, ages, who, strict=True) if w == one])
+                        for one in set(who)])  # fmt: skip
+
+    found = regression_to_mean(ages, raw, who)
+    assert found.n == 12 and found.slope_before == pytest.approx(np.polyfit(ages, raw, 1)[0])
+    assert found.slope_after == pytest.approx(np.polyfit(ages, corrected, 1)[0])
+    assert (found.mae_before, found.mae_after) == (pytest.approx(error(raw)), pytest.approx(error(corrected)))
+    assert found.slope_after != pytest.approx(regression_to_mean(ages, raw).slope_after, abs=1e-4)
+
+
+def test_a_checkpoints_subjects_are_counted():
+    ages, raw, who = rescanned(12, 3)
+    bias, pull = from_held_out({"age": ages.tolist(), "raw": raw.tolist(), "subjects": who, "how": "2 folds"})
+    assert (bias, pull) == (
+        fit_age_bias(ages, raw, "least squares on held-out predictions, 2 folds", subjects=who),
+        regression_to_mean(ages, raw, who),
+    )
+    assert bias.n == pull.n == 12
+    old, _ = from_held_out({"age": ages.tolist(), "raw": raw.tolist(), "how": "2 folds"})
+    assert old.n == 36  # checkpoints of before "subjects" do not say who is who
+    with pytest.raises(ValueError, match="36 ages and 35 subjects"):
+        from_held_out({"age": ages.tolist(), "raw": raw.tolist(), "subjects": who[1:], "how": "2 folds"})
+
+
+def test_a_line_that_hangs_on_one_subject_is_not_judged():
+    ages = np.array([30.0] * 9 + [50.0])
+    assert fit_age_bias(ages, ages, "x") is not None
+    assert regression_to_mean(ages, ages) is None  # without the one, everybody is 30

@@ -106,6 +106,16 @@ def test_without_an_interval_the_card_says_why(meta: dict[str, Any], why: str) -
     assert why in card(found)
 
 
+def test_two_scans_of_everybody_are_no_more_people() -> None:
+    kept = held_out()
+    twice = {**kept, **{key: 2 * kept[key] for key in ("age", "raw", "subjects")}}
+    (once, _), (found, said) = (told({**META, "held_out_predictions": k}) for k in (kept, twice))
+    pull = found["age_bias"]["regression_to_mean"]
+    assert found["age_bias"]["n"] == pull["n"] == found["age_interval"]["n"] == N
+    assert pull == pytest.approx(once["age_bias"]["regression_to_mean"])
+    assert said[0].endswith("60 held-out subjects") and "n = 60;" in card(found)
+
+
 def test_a_bundle_without_an_age_network_speaks_of_none() -> None:
     assert told({}) == ({"age_bias": None}, [])
 

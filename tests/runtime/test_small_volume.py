@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from hz_runtime.small_volume import BLOCKS, MOST_VOXELS, blocks, check, small_volume
+from hz_runtime.small_volume import MOST_VOXELS, block_means, blocks, check, small_volume
 
 
 def loaded(packed: bytes) -> nibabel.Nifti1Image:
@@ -44,15 +44,38 @@ def test_odd_volumes_stay_small_and_finite():
     assert image.shape == (1, 1, 4) and not image.get_fdata().any()
 
 
+# Edges of eight boxes along axes that 8 does not divide: the nearest voxel to every eighth of the axis.
+EDGES = {
+    13: [0, 2, 3, 5, 6, 8, 10, 11, 13],
+    30: [0, 4, 8, 11, 15, 19, 22, 26, 30],
+    64: [0, 8, 16, 24, 32, 40, 48, 56, 64],
+    8: [0, 1, 2, 3, 4, 5, 6, 7, 8],
+}
+
+
 @pytest.mark.parametrize("shape", [(64, 64, 64), (13, 8, 30)])
 def test_blocks_are_means(shape):
     grid = np.random.default_rng(1).random(shape).astype(np.float32)
+    means = block_means(grid)
     found = np.frombuffer(blocks(grid), np.uint8).reshape(8, 8, 8)
-    for at in ((0, 0, 0), (7, 7, 7), (2, 5, 3)):
-        part = grid[
-            tuple(slice(i * n // BLOCKS, (i + 1) * n // BLOCKS) for i, n in zip(at, shape, strict=True))
-        ]
+    assert means.dtype == np.float32
+    for at in np.ndindex(8, 8, 8):
+        part = grid[tuple(slice(EDGES[n][i], EDGES[n][i + 1]) for i, n in zip(at, shape, strict=True))]
+        assert means[at] == pytest.approx(part.mean(dtype=np.float64), abs=1e-6)
         assert abs(int(found[at]) - 255 * float(part.mean())) <= 0.51
+
+
+def test_block_means_of_several_grids_and_of_short_axes():
+    grids = np.random.default_rng(2).random((2, 3, 16, 4, 9)).astype(np.float32)
+    found = block_means(grids, 4)
+    assert found.shape == (2, 3, 4, 4, 4)
+    wanted = grids[1, 2, 4:8, 3, 2:4].mean()  # 9 voxels in 4: edges 0, 2, 4, 7, 9
+    assert found[1, 2, 1, 3, 1] == pytest.approx(wanted, abs=1e-6)
+    flat = block_means(np.arange(3, dtype=np.float32).reshape(1, 1, 3))
+    assert flat.shape == (8, 8, 8) and (flat == flat[0, 0]).all()
+    assert set(flat[0, 0].tolist()) == {0.0, 1.0, 2.0} and (np.diff(flat[0, 0]) >= 0).all()
+    broken = np.full((8, 8, 8), np.nan, np.float32)
+    assert blocks(broken) == bytes(512)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 from hz_train.augment import Augmentation  # noqa: E402
 from hz_train.fit import Run, Schedule, fit  # noqa: E402
 from hz_train.plateau import Plateau  # noqa: E402
-from hz_train.scores import auc, bootstrap, diagnosis_scores  # noqa: E402
+from hz_train.scores import auc  # noqa: E402
 from hz_train.slice_predictor_task import SlicePredictorSettings, SlicePredictorTask  # noqa: E402
 
 SCHEDULE = Schedule(epochs=4, batch=8, lr=3e-3, milestones=(), betas=(0.9, 0.999), picture_every=0)
@@ -190,43 +190,3 @@ def test_every_slice_is_seen_once_an_epoch() -> None:
         brightest = images.reshape(4, -1).max(1) * 80  # uniform noise up to age / 80
         np.testing.assert_allclose(brightest, years, rtol=0.02)
     assert small_task(replace(SCHEDULE, batch=4), replace(SETTINGS, per_scan=2))[0].steps(0) == 4
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_auc_against_every_pair(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    n = int(rng.integers(2, 30))
-    values = np.round(rng.normal(0, 1, n), 1)  # with ties
-    positive = rng.random(n) < 0.4
-    positive[:2] = [True, False]
-    weights = rng.integers(0, 3, n).astype(float) + 0.5
-    won = total = 0.0
-    plain_won = plain_total = 0.0
-    for i in np.flatnonzero(positive):
-        for j in np.flatnonzero(~positive):
-            win = 1.0 if values[i] > values[j] else 0.5 if values[i] == values[j] else 0.0
-            won, total = won + win * weights[i] * weights[j], total + weights[i] * weights[j]
-            plain_won, plain_total = plain_won + win, plain_total + 1
-    assert auc(values, positive) == pytest.approx(plain_won / plain_total)
-    assert auc(values, positive, weights) == pytest.approx(won / total)
-    assert auc(-values, positive) == pytest.approx(1 - plain_won / plain_total)
-
-
-def test_auc_of_one_class_is_not_a_number() -> None:
-    assert np.isnan(auc(np.array([1.0, 2.0]), np.array([True, True])))
-
-
-def test_bootstrap_leaves_out_what_is_not_defined() -> None:
-    low, high = bootstrap(lambda i: float("nan") if 0 in i else 5.0, 3)
-    assert (low, high) == (5.0, 5.0)
-    assert np.isnan(bootstrap(lambda i: float("nan"), 3)).all()
-
-
-def test_diagnosis_scores_count_subjects() -> None:
-    positive = np.array([True, True, False, False, False])
-    probability = np.array([0.9, 0.8, 0.1, 0.6, 0.2])
-    scores = diagnosis_scores(positive, probability, ["p", "p", "q", "r", "s"], "held out")
-    assert scores["auc"]["value"] == 1 and scores["auc"]["n"] == 4
-    assert scores["auc"]["ci95"] == [1, 1]
-    assert scores["accuracy"]["value"] == pytest.approx((1 + 1 + 0 + 1) / 4)
-    assert scores["accuracy_of_the_larger_group"]["value"] == pytest.approx(3 / 4)

@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("torch", reason="the classifiers are torch networks")
 
+from hz_runtime.small_volume import block_means
 from hz_train.studies.classifier import Training, fit_cnn, fit_linear, scrambled, subject_folds
-from hz_train.studies.floors import block_means
 
 SIZE = 16
 SHORT = Training(width=4)

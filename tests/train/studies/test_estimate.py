@@ -21,6 +21,17 @@ def test_means_overall_and_by_site():
         np.testing.assert_allclose(metric.ci95, [part.mean() - half, part.mean() + half], atol=0.2 * half)
 
 
+def test_draws_are_those_that_published_audits_came_from():
+    values = np.random.default_rng(3).normal(0, 1, 80)
+    rng = np.random.default_rng([0, 11])
+    order = np.argsort(SUBJECTS)  # subjects are drawn in order of name
+    means = [values[order][rng.integers(0, 80, 80)].mean() for _ in range(2000)]
+    found = estimates(by_site(values, SITES, ["a"]), SUBJECTS)
+    whole = estimates(by_site(values, ["a"] * 80, ["a"]), SUBJECTS)
+    np.testing.assert_allclose(whole[0].ci95, np.percentile(means, [2.5, 97.5]), atol=1e-12)
+    assert found != whole
+
+
 def test_rescans_do_not_narrow_the_interval():
     values = np.random.default_rng(1).normal(0, 1, 80)
     once = estimates(by_site(values, SITES, ["a"]), SUBJECTS)[0]

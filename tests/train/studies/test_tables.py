@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="studies train networks")
 
-from hz_train.scores import age_scores, auc
+from hz_train.scores import age_scores, auc, diagnosis_scores
 from hz_train.studies.predictors import ridge
-from hz_train.studies.record import Metric, Prediction, Row
+from hz_train.studies.record import Column, Metric, Prediction, Row, StudyResult, Table, write
 from hz_train.studies.tables import age_metrics, auc_metrics, scored, summarised
 
 AGES = np.array([20.0, 30.0, 30.0, 41.0, 55.0, 62.0])
@@ -26,17 +28,41 @@ def test_errors_by_hand() -> None:
     assert found["change"].value == pytest.approx((1 - 1 - 4 + 1 + 4) / 5)
 
 
-def test_intervals_are_those_of_the_training_scores() -> None:
-    # scores.age_scores resamples the same subjects and computes r scan by scan.
-    theirs = age_scores(AGES, SAID, WHO, "")
-    ours = age_metrics(AGES, SAID, WHO)
-    assert ours["mae"].ci95 == pytest.approx(theirs["mae_years"]["ci95"])
-    assert ours["r"].ci95 == pytest.approx(theirs["pearson_r"]["ci95"], abs=1e-9)
+@pytest.mark.parametrize("n", [1, 3, 4, 6])
+@pytest.mark.parametrize("said", [SAID, np.full(6, 40.0)])
+def test_a_checkpoint_and_a_table_say_the_same(n: int, said: np.ndarray) -> None:
+    truth, said, who = AGES[:n], said[:n], WHO[:n]
+
+    def same(metric: Metric, stored: dict) -> bool:
+        return metric == Metric(stored["value"], stored["ci95"] and tuple(stored["ci95"]))
+
+    ours, theirs = age_metrics(truth, said, who), age_scores(truth, said, who, "")
+    for one, other in (("mae", "mae_years"), ("mse", "mse_years2"), ("r", "pearson_r")):
+        assert same(ours[one], theirs[other])
+    older = truth > 29
+    stored = diagnosis_scores(older, said, who, "")["auc"]
+    assert same(auc_metrics(older.astype(float), said, who)["auc"], stored)
 
 
 def test_a_correlation_needs_three_people_and_some_spread() -> None:
     assert age_metrics(AGES[:3], SAID[:3], WHO[:3])["r"].value is None
     assert age_metrics(AGES, np.full(6, 40.0), WHO)["r"].value is None
+
+
+def test_a_predictor_that_collapsed_ends_no_study(tmp_path: Path) -> None:
+    truth = np.linspace(20, 80, 40)
+    said = np.full(40, np.float32(50.1))
+    said[3] = np.nextafter(said[3], np.float32(100))  # 4e-6 years above the others
+    found = age_metrics(truth, said.astype(np.float64), [f"s{k}" for k in range(40)])
+    assert found["r"] == Metric(None)
+    broken = age_metrics(truth, np.full(40, np.nan), [f"s{k}" for k in range(40)], raw=said)
+    assert set(broken.values()) == {Metric(None)}
+    areas = auc_metrics(truth > 50, np.full(40, np.nan), [f"s{k}" for k in range(40)], raw=said)
+    assert set(areas.values()) == {Metric(None)}
+    rows = (Row("new", "rome", found, 40, 0), Row("old", "rome", broken, 40, 0))
+    table = Table("age", "Age", "", (Column("r", "r"),), rows)
+    page = write(StudyResult("transfer", "Transfer", "?", (table,)), tmp_path)
+    assert page.exists() and "NaN" not in (tmp_path / "transfer.json").read_text()
 
 
 def test_one_person_gives_no_interval() -> None:

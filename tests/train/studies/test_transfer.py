@@ -12,10 +12,11 @@ pytest.importorskip("torch", reason="studies train networks")
 pytest.importorskip("matplotlib", reason="studies draw figures")
 
 from hz_runtime.errors import UsageError
+from hz_runtime.small_volume import block_means
 from hz_train.cohort import Cohort, Scan
 from hz_train.datasets import PreparedCohort
 from hz_train.studies import transfer as transfer_module
-from hz_train.studies.floors import Blocks, ComBat, block_means
+from hz_train.studies.floors import Blocks, ComBat
 from hz_train.studies.presets import Leak, StudySettings, study_preset
 from hz_train.studies.record import Row, StudyResult
 from hz_train.studies.transfer import MEAN_AGE, check, transfer
@@ -115,7 +116,7 @@ def test_scored_subjects_trained_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     result = transfer(prepared(), settings(tmp_path))
     for seed, seen in enumerate(fitted):
         assert not seen & {p.subject for p in result.predictions if p.seed == seed}
-    assert "held out of everything that is trained" in result.remarks[0]
+    assert "was seen by nothing that was fitted" in result.remarks[0]
 
 
 def test_a_method_that_saw_a_scored_scan_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,49 +1,27 @@
-"""Statistics of a cohort, overall and by site, with intervals: bootstrap over subjects, never over scans.
+"""Statistics of a cohort, overall and by site: functions of weights, one a scan, as `scores.estimates` takes.
 
-Rescans of one person are not independent; they are drawn together. A statistic is therefore written as a
-function of weights, one a scan: how often its subject was drawn. It answers with several numbers at once,
-the whole cohort's first and then each site's, so that one set of resamples serves a whole table.
+They answer with several numbers at once, the whole cohort's first and then each site's, so that one set of
+resamples serves a whole table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_train.scores import RESAMPLES
+from hz_train import scores
+from hz_train.scores import RESAMPLES, Statistic
 from hz_train.studies.record import Metric
 
 F64 = NDArray[np.float64]
-Statistic = Callable[[F64], F64]
+STREAM = (0, 11)  # of random numbers: that of the audits and appearances published so far
 
 
-def estimates(
-    statistic: Statistic, subjects: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
-) -> list[Metric]:
-    """What the statistic says of the cohort as it is, each number with its 95 % percentile interval.
-
-    statistic : from weights (n,) float64, one a scan, to (m,) numbers; nan where a resample holds too
-        little, and such resamples are left out.
-    subjects : (n,) who was scanned. With a single subject there is no interval.
-    """
-    names, code = np.unique(np.asarray(subjects, str), return_inverse=True)
-    rng = np.random.default_rng([seed, 11])
-
-    def resample() -> F64:
-        times = np.bincount(rng.integers(0, names.size, names.size), minlength=names.size)
-        return statistic(times[code].astype(np.float64))
-
-    drawn = [resample() for _ in range(resamples if names.size > 1 else 0)]
-    found = []
-    for k, value in enumerate(statistic(np.ones(code.size))):
-        values = np.array([d[k] for d in drawn])
-        values = values[np.isfinite(values)]
-        ends = np.percentile(values, [2.5, 97.5]) if values.size else None
-        interval = None if ends is None else (float(ends[0]), float(ends[1]))
-        found.append(Metric(float(value), interval) if np.isfinite(value) else Metric(None))
-    return found
+def estimates(statistic: Statistic, subjects: Sequence[str], resamples: int = RESAMPLES) -> list[Metric]:
+    """`scores.estimates` of (n,) subjects as metrics of a table."""
+    return [Metric(*found) for found in scores.estimates(statistic, subjects, None, resamples, STREAM)]
 
 
 def by_site(above: F64, sites: Sequence[str], names: Sequence[str], below: F64 | None = None) -> Statistic:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.intensity import foreground_threshold
+from hz_runtime.small_volume import BLOCKS, block_means
 from hz_train.datasets import PreparedCohort
 from hz_train.studies.combat import CombatModel, fit_combat
 from hz_train.studies.presets import whom
@@ -16,7 +17,6 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-BLOCKS = 8  # Komandur 2023 compare volumes at 8 x 8 x 8
 LEAST_SPREAD = 1e-4  # sd over a site's scans, intensity units, of a box that ComBat takes
 LANDMARKS = (1.0, *np.arange(10.0, 100.0, 10.0).tolist(), 99.0)  # percentiles, Nyul, Udupa & Zhang 2000
 
@@ -24,17 +24,6 @@ LANDMARKS = (1.0, *np.arange(10.0, 100.0, 10.0).tolist(), 99.0)  # percentiles, 
 def foreground(volume: F32) -> Mask:
     """Tissue of a prepared volume; the runtime's own rule, on (D, H, W)."""
     return volume > foreground_threshold(volume)
-
-
-def block_means(volumes: F32, blocks: int = BLOCKS) -> F32:
-    """(n, D, H, W) to (n, blocks, blocks, blocks): the mean of each box, sizes as even as they can be."""
-    made = volumes.astype(np.float64)
-    for axis in (1, 2, 3):
-        edges = np.linspace(0, made.shape[axis], blocks + 1).round().astype(np.int64)
-        shape = [1, 1, 1, 1]
-        shape[axis] = blocks
-        made = np.add.reduceat(made, edges[:-1], axis=axis) / np.diff(edges).reshape(shape)
-    return made.astype(np.float32)
 
 
 class Raw:

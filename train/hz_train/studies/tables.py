@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_train.scores import RESAMPLES, auc, bootstrap, subject_rows
+from hz_train.scores import areas, by_subject, correlation, mean
 from hz_train.studies.floors import Blocks, Raw
 from hz_train.studies.predictors import RIDGE
 from hz_train.studies.record import Column, Metric, Prediction, Row
 
 F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 
 AGE_COLUMNS = (
     Column("mae", "MAE", "years", 2, "lower"),
@@ -41,46 +40,16 @@ def age_metrics(
     r is None for fewer than three subjects, or where truth or predictions do not vary.
     """
     t, p = np.asarray(truth, np.float64), np.asarray(predicted, np.float64)
-    rows = subject_rows(subjects)
     error = np.abs(p - t)
     found = {
-        "mae": mean_metric([float(error[r].mean()) for r in rows]),
-        "mse": mean_metric([float(np.square(error[r]).mean()) for r in rows]),
-        "r": correlation(t, p, rows),
+        "mae": mean(by_subject(error, subjects)),
+        "mse": mean(by_subject(np.square(error), subjects)),
+        "r": correlation(t, p, subjects),
     }
     if raw is not None:
         change = error - np.abs(np.asarray(raw, np.float64) - t)
-        found["change"] = mean_metric([float(change[r].mean()) for r in rows])
-    return found
-
-
-def mean_metric(values: Sequence[float] | F64) -> Metric:
-    """Mean of one value a subject; of a single subject without an interval."""
-    array = np.asarray(values, np.float64)
-    if len(array) < 2:
-        return Metric(float(array.mean()))
-    low, high = bootstrap(lambda i: float(array[i].mean()), len(array))
-    return Metric(float(array.mean()), (low, high))
-
-
-def correlation(x: F64, y: F64, rows: Sequence[I64]) -> Metric:
-    """Pearson r over scans; resampled by subject, `rows` being each one's scans."""
-    # r of a resample needs only sums over its subjects; centred, so that no digits are lost.
-    x, y = x - x.mean(), y - y.mean()
-    parts = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], 1)
-    sums = np.stack([parts[r].sum(0) for r in rows])
-
-    def statistic(index: I64) -> float:
-        n, sx, sy, sxx, syy, sxy = sums[index].sum(0)
-        vx, vy = sxx - sx * sx / n, syy - sy * sy / n
-        if vx <= 1e-12 * n or vy <= 1e-12 * n:
-            return float("nan")  # not defined, so left out of the interval
-        return float((sxy - sx * sy / n) / np.sqrt(vx * vy))
-
-    if len(rows) < 3 or np.ptp(x) < 1e-9 or np.ptp(y) < 1e-9:  # two points always lie on a line
-        return Metric(None)
-    low, high = bootstrap(statistic, len(rows))
-    return Metric(statistic(np.arange(len(rows))), (low, high))
+        found["change"] = mean(by_subject(change, subjects))
+    return {name: Metric(*estimate) for name, estimate in found.items()}
 
 
 def auc_metrics(
@@ -94,45 +63,8 @@ def auc_metrics(
     A subject's scans are averaged first. Intervals resample subjects within each label, so that every
     resample holds both; with a single subject of a label there is none. auc is None where a label is missing.
     """
-    rows = subject_rows(subjects)
-    labels = np.array([np.asarray(truth)[r].mean() > 0.5 for r in rows])
-    score = np.array([np.asarray(predicted, np.float64)[r].mean() for r in rows])
-    if labels.all() or not labels.any():
-        return {"auc": Metric(None)}
-    known = min(labels.sum(), (~labels).sum()) > 1
-    areas = _resampled_areas(labels, score)
-    found = {"auc": Metric(auc(score, labels), _interval(areas) if known else None)}
-    if raw is not None:
-        before = np.array([np.asarray(raw, np.float64)[r].mean() for r in rows])
-        # Seeded alike, so that both resample the same subjects.
-        changes = areas - _resampled_areas(labels, before)
-        found["change"] = Metric(
-            auc(score, labels) - auc(before, labels), _interval(changes) if known else None
-        )
-    return found
-
-
-def _wins(labels: NDArray[np.bool_], scores: F64) -> F64:
-    """(positives, negatives): 1 where the positive's score is higher, a half where they tie.
-
-    `scores.auc` is its mean; a resample is the mean with other weights, all of them in one product.
-    """
-    gaps = scores[labels][:, None] - scores[~labels][None, :]
-    return (gaps > 0) + 0.5 * (gaps == 0)
-
-
-def _resampled_areas(labels: NDArray[np.bool_], scores: F64) -> F64:
-    """(RESAMPLES,) areas of subjects drawn with replacement within each label."""
-    rng = np.random.default_rng(0)
-    wins = _wins(labels, scores)
-    counts = [rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) for n in wins.shape]
-    areas: F64 = np.einsum("rp,pn,rn->r", counts[0], wins, counts[1], optimize=True) / wins.size
-    return areas
-
-
-def _interval(values: F64) -> tuple[float, float]:
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+    found = areas(truth, predicted, subjects, raw)
+    return {name: Metric(*estimate) for name, estimate in zip(("auc", "change"), found, strict=False)}
 
 
 def summarised(rows: Sequence[Row]) -> list[Row]:
