@@ -153,6 +153,53 @@ def test_age_network_learns_a_readable_age(tmp_path, count, batch, epochs):
     assert np.abs(task.predict(grids) - ages).mean() < np.abs(ages - ages.mean()).mean() / 2
 
 
+def test_fewer_scans_than_a_batch_keep_batch_norms_statistics():
+    """Settled over the one batch there is, its means and variances are those of the volumes."""
+    schedule = replace(SCHEDULE, batch=4)
+    task = AgeTask(volumes(3, 5), np.array([20, 50, 80], np.float32), volumes(0, 0), np.zeros(0, np.float32),
+                   AgeSettings(width=2), Run.start(schedule, "cpu"))  # fmt: skip
+    task.settle()
+    conv, norm = task.networks["age"].features[:2]
+    with torch.no_grad():
+        seen = conv(torch.from_numpy(volumes(3, 5))[:, None])
+    torch.testing.assert_close(norm.running_mean, seen.mean(dim=(0, 2, 3, 4)))
+    torch.testing.assert_close(norm.running_var, seen.var(dim=(0, 2, 3, 4)))
+
+
+def test_weights_that_are_no_numbers_are_not_kept(tmp_path):
+    """The last step of an epoch can ruin them after its loss was taken; the epoch before stays."""
+    settings = replace(SETTINGS, coarse=0, warmup=0)
+    task, run = cyclegan(replace(SCHEDULE, epochs=1), settings)
+    fit(task, run, tmp_path)
+    before = weights(task)
+
+    task, run = cyclegan(replace(SCHEDULE, epochs=2), settings)
+    step, last = task.step, task.steps(1) - 1
+
+    def ruinous(epoch, index, run):
+        losses = step(epoch, index, run)
+        if index == last:
+            with torch.no_grad():
+                next(task.networks["generator"].parameters()).mul_(float("inf"))
+        return losses
+
+    task.step = ruinous
+    with pytest.raises(
+        UsageError, match=r"(?s)became non-finite in epoch 2.*another --out with a lower --lr"
+    ):
+        fit(task, run, tmp_path)
+    task, run = cyclegan(replace(SCHEDULE, epochs=1), settings)
+    fit(task, run, tmp_path)
+    assert all(torch.equal(value, before[name]) for name, value in weights(task).items())
+
+
+def test_another_number_of_processes_is_another_run(tmp_path):
+    task, run = cyclegan(replace(SCHEDULE, epochs=1))
+    fit(task, run, tmp_path)
+    with pytest.raises(UsageError, match=r"other settings \(processes\)"):
+        fit(task, replace(run, world=2), tmp_path)
+
+
 SCRIPT = """
 import sys, numpy as np, torch
 from pathlib import Path

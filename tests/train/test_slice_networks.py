@@ -51,6 +51,21 @@ def test_a_score_sees_70_pixels() -> None:
     assert int(rows.max() - rows.min()) + 1 == 70
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_gradients_do_not_depend_on_the_layout(batch: int) -> None:
+    torch.manual_seed(1)
+    network = SliceGenerator(4, 1)
+    x = torch.rand(batch, 1, 32, 32)
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        network.to(memory_format=layout).zero_grad()
+        network(x.contiguous(memory_format=layout)).square().mean().backward()
+        found.append([p.grad.contiguous() for p in network.parameters()])
+    # Biases before a norm have no gradient but for rounding.
+    for plain, last in zip(*found, strict=True):
+        assert float((plain - last).abs().max()) < 1e-4 * max(float(plain.abs().max()), 1e-2)
+
+
 @pytest.mark.parametrize(("d", "h"), [(24, 24), (64, 48), (184, 220)])
 def test_shapes(d: int, h: int) -> None:
     x = torch.rand(1, 1, d, h)

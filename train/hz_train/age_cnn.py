@@ -15,6 +15,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from hz_train.padded_conv import PaddedConv3d
+
 HIDDEN = 64
 SMALLEST_UNPADDED = 60  # an axis of 59 would be used up before the last conv
 
@@ -37,7 +39,7 @@ class AgeCNN(nn.Module):
         layers: list[nn.Module] = []
         for k in range(5):
             layers += [
-                nn.Conv3d(channels[k], channels[k + 1], 3, padding=padding),
+                PaddedConv3d(channels[k], channels[k + 1], 3, padding=padding),
                 nn.BatchNorm3d(channels[k + 1]),
                 nn.LeakyReLU(0.01, inplace=True),
             ]

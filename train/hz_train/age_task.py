@@ -89,7 +89,7 @@ class AgeTask:
             norm.momentum = None  # a plain average over the batches that follow
         # Mixed like training batches: in a cohort sorted by age or site, neighbours are alike, and their
         # variance is not the cohort's.
-        size = self.run.schedule.batch
+        size = min(self.run.schedule.batch, len(self.volumes))
         order = np.random.default_rng([self.run.schedule.seed, 7]).permutation(len(self.volumes))
         for first in range(0, len(order) - size + 1, size):
             network(self.run.put(self.volumes[order[first : first + size]]))

@@ -99,7 +99,8 @@ def train_age(
     }
     predicted, split = _held_out_predictions(used, prepared, preset, run, out, identity)
     final = used if preset.folds else used.split(preset.held_out, preset.schedule.seed)[0]
-    task = _fit_one(prepared.of(final), prepared.of(Cohort(())), preset, run, out / "final", identity)
+    trained_on = prepared.of(final)
+    task = _fit_one(trained_on, prepared.of(Cohort(())), preset, run, out / "final", identity)
     path = out / "age.safetensors"
     if run.rank == 0:
         ages, raw, groups, folds = predicted
@@ -109,9 +110,9 @@ def train_age(
             "sources": sorted({s.site for s in used.scans}),
             "target": None,
             "recipe": recipe.to_dict(),
-            "statistics": statistics(prepared.features),
-            "reference": {} if harmonizer else reference_of(prepared.grids, prepared.features),
-            "cohort": {"training": describe(prepared.of(final))},
+            "statistics": statistics(trained_on.features),
+            "reference": {} if harmonizer else reference_of(trained_on.grids, trained_on.features),
+            "cohort": {"training": describe(trained_on)},
             "harmonizer": identity["harmonizer"],
             "split": split,
             "seed": preset.schedule.seed,
@@ -147,6 +148,11 @@ def _held_out_predictions(
     else:
         pairs = [used.split(preset.held_out, seed)]
         how = f"{preset.held_out:.0%} of each site's subjects held out, seed {seed}"
+        if not all(part.scans for part in pairs[0]):
+            raise UsageError(
+                f"{preset.held_out:.0%} of each site's subjects leaves nobody to train on, or to score.",
+                "Choose another --held-out, or use --folds.",
+            )
     ages: list[float] = []
     raw: list[float] = []
     subjects: list[str] = []

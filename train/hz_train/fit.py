@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -31,6 +32,7 @@ from hz_train.checkpoint import (
 )
 
 STATE = "last.safetensors"
+DIVERGED = "Start again in another --out with a lower --lr, or with --precision float32."
 # How an array with so many axes is laid out as (N, 1, ...) where channels come last.
 LAYOUTS = {3: torch.channels_last, 4: torch.channels_last_3d}
 
@@ -112,7 +114,8 @@ class Run:
                 torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
             world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
             if device == "cuda":
-                device = f"cuda:{rank % torch.cuda.device_count()}"
+                device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+                torch.cuda.set_device(device)  # NCCL sends Python objects through the current device
         where = torch.device(device)
         scaler = torch.amp.GradScaler(where.type) if schedule.precision == "fp16" else None
         return cls(schedule, where, world, rank, scaler)
@@ -199,7 +202,10 @@ def fit(
     """
     out.mkdir(parents=True, exist_ok=True)
     schedule = run.schedule
-    identity = json.loads(json.dumps({"schedule": _identity(schedule), **(settings or {})}, default=str))
+    # How many processes share a batch decides the result as well; one is what states that do not say had.
+    who = {"processes": run.world} if run.world > 1 else {}
+    decides = {"schedule": _identity(schedule), **who, **(settings or {})}
+    identity = json.loads(json.dumps(decides, default=str))
     history = _resume(task, run, out, identity)
     first = len(history)
     total = sum(task.steps(epoch) for epoch in range(first, schedule.epochs))
@@ -229,7 +235,8 @@ def _one_epoch(task: Task, run: Run, epoch: int, bar: Any, logs: _Logs | None) -
             group["lr"] = rate
     for network in task.networks.values():
         network.train()
-    torch.manual_seed(run.schedule.seed * 100_003 + epoch)
+    # Every process draws dropout of its own.
+    torch.manual_seed((run.schedule.seed * 100_003 + epoch) * run.world + run.rank)
     sums: dict[str, Tensor] = {}
     count = task.steps(epoch)
     for index in range(count):
@@ -242,8 +249,11 @@ def _one_epoch(task: Task, run: Run, epoch: int, bar: Any, logs: _Logs | None) -
         if not np.isfinite(value):
             raise UsageError(
                 f"{name} became {value} in epoch {epoch + 1}.",
-                "Lower --lr, or use --precision float32; the last complete epoch is kept.",
+                DIVERGED,
             )
+    for name, network in task.networks.items():  # after the last step, whose loss may have been finite still
+        if not all(bool(p.isfinite().all()) for p in network.parameters()):
+            raise UsageError(f"weights of {name} became non-finite in epoch {epoch + 1}.", DIVERGED)
     bar.set_postfix({"epoch": epoch + 1, **{k: f"{v:.3f}" for k, v in list(means.items())[:3]}})
     row = {"lr": rate, **means}
     if logs:
@@ -295,9 +305,10 @@ def _resume(task: Task, run: Run, out: Path, identity: dict[str, Any]) -> list[d
         return []
     done, tensors, meta = found
     if meta["settings"] != identity:
-        changed = sorted(k for k in identity if meta["settings"].get(k) != identity[k])
+        names = identity.keys() | meta["settings"].keys()
+        changed = sorted(k for k in names if meta["settings"].get(k) != identity.get(k))
         raise UsageError(
-            f"{out.name} holds a run with other settings ({', '.join(changed) or 'unknown'}).",
+            f"{out.name} holds a run with other settings ({', '.join(changed)}).",
             "Give another --out, or delete that folder to start afresh.",
         )
     if done > run.schedule.epochs:

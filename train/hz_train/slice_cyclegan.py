@@ -21,6 +21,20 @@ from hz_train.condition import with_planes
 LAST_CONV_SCALE = 0.01  # of the usual initial weights, beside the input that is passed on
 
 
+class _Norm(nn.InstanceNorm2d):
+    """Instance norm that takes its gradient contiguous.
+
+    Of a single image the next conv may send it channels-last; torch's backward on a CPU (2.13) then mixes the
+    layouts, and weight gradients before it are wrong by more than their size.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x)
+        if out.requires_grad:
+            out.register_hook(Tensor.contiguous)
+        return out
+
+
 class SliceBlock(nn.Module):
     """Two reflection-padded convs around an identity; (S, C, d, h) to the same shape. No ReLU at the end."""
 
@@ -31,7 +45,7 @@ class SliceBlock(nn.Module):
             layers += [
                 nn.ReflectionPad2d(1),
                 nn.Conv2d(channels, channels, 3),
-                nn.InstanceNorm2d(channels),
+                _Norm(channels),
                 nn.ReLU(inplace=True),
             ]
         self.body = nn.Sequential(*layers[:-1])
@@ -55,19 +69,19 @@ class SliceGenerator(nn.Module):
         self.width, self.blocks, self.sites = width, blocks, sites
         stem: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(1 + sites, width, 7)]
         if sites == 0:
-            stem.append(nn.InstanceNorm2d(width))
+            stem.append(_Norm(width))
         layers: list[nn.Module] = [*stem, nn.ReLU(inplace=True)]
         for channels in (width, 2 * width):
             layers += [
                 nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
-                nn.InstanceNorm2d(2 * channels),
+                _Norm(2 * channels),
                 nn.ReLU(inplace=True),
             ]
         layers += [SliceBlock(4 * width) for _ in range(blocks)]
         for channels in (4 * width, 2 * width):
             layers += [
                 nn.ConvTranspose2d(channels, channels // 2, 3, stride=2, padding=1, output_padding=1),
-                nn.InstanceNorm2d(channels // 2),
+                _Norm(channels // 2),
                 nn.ReLU(inplace=True),
             ]
         last = nn.Conv2d(width, 1, 7)
@@ -96,7 +110,7 @@ class SliceDiscriminator(nn.Module):
         for k, stride in enumerate((2, 2, 2, 1)):
             layers.append(nn.Conv2d(channels[k], channels[k + 1], 4, stride, padding=1))
             if k > 0:
-                layers.append(nn.InstanceNorm2d(channels[k + 1]))
+                layers.append(_Norm(channels[k + 1]))
             layers.append(nn.LeakyReLU(0.2, inplace=True))
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 4, 1, padding=1))
 

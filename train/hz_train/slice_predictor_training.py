@@ -183,7 +183,7 @@ def _train(
     run = Run.start(preset.schedule, device)
     prepared = load(used, recipe)
     # Of whole volumes, as hz-run will compare them; and behind a harmonizer its own cohort is what counts.
-    reference = {} if harmonizer else reference_of(prepared.grids, prepared.features)
+    whole = None if harmonizer else prepared
     grids = prepared.grids if harmonizer is None else harmonized(prepared.grids, harmonizer, recipe, run)
     read = middle(recipe.grid_shape[2], recipe.middle_slices)
     prepared = replace(prepared, grids=np.ascontiguousarray(grids[..., read]))
@@ -208,8 +208,10 @@ def _train(
             },
             "sources": sorted({s.site for s in used.scans}),
             "target": None,
-            "statistics": statistics(prepared.features),
-            "reference": reference,
+            "statistics": statistics(training.features),
+            "reference": {}
+            if whole is None
+            else reference_of(whole.of(fits.training).grids, training.features),
             "cohort": {"training": describe(training)},
             "split": how,
             "validation": preset.validation,
@@ -266,9 +268,10 @@ class _Fits:
         """Train on a share of the subjects, predict the others."""
         share, seed = self.preset.held_out, self.preset.schedule.seed
         self.training, held = self._split(used, share)
-        if not held.scans:
+        if not held.scans or not self.training.scans:
             raise UsageError(
-                "there are too few subjects a site to hold any out.", "Raise --held-out, or use --folds."
+                f"{share:.0%} of each site's subjects leaves nobody to train on, or nobody to score.",
+                "Choose another --held-out, or use --folds.",
             )
         task = self._fit(self.training, "final")
         how = f"{share:.0%} of each site's subjects held out, seed {seed}"

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from hz_train.condition import with_planes
+from hz_train.padded_conv import PaddedConv3d
 
 LAST_CONV_SCALE = 0.01  # of the usual initial weights, beside the copied image
 
@@ -87,20 +87,6 @@ class Generator(nn.Module):
         return out if self.training else out.clamp(0, 1)
 
 
-class _PatchConv(nn.Conv3d):
-    """A conv that pads its input itself where the kernel is larger than it.
-
-    There oneDNN leaves parts of the bfloat16 weight gradient unwritten (torch 2.13 on a CPU): values of 1e37
-    in the last layer of a 32^3 volume's discriminator, and nan at the next step. Padded first it is right.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if min(x.shape[2:]) >= self.kernel_size[0]:
-            return super().forward(x)
-        padded = functional.pad(x, (1,) * 6)
-        return functional.conv3d(padded, self.weight, self.bias, self.stride)
-
-
 class Discriminator(nn.Module):
     """PatchGAN: (N, 1, 64, 64, 64) to (N, 1, 6, 6, 6), each value the sigmoid score of one patch.
 
@@ -114,7 +100,7 @@ class Discriminator(nn.Module):
         strides = [2, 2, 2, 1, 1]
         layers: list[nn.Module] = []
         for k, stride in enumerate(strides):
-            layers.append(_PatchConv(channels[k], channels[k + 1], 4, stride, padding=1))
+            layers.append(PaddedConv3d(channels[k], channels[k + 1], 4, stride, padding=1))
             if k > 0:
                 layers.append(nn.InstanceNorm3d(channels[k + 1]))
             layers.append(nn.ReLU(inplace=True) if k < len(strides) - 1 else nn.Sigmoid())
