@@ -155,10 +155,12 @@ def _resample_oblique(data: F32, affine: F64, shape: tuple[int, ...], new_affine
 
 
 def _lowpass(n_in: int, n_out: int, step: float, width: float) -> F32:
-    """Rows of a triangle of the given half-width, one every `step` input voxels."""
-    distance = np.abs(np.arange(n_in)[None, :] - step * np.arange(n_out)[:, None])
-    weights = np.maximum(0.0, 1.0 - distance / width)
-    full = np.maximum(0.0, 1.0 - np.abs(np.arange(-np.ceil(width), np.ceil(width) + 1)) / width).sum()
+    """Rows of a triangle of the given half-width, one every `step` input voxels; each sums to 1 inside."""
+    centre = step * np.arange(n_out)[:, None]
+    weights = np.maximum(0.0, 1.0 - np.abs(np.arange(n_in)[None, :] - centre) / width)
+    reach = int(np.ceil(width))
+    taps = np.floor(centre) + np.arange(-reach, reach + 2)  # a row's phase decides what its triangle sums to
+    full = np.maximum(0.0, 1.0 - np.abs(taps - centre) / width).sum(axis=1, keepdims=True)
     return np.asarray(weights / full, np.float32)
 
 

@@ -23,7 +23,7 @@ from hz_runtime.errors import UsageError
 from hz_runtime.files import sha256_file, sweep_temporaries
 from hz_runtime.inputs import LOCK_NAME
 
-RECORD_VERSION = 3  # raised when the same scan, bundle and options would give other bytes
+RECORD_VERSION = 4  # raised when the same scan, bundle and options would give other bytes
 _TEMP = re.compile(r"^\..+\.\d+\.tmp$", re.DOTALL)
 _MAX_RECORD_BYTES = 1 << 20
 

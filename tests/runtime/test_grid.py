@@ -49,6 +49,21 @@ def test_shrinking_does_not_alias():
     np.testing.assert_allclose(coarse[2:-2], 0.5, atol=0.06)
 
 
+@pytest.mark.parametrize("spacing", [0.55, 0.6, 0.7, 0.8, 0.868, 0.9, 0.95, 1.0, 1.3])
+def test_an_oblique_constant_stays_constant(spacing):
+    """Turned by 7 degrees, voxels of any size: where the field of view reaches, 1 is 1."""
+    n = round(60 / spacing)
+    turn = np.array([[np.cos(0.12), -np.sin(0.12), 0], [np.sin(0.12), np.cos(0.12), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn * spacing
+    affine[:3, 3] = -affine[:3, :3] @ np.full(3, (n - 1) / 2)
+    wanted = np.diag([2.0, 2, 2, 1])
+    wanted[:3, 3] = -17.0
+    np.testing.assert_allclose(
+        resample(np.ones((n,) * 3, np.float32), affine, (18,) * 3, wanted), 1, atol=1e-5
+    )
+
+
 def test_enlarging_equals_linear_interpolation():
     data = smooth((16, 12, 10), 2)
     new = np.diag([0.5, 0.5, 0.5, 1])
