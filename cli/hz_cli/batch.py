@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 
 
 def one_core_each() -> None:
@@ -26,7 +27,8 @@ def stop_on_signals(quiet: bool) -> threading.Event:
         stop.set()
         if not quiet:
             # os.write: print may be in the middle of a line that this handler interrupted
-            os.write(2, b"\nstopping after the scans in flight; once more ends at once\n")
+            with suppress(OSError):  # who read it may have been ended by the same Ctrl-C
+                os.write(2, b"\nstopping after the scans in flight; once more ends at once\n")
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -212,6 +213,10 @@ def _check(out: Path, overwrite: bool, network: Path) -> None:
         )
     if out.exists() and not overwrite:  # said before minutes of work
         raise UsageError(f"{out.name} exists.", "Use another name, or replace it on purpose (--overwrite).")
+    if not os.access(out.absolute().parent, os.W_OK):
+        raise UsageError(
+            f"the folder of {out.name} does not exist or cannot be written.", "Make it, or name another."
+        )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -98,7 +98,8 @@ class Progress:
 
     def _scan(self, event: Event, result: ScanResult) -> None:
         if self._bar is not None:
-            self._bar.update(event.done - self._bar.n)
+            with suppress(OSError):  # a terminal that is gone
+                self._bar.update(event.done - self._bar.n)
             if result.status in ("flagged", "failed"):
                 self._say(scan_line(result))
         elif not self._quiet:
@@ -118,15 +119,21 @@ class Progress:
 
 
 def say(text: str, *, err: bool = False, bar: Any = None) -> None:
-    """Print a line, above the bar if there is one; a closed pipe is not an error."""
+    """Print a line, above the bar if there is one; an output that cannot be written is not an error.
+
+    Letters that its encoding lacks are escaped.
+    """
+    encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
         if bar is not None:
             bar.clear()
         click.echo(text, err=err)
         if bar is not None:
             bar.refresh()
-    except (BrokenPipeError, ValueError):
-        # The other end is gone. Point the stream at nothing, or Python complains when it exits.
+    except (OSError, ValueError):
+        # The other end is gone, or its disk is full. Point the stream at nothing, or Python complains when
+        # it exits.
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, (sys.stderr if err else sys.stdout).fileno())
         os.close(devnull)

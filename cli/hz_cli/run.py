@@ -139,6 +139,8 @@ def _known_ages(participants: Path | None, age: float | None) -> KnownAges:
 
     if age is not None and participants is not None:
         raise UsageError("--age and --participants both give ages.", "Leave one of them out.")
+    if age is not None and age != age:
+        raise UsageError("--age nan is no age.", "Leave --age out where it is not known.")
     return KnownAges(only=age) if participants is None else KnownAges.from_tsv(participants)
 
 

@@ -37,7 +37,10 @@ class Event:
 
 
 class Budget:
-    """Voxels in flight. One scan larger than the bound passes when it is alone."""
+    """Voxels in flight. One scan larger than the bound passes when it is alone.
+
+    A scan counts once it is read: while readers wait here, each holds one more.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -126,6 +129,7 @@ class Flow:
         if trace:
             self._log.write(f"{job.scan.label}: {trace}")
         scan = job.scan
+        self._stages.withdraw(scan, error)
         gates = tuple(getattr(error, "gates", ())) or job.gates
         self._finish(
             job,

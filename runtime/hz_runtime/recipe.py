@@ -33,6 +33,7 @@ SMALLEST_BRAIN_CM3 = 100.0  # a newborn's brain has about 350; less is no brain 
 LARGEST_BRAIN_CM3 = 2300.0  # stripped heads have up to 1900 with their fluid, whole ones from 2450
 FEWEST_LEVELS = 32  # different intensities; a label map or a thresholded picture has fewer
 LEAST_COVERAGE = 0.5
+UNPLACED = "its header tells left from right by default only (no sform, no qform): it may be mirrored"
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,8 @@ def prepare(
 
     features = {**describe(grid, recipe), "coverage": coverage}
     flags = [*_placement_flags(offset, moved, features), *outside(features, statistics or {})]
+    if not volume.geometry.placed:
+        flags.append(UNPLACED)
     return Prepared(grid, low, high, (shift[0], shift[1], shift[2]), grid_affine, features, tuple(flags))
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hz_runtime import outliers, resume
 from hz_runtime.errors import HzError
+from hz_runtime.failures import blames_the_scan
 from hz_runtime.files import atomic_write_bytes, sha256_bytes, sha256_file
 from hz_runtime.guided import native_harmonized
 from hz_runtime.inputs import InputScan
@@ -165,14 +166,9 @@ class Stages:
         job.prepared = prepared
 
     def _through_template(self, job: Job, volume: Volume, preparer: Preparer) -> Prepared:
-        from hz_runtime.preparation.gates import Refused
         from hz_runtime.preparation.preparer import step_seconds, told
 
-        try:
-            head = preparer(volume)
-        except Refused:
-            self._withdraw(job.scan)
-            raise
+        head = preparer(volume)
         job.preparation = told(preparer, head)
         job.seconds.update(step_seconds(head))
         # From here on the scan is its brain. Zero means outside, so that a voxel inside that measured nothing
@@ -185,8 +181,13 @@ class Stages:
         )
         return replace(prepared, grid_affine=np.linalg.inv(head.pose) @ prepared.grid_affine)
 
-    def _withdraw(self, scan: InputScan) -> None:
-        """Remove what an earlier run made of a scan that is now refused: no result means none."""
+    def withdraw(self, scan: InputScan, error: BaseException) -> None:
+        """Remove what an earlier run made of a scan that now fails for its own sake: no result means none.
+
+        A share that is gone or a full disk says nothing of the scan, and takes nothing away.
+        """
+        if not blames_the_scan(error) or not scan.path.is_file():
+            return
         for name in (*reversed(self._listed(scan)), f"figures/{scan.name}.json"):
             with suppress(OSError):
                 (self.out / name).unlink()

@@ -100,6 +100,7 @@ def test_some_failed_is_exit_3(hz_run, model: Path, tmp_path: Path) -> None:
         (["a.nii.gz", "--threads", "0"], "threads"),
         (["a.nii.gz", "--to", "nowhere"], "nowhere"),
         (["a.nii.gz", "b.nii.gz", "--age", "30"], "--age is for a single scan"),
+        (["a.nii.gz", "--age", "nan"], "nan is no age"),
         (["a.nii.gz", "--participants", "none.tsv"], "none.tsv"),
         (["a.nii.gz", "--out", "a.nii.gz"], "cannot write into"),
     ],
@@ -255,6 +256,43 @@ def test_a_signal_finishes_what_is_in_flight(model: Path, tmp_path: Path, number
     assert not list(out.rglob("*.tmp"))
     for scan in run["scans"]:
         assert all((out / name).is_file() for name in scan["outputs"])
+
+
+def test_a_signal_and_a_reader_that_is_gone(model: Path, tmp_path: Path) -> None:
+    """As `hz-run ... 2>&1 | tee log`, whose tee the same Ctrl-C ends."""
+    write_scans(tmp_path / "in", 30)
+    out = tmp_path / "out"
+    reader, writer = os.pipe()
+    process = subprocess.Popen(
+        command(tmp_path / "in", out, model), env=environment(), stdout=writer, stderr=writer
+    )
+    os.close(writer)
+    try:
+        while process.poll() is None and not list(out.glob("*.json")):
+            time.sleep(0.002)
+        os.close(reader)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=120) == 130
+    finally:
+        process.kill()
+    assert json.loads((out / "run.json").read_text())["counts"]["failed"] == 0
+
+
+@pytest.mark.parametrize("sink", ["/dev/full", "latin-1"])
+def test_an_output_that_cannot_be_written_does_not_stop_the_run(
+    model: Path, tmp_path: Path, sink: str
+) -> None:
+    write_scan(tmp_path / "in/sub-\u00c5\u4e2d_T1w.nii.gz", 1)
+    write_scan(tmp_path / "in/sub-b_T1w.nii.gz", 2)
+    env = environment() if sink == "/dev/full" else {**environment(), "PYTHONIOENCODING": sink}
+    with open(sink if sink == "/dev/full" else tmp_path / "said", "wb") as stream:
+        given = command(tmp_path / "in", tmp_path / "out", model)
+        assert subprocess.run(given, env=env, stdout=stream, timeout=120).returncode == 0
+    assert json.loads((tmp_path / "out/run.json").read_text())["counts"]["ok"] == 2
+    if sink == "latin-1":
+        said = (tmp_path / "said").read_text("latin-1")
+        assert "sub-\u00c5\\u4e2d" in said
+        assert "2 scans: 2 ok" in said.splitlines()[-1]
 
 
 def test_a_closed_pipe_does_not_stop_the_run(model: Path, tmp_path: Path) -> None:

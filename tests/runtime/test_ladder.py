@@ -282,6 +282,18 @@ def test_nothing_below_gives_the_engines_own_error(tmp_path: Path, monkeypatch: 
         backend.run(tiny.random_volumes(1))
 
 
+def test_a_broken_onnxruntime_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hz_runtime.backends import ladder, ort
+
+    def broken() -> bool:
+        raise AttributeError("module 'onnxruntime' has no attribute 'get_available_providers'")
+
+    monkeypatch.setattr(ort, "has_cuda", broken)
+    why, remedy = ladder._missing("onnxruntime", "cuda")
+    assert why.startswith("onnxruntime does not load (module 'onnxruntime' has no attribute")
+    assert "pip install" in remedy
+
+
 # A whole run
 
 

@@ -97,6 +97,12 @@ def test_a_whole_head_is_not_taken_for_a_brain(brain):
         prepare(brain(shrink=1 / 1.3), Recipe())
 
 
+def test_a_header_without_orientation_is_flagged(brain):
+    volume = brain()
+    silent = replace(volume, geometry=replace(volume.geometry, sform_code=0, qform_code=0))
+    assert any("left from right" in flag for flag in prepare(silent, Recipe()).flags)
+
+
 def test_a_label_map_is_no_scan(brain):
     volume = brain(noise=0)
     labels = replace(volume, data=np.rint(volume.data * 3).astype(np.float32))

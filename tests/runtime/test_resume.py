@@ -132,6 +132,19 @@ def test_a_failed_redo_does_not_claim_the_old_result(
     assert run_batch([scan], bundle, tmp_path / "out").scans[0].status == "ok"
 
 
+def test_a_scan_that_is_damaged_now_has_no_result_any_more(tmp_path: Path, bundle: Bundle) -> None:
+    """And one that cannot be reached keeps it: that says nothing of the scan."""
+    scans = write_scans(tmp_path / "in", 2)
+    out = tmp_path / "out"
+    run_batch(scans, bundle, out)
+    scans[0].write_bytes(scans[0].read_bytes()[:2000])
+    scans[1].unlink()
+    report = run_batch(scans, bundle, out)
+    assert [scan.status for scan in report.scans] == ["failed", "failed"]
+    left = {path.name[:6] for folder in (out, out / "figures") for path in folder.glob("sub-*")}
+    assert left == {scans[1].name[:6]}
+
+
 def test_one_folder_takes_one_run(tmp_path: Path, bundle: Bundle) -> None:
     scan = write_scan(tmp_path / "in/a.nii.gz", 1)
     (tmp_path / "out").mkdir()

@@ -190,6 +190,8 @@ class _Descent:
                     raise  # a bundle that was tampered with is not a rung that fails
                 problems.append(error.message.rstrip("."))
                 remedy = error.remedy or remedy
+            except Exception as error:  # of TensorRT's own bindings: the next rung may still work
+                problems.append(f"{where} does not open ({type(error).__name__})")
         if not problems:
             problems.append(f"no engine for {cuda.probe().device}, and none is to be built")
         raise BackendError("; ".join(problems), remedy)
@@ -266,7 +268,11 @@ def _missing(engine: str, device: str) -> tuple[str, str]:
     if device == "cuda":
         from hz_runtime.backends import ort
 
-        if not ort.has_cuda():
+        try:
+            found = ort.has_cuda()
+        except Exception as error:  # a broken installation raises whatever its libraries do
+            return f"onnxruntime does not load ({' '.join(str(error).split())[:200]})", remedy
+        if not found:
             return "no CUDAExecutionProvider in this onnxruntime", remedy
     return "", ""
 

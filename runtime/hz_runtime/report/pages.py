@@ -15,6 +15,7 @@ from hz_runtime.report.group import render_group
 from hz_runtime.report.scans import render_report
 
 REPORT, GROUP = "report.html", "group.html"
+MOST_PICTURES = 500  # scans with pictures on a page that a browser still opens, about 40 MB
 VIEWER_BYTES = 6 * 2**20
 """Small volumes that a page holds, in bytes: about 20 scans, so that a page stays one that a mail carries."""
 
@@ -44,7 +45,8 @@ def figures_of(out: Path, scans: Sequence[Mapping[str, Any]], limit: int = VIEWE
     """The figures of run.json's `scans` that can be read in the folder `out`, by the scan's `name`.
 
     limit : bytes of small volumes to keep. Flagged scans come first, then the order of the run; the others'
-        figures are without, so that a long run needs no more memory than its pictures do.
+        figures are without, and no more than MOST_PICTURES scans have one, so that a long run's page can be
+        made and opened.
     """
     figures: dict[str, Figure] = {}
     for scan in sorted(scans, key=lambda s: "flagged" not in (s.get("status"), s.get("recorded"))):
@@ -59,6 +61,8 @@ def figures_of(out: Path, scans: Sequence[Mapping[str, Any]], limit: int = VIEWE
             else:
                 limit -= size
             figures[name] = figure
+        if len(figures) == MOST_PICTURES:
+            break
     return figures
 
 

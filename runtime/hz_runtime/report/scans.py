@@ -104,8 +104,9 @@ def _summary(run: Mapping[str, Any], scans: Sequence[Mapping[str, Any]]) -> list
         ("hz version", markup.text(run.get("hz_version"))),
         ("Time", markup.duration(wall) if wall is not None else ""),
     ]
-    if wall and scans:
-        facts.append(("Per scan", f"{wall / len(scans):.2f} s"))
+    ran = sum(scan.get("status") in ("ok", "flagged", "failed") for scan in scans)
+    if wall and ran:
+        facts.append(("Per scan", f"{wall / ran:.2f} s"))
     parts = [
         '<h2>This run</h2>\n<div class="cards">\n<section class="card" aria-label="Model and machine">',
         _facts(facts),

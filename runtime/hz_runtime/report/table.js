@@ -18,7 +18,7 @@
       const compare = (x, y) => {
         const a = key(x, i), b = key(y, i);
         if (a === "" || b === "") return (a === "") - (b === "");  // nothing known: always last
-        const order = number ? Number(a) - Number(b) : a.localeCompare(b, undefined, { numeric: true });
+        const order = number ? parseFloat(a) - parseFloat(b) : a.localeCompare(b, undefined, { numeric: true });
         return down ? -order : order;
       };
       body.append(...[...body.rows].sort(compare));
