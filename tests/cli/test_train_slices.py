@@ -209,9 +209,10 @@ def test_a_table_that_was_corrected_is_not_resumed(cohort: Path, harmonizer: Pat
 
 def test_the_reference_for_outliers_is_of_whole_scans(cohort: Path, tmp_path: Path) -> None:
     """hz-run compares whole prepared volumes with it, not the middle slices that the network reads."""
-    given = ["--width", 2, "--slices", 4, "--all-groups"]
+    given = ["--width", 2, "--slices", 4, "--all-groups", "--folds", 2]  # with folds everybody trains
     done(call("slice-age", "--cohort", cohort, "--out", tmp_path, *QUICK, *given))
     meta = load_checkpoint(tmp_path / "age.safetensors")[1]
+    assert meta["reference"]["n"] == meta["cohort"]["training"]["n_scans"]
     recipe = Recipe.from_dict(meta["recipe"])
     with open(cohort, newline="") as stream:
         files = [row["file"] for row in csv.DictReader(stream, delimiter="\t")]
