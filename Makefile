@@ -1,10 +1,12 @@
 # Two commands matter: `make demo` and `make test`. Both start from nothing and may be repeated.
 #   PYTHON=python3.12 make test     another interpreter (3.11 or newer)
 #   make test ARGS="-k volume -x"   arguments for pytest
+#   make test WORKERS=8             processes that share the tests, a file each; 0 for one after another
 PYTHON ?= python3
 DEMO_VENV ?= .venv-demo
 TEST_VENV ?= .venv-test
 ARGS ?=
+WORKERS ?= 2
 
 PIP_FLAGS = --disable-pip-version-check --no-compile --quiet --constraint constraints.txt
 ROOMS = runtime calibration train export cli
@@ -24,7 +26,7 @@ demo: $(DEMO_VENV)/.installed
 	$(DEMO_VENV)/bin/python -m hz_cli.demo --out hz-demo
 
 test: $(TEST_VENV)/.installed
-	$(TEST_VENV)/bin/python -m pytest $(ARGS)
+	$(TEST_VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(TEST_VENV)/.installed
 	$(TEST_VENV)/bin/ruff check .
