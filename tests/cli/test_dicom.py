@@ -222,7 +222,11 @@ def test_a_signal_leaves_no_patient_in_the_temporary_folder(
     program.chmod(0o755)
     (package / "__init__.py").write_text(f"bin, __version__ = {str(program)!r}, '0'\n")
     monkeypatch.setenv("TMPDIR", str(temporary))
-    process = started("dicom", "convert", exam, "--out", tmp_path / "out", path=(package.parent,))
+    before = signal.signal(number, signal.SIG_DFL)  # what is ignored here, as under nohup, stays so there
+    try:
+        process = started("dicom", "convert", exam, "--out", tmp_path / "out", path=(package.parent,))
+    finally:
+        signal.signal(number, before)
     try:
         until(begun.exists, process)
         assert len(list(temporary.glob("hz-dicom-*/*"))) > 60  # unpacked, with names
@@ -230,6 +234,7 @@ def test_a_signal_leaves_no_patient_in_the_temporary_folder(
         said, told = process.communicate(timeout=60)
     finally:
         process.kill()
+        process.communicate()
     assert process.returncode == 128 + number and "Traceback" not in said + told
     assert not list(temporary.iterdir())
 
