@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hz_runtime.files import gzipped
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -51,7 +52,7 @@ def small_volume(
     header["magic"], header["vox_offset"] = b"n+1", 352
     header.set_xyzt_units("mm")
     voxels = np.rint(scaled * LEVELS).astype(np.uint8)
-    return gzip.compress(header.binaryblock + bytes(4) + voxels.tobytes("F"), 6, mtime=0)
+    return gzipped([header.binaryblock, bytes(4), voxels.tobytes("F")], level=3)
 
 
 def block_means(grids: F32, blocks: int = BLOCKS) -> F32:

@@ -8,7 +8,7 @@ the result, half as large, to the order of the file.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import NoBrain, UnreadableScan, UnsupportedScan, UsageError
-from .files import atomic_write_bytes, sha256_bytes, shown
+from .files import atomic_write_bytes, gzipped, sha256_bytes, shown
 from .geometry import Array, Geometry, spacing_of
 from .header import HEAD_BYTES, ReadLimits, ScanHeader, encode_header, parse_header
 from .stream import ScanStream
@@ -38,9 +38,6 @@ Float32 = npt.NDArray[np.float32]
 _SLAB = 1 << 20  # bytes read at a time: fits a core's cache
 _SLICES = 8  # quantized at a time
 _INT16_MAX = 32767
-# igzip's levels 1 and 2 do not always give the same bytes for the same input: under load, a match in a
-# thousand files is found elsewhere (benchmarks/gzip_repeat.py). A resumed run has to end in the same files.
-_GZIP_LEVEL = 0  # as fast as level 1; its files are a quarter larger
 
 _OTHER_FORMATS = {
     ".hdr": "one half of an Analyze or NIfTI .hdr/.img pair",
@@ -243,7 +240,7 @@ def write_volume(
     coded = _quantized(data, slope) if dtype == "int16" else _as_stored(data, dtype)
     stored = np.asfortranarray(geometry.from_ras(coded))
     pieces: list[bytes | memoryview] = [encode_header(geometry, stored.dtype, slope), stored.T.data]
-    content = b"".join(_deflated(pieces) if lower.endswith(".gz") else pieces)
+    content = gzipped(pieces) if lower.endswith(".gz") else b"".join(pieces)
     atomic_write_bytes(Path(path), content)
     return sha256_bytes(content)
 
@@ -278,13 +275,3 @@ def _quantized(data: npt.NDArray[Any], slope: float) -> npt.NDArray[np.int16]:
         part = data[..., start : start + _SLICES] * inverse
         coded[..., start : start + _SLICES] = np.rint(part, out=part)
     return coded
-
-
-def _deflated(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
-    from isal import isal_zlib
-
-    # wbits 31: a gzip container, whose header isal writes with no name and time 0.
-    squeeze = isal_zlib.compressobj(_GZIP_LEVEL, isal_zlib.DEFLATED, 31)
-    for piece in pieces:
-        yield squeeze.compress(piece)
-    yield squeeze.flush()

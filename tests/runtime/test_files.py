@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import stat
@@ -14,6 +15,7 @@ import pytest
 from hz_runtime.errors import HzError
 from hz_runtime.files import (
     atomic_write_bytes,
+    gzipped,
     sha256_bytes,
     sha256_file,
     shown,
@@ -26,6 +28,17 @@ def test_hashes_are_sha256(tmp_path: Path) -> None:
     data = os.urandom(3_000_000)
     (tmp_path / "a").write_bytes(data)
     assert sha256_file(tmp_path / "a") == sha256_bytes(memoryview(data)) == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("level", [0, 3])
+def test_gzipped_is_one_member_without_name_or_time_that_the_standard_library_reads(level: int) -> None:
+    pieces = [b"header", bytes(100_000), memoryview(os.urandom(50_000))]
+    packed = gzipped(pieces, level)
+    assert gzip.decompress(packed) == b"".join(pieces)
+    assert packed[:4] == b"\x1f\x8b\x08\x00"  # gzip, deflate, no flags: neither name nor comment
+    assert packed[4:8] == bytes(4)
+    assert packed == gzipped(iter(pieces), level)
+    assert len(packed) < 80_000
 
 
 def test_writes_replaces_and_leaves_no_temporary(tmp_path: Path) -> None:

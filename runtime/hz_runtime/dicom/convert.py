@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import HzError, UnreadableScan, UsageError
-from ..files import atomic_write_bytes
+from ..files import atomic_write_bytes, gzipped
 from ..geometry import Array
 from ..header import HEAD_BYTES, ReadLimits, encode_header, parse_header
 from . import deidentify as de
@@ -133,7 +133,7 @@ def convert(
         folder / f"{name}_source.json" if keep_reference else None,
     )
     facts = {**(told if keep_ids else {}), **sidecar(series, keep_ids)}
-    atomic_write_bytes(written.volume, _gzipped(content))
+    atomic_write_bytes(written.volume, gzipped([content]))
     atomic_write_bytes(written.sidecar, _json(facts))
     if written.reference is not None:
         atomic_write_bytes(written.reference, _json(source_reference(series)))
@@ -287,13 +287,6 @@ def index_map(volume: Array, stack: Array) -> tuple[tuple[int, int, int], tuple[
         return None
     signs = [1 if turn[a, n] > 0 else -1 for n, a in enumerate(axes)]
     return (axes[0], axes[1], axes[2]), (signs[0], signs[1], signs[2])
-
-
-def _gzipped(content: bytes) -> bytes:
-    from isal import igzip
-
-    # Level 0, time 0: the same bytes every time (see hz_runtime.volume).
-    return bytes(igzip.compress(content, 0, mtime=0))
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
