@@ -11,6 +11,8 @@ Needs torch, onnx and numpy, and from hz what imports nothing else (no nibabel, 
 array (n, D, H, W), float32 in [0, 1], prepared by the bundle's recipe, in --volumes; else made up, which the
 result says ("simulated"). Weights: of the bundle's ONNX file, or of the checkpoint that it was exported from.
 Without a CUDA GPU it prints a document that says so. --dry runs the same sections once on the CPU.
+--out is written anew after every section, "complete" last: what a killed run had found is kept.
+Exit code 1 where there was something to run on and nothing could be timed.
 """
 
 from __future__ import annotations
@@ -78,10 +80,24 @@ class Subject:
 def main() -> None:
     args = arguments()
     document = check(args)
-    text = json.dumps(document, indent=1, allow_nan=False)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n")
+    document["complete"] = True
+    print(keep(document, args.out), end="")
+    tried = document["cuda"] or document["dry"]
+    sys.exit(1 if tried and not any(map(timed_once, document.get("contenders", ()))) else 0)
+
+
+def keep(document: Mapping[str, Any], out: Path | None) -> str:
+    """The document as text, also written to the file that was asked for."""
+    from hz_runtime.files import atomic_write_bytes
+
+    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+    if out is not None:
+        atomic_write_bytes(out, text.encode())
+    return text
+
+
+def timed_once(contender: Mapping[str, Any]) -> bool:
+    return any("median_ms" in row for scopes in contender["batches"].values() for row in scopes.values())
 
 
 def arguments() -> argparse.Namespace:
@@ -106,8 +122,9 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
         "machine": describe_machine(),
         "cuda": found is not None,
         "dry": args.dry,
+        "complete": False,
     }
-    sections = Sections()
+    sections = Sections(after=lambda: keep(document, args.out))
     document["sections"] = sections.done
     if found is None and not args.dry:
         document["note"] = "no NVIDIA GPU or no driver on this machine: nothing was run, every figure is owed"
@@ -217,12 +234,15 @@ def race_all(
         for contender in contenders:
             with sections(f"parity {contender.name}, batch {batch}"):
                 rows[contender.name]["parity"][str(batch)] = parity_of(contender, subject, batch)
-        with sections(f"times, batch {batch}"):
+        with sections(f"times, batch {batch}") as notes:
             calls = {precision: peak.call for precision, peak in peaks.items()}
             timed = time_batch(contenders, tiled(subject.volumes, batch), plan, calls)
             note_peaks(document["peak"], peaks, timed)
             write_times(rows, document["peak"], timed, batch, subject.flops)
             document["over_eager_fp16"][str(batch)] = over_eager(contenders, timed)
+            failed = [f"{' '.join(way)}: {timing.error}" for way, timing in timed.items() if timing.error]
+            if failed or not contenders:
+                notes["error"] = "; ".join(failed) or "nothing could be opened"
     document["met"] = {
         f"our best engine at least {WANTED} times eager PyTorch in float16, batch {batch}": found >= WANTED
         for batch, scopes in document["over_eager_fp16"].items()

@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -32,9 +32,13 @@ PROBE_SECONDS = 300
 
 @dataclass
 class Sections:
-    """Parts of the check, each "ok" or why not; none takes the others down."""
+    """Parts of the check, each "ok" or why not; none takes the others down.
+
+    after : called at the end of each.
+    """
 
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    after: Callable[[], object] = lambda: None
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[dict[str, Any]]:
@@ -50,6 +54,8 @@ class Sections:
                 f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
                 for frame in traceback.extract_tb(error.__traceback__)[-3:]
             ]
+        finally:
+            self.after()
 
 
 def load_network(

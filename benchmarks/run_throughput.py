@@ -78,11 +78,15 @@ def networks(bundle: Path, checkpoint: Path | None) -> tuple[torch.nn.Module, to
     return generator.eval(), age, "random (the bundle's do not map back to the network)"
 
 
-def run_hz(bundle: Path, scans: Path, out: Path, threads: int, report: bool) -> dict[str, float]:
+def run_hz(
+    bundle: Path, scans: Path, out: Path, threads: int, report: bool, require: str | None
+) -> dict[str, float]:
     """hz-run over a folder as a user would start it: wall seconds, peak memory, its own account."""
     command = ["-m", "hz_cli.run", str(scans), "--out", str(out), "--model", str(bundle), "--quiet"]
-    command += ["--threads", str(threads)] + ([] if report else ["--no-report"])
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(ROOMS)}
+    command += ["--threads", str(threads), *([] if report else ["--no-report"])]
+    command += ["--require", require] if require else []
+    paths = [*ROOMS, *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         env.pop(variable, None)  # what hz-run sets is part of what is measured
     started = time.perf_counter()
@@ -96,7 +100,9 @@ def run_hz(bundle: Path, scans: Path, out: Path, threads: int, report: bool) -> 
     return {"wall_s": seconds, "inside_s": inside, "peak_gb": usage.ru_maxrss * 1024 / 1e9}
 
 
-def time_stages(bundle: Path, paths: list[Path], out: Path, threads: int, report: bool) -> dict[str, float]:
+def time_stages(
+    bundle: Path, paths: list[Path], out: Path, threads: int, report: bool, require: str | None
+) -> dict[str, float]:
     """Wall seconds of each of hz-run's steps alone over all scans, with that step's threads."""
     from hz_runtime.bundle import load_bundle
     from hz_runtime.inputs import collect
@@ -105,7 +111,7 @@ def time_stages(bundle: Path, paths: list[Path], out: Path, threads: int, report
 
     out.mkdir(parents=True, exist_ok=True)
     stages, _, batch = _open(
-        load_bundle(bundle), out, RunOptions(threads=threads, overwrite=True, report=report)
+        load_bundle(bundle), out, RunOptions(require=require, threads=threads, overwrite=True, report=report)
     )
     workers = {"read": min(4, max(1, threads // 4)), "write": min(8, max(1, threads // 2))}
     workers["prepare"] = workers["read"]
@@ -155,8 +161,9 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         harmonize_all(paths, work / "plain", generator, age)
         plain.append(time.perf_counter() - started)
         shutil.rmtree(work / "hz", ignore_errors=True)
-        hz.append(run_hz(args.bundle, work / "scans", work / "hz", args.threads, not args.no_report))
-        stage_times.append(time_stages(args.bundle, paths, work / "alone", args.threads, not args.no_report))
+        how = args.threads, not args.no_report, args.require
+        hz.append(run_hz(args.bundle, work / "scans", work / "hz", *how))
+        stage_times.append(time_stages(args.bundle, paths, work / "alone", *how))
     run = json.loads((work / "hz" / "run.json").read_text())
     stages = {name: statistics.median(t[name] for t in stage_times) for name in stage_times[0]}
     slowest = max(stages, key=lambda name: stages[name])
@@ -199,6 +206,7 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=20)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--require", help="engine of hz-run, e.g. onnxruntime-cuda: fails rather than falls")
     parser.add_argument("--no-report", action="store_true", help="hz-run without pictures and report")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:

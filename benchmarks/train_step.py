@@ -1,30 +1,47 @@
 """One CycleGAN training step: hz against a plain implementation of the same losses.
 
-    python benchmarks/train_step.py [--volume 64] [--batch N] [--steps N]
+    python benchmarks/train_step.py [--volume 64] [--batch N] [--steps N] [--compile] [--out FILE]
 
 The plain step is what one would write from the paper: float32, six generator passes and four
 discriminator passes one after the other. Both start from the same weights and see the same volumes, and
-take turns in one process, so that a drifting machine slows both. Prints JSON; on a GPU the batch is 4 and
-hz runs as `--precision bf16 --channels-last`, on a CPU the batch is 1 and hz runs as the reference preset
-does, in bf16 where the CPU has instructions for it, and in float32, so that both can be seen.
+take turns in one process, so that a drifting machine slows both. Prints JSON. On a CPU the batch is 1, and hz
+runs in float32 and in bf16, as the reference preset does. On a GPU the batch is 4, and hz runs in float32,
+bf16 and fp16 with --channels-last, and in bf16 without; convolutions in float32 are TF32 there, torch's
+default. One that fails is recorded in its own words, the others go on; exit code 1 where any failed, or where
+torch does not see the GPU that the driver has. --out is written anew after every turn.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import statistics
+import sys
 import time
+from pathlib import Path
 
-import numpy as np
-import torch
-from torch.nn import functional
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / room) for room in ("runtime", "train", "export")]
 
-from hz_train.cyclegan_task import CycleGANTask, Settings, cyclegan_step
-from hz_train.fit import Run, Schedule
-from hz_train.losses import Weights
-from machine import describe_machine
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+from hz_train.cyclegan_task import CycleGANTask, Settings, cyclegan_step  # noqa: E402
+from hz_train.fit import Run, Schedule  # noqa: E402
+from hz_train.losses import Weights  # noqa: E402
+from machine import describe_machine, gpu  # noqa: E402
+
+WARMUP = 2  # untimed turns of each: the first chooses kernels, and compiles
+# name: precision, channels_last
+ON_CPU = {"plain": ("float32", False), "hz_float32": ("float32", False), "hz_bf16": ("bf16", False)}
+ON_GPU = {
+    "plain": ("float32", False),
+    "hz_float32": ("float32", True),
+    "hz_bf16": ("bf16", True),
+    "hz_bf16_contiguous": ("bf16", False),
+    "hz_fp16": ("fp16", True),
+}
 
 
 def plain_step(nets, optimizers, x, y):
@@ -51,11 +68,48 @@ def plain_step(nets, optimizers, x, y):
     return loss.detach(), judged.detach()
 
 
-def task(volumes, precision, channels_last, device):
-    run = Run.start(
-        Schedule(batch=len(volumes), precision=precision, channels_last=channels_last, seed=0), device
-    )
-    return CycleGANTask(volumes, volumes, volumes[:0], volumes[:0], Settings(Weights()), run), run
+class Variant:
+    """One way of training, opened: `step` does one, and gives the losses once the device has done it."""
+
+    def __init__(self, name, volumes, device, compiled):
+        precision, channels_last = (ON_CPU if device == "cpu" else ON_GPU)[name]
+        self.plain = name == "plain"
+        self.volumes = volumes
+        self.run = Run.start(
+            Schedule(
+                batch=len(volumes),
+                precision=precision,
+                channels_last=channels_last,
+                compile=compiled and not self.plain,
+                seed=0,
+            ),
+            device,
+        )
+        # The weights are drawn from the seed: the same in every variant.
+        self.task = CycleGANTask(volumes, volumes, volumes[:0], volumes[:0], Settings(Weights()), self.run)
+        self.times, self.first, self.peak = [], None, None
+
+    def step(self):
+        x = self.run.put(self.volumes)
+        if self.plain:
+            losses = plain_step(self.task.networks, self.task.optimizers, x, x)
+        else:
+            parts = cyclegan_step(self.task.call, self.task.optimizers, Weights(), self.run, x, x, x, x, x)
+            losses = parts["generators"], parts["discriminators"]
+        # The numbers are read behind everything that was put on the device before, the last update too.
+        return [float(v.detach()) for v in losses]
+
+    def turn(self, timed):
+        cuda = self.run.device.type == "cuda"
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        begin = time.perf_counter()
+        losses = self.step()
+        if timed:
+            self.times.append(time.perf_counter() - begin)
+        self.first = self.first or losses
+        if cuda:  # with what the other variants hold
+            self.peak = torch.cuda.max_memory_allocated()
 
 
 def main():
@@ -65,6 +119,8 @@ def main():
     parser.add_argument("--volume", type=int, default=64, help="voxels a side")
     parser.add_argument("--batch", type=int, help="default 4 on a GPU, 1 on a CPU")
     parser.add_argument("--steps", type=int, help="timed steps of each; default 30 on a GPU, 3 on a CPU")
+    parser.add_argument("--compile", action="store_true", help="torch.compile in hz's; minutes to start")
+    parser.add_argument("--out", type=Path, help="also write the result to this file")
     args = parser.parse_args()
     cuda = torch.cuda.is_available()
     device = "cuda" if cuda else "cpu"
@@ -72,50 +128,46 @@ def main():
     rng = np.random.default_rng(0)
     volumes = rng.random((batch, *(args.volume,) * 3)).astype(np.float32)
 
-    variants = {"plain": ("float32", False), "hz_float32": ("float32", cuda), "hz_bf16": ("bf16", cuda)}
-    made = {name: task(volumes, *variant, device) for name, variant in variants.items()}
-    state = copy.deepcopy({n: m.state_dict() for n, m in made["plain"][0].networks.items()})
-    for one, _ in made.values():
-        for name, network in one.networks.items():
-            network.load_state_dict(state[name])
-            network.train()
-
-    def step(name):
-        one, run = made[name]
-        x = run.put(volumes)
-        if name == "plain":
-            return plain_step(one.networks, one.optimizers, x, x)
-        parts = cyclegan_step(one.networks, one.optimizers, Weights(), run, x, x, x, x, x)
-        return parts["generators"], parts["discriminators"]
-
-    times = {name: [] for name in variants}
-    first = {}
-    for turn in range(steps + 1):  # the first turn warms up, and shows that the losses agree
-        for name in variants:
-            begin = time.perf_counter()
-            losses = [float(v.detach()) for v in step(name)]  # reading the numbers waits for the device
-            if turn:
-                times[name].append(time.perf_counter() - begin)
-            else:
-                first[name] = losses
-    median = {name: statistics.median(t) for name, t in times.items()}
-    best = min(("hz_float32", "hz_bf16"), key=median.__getitem__)
     result = {
         "benchmark": "train_step",
         "machine": describe_machine(),
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "torch": torch.__version__,
+        "cudnn": torch.backends.cudnn.version() if cuda else None,
         "volume": args.volume,
         "batch": batch,
-        "steps": steps,
-        "median_s": median,
-        "first_losses_generators_discriminators": first,
-        "speedup_float32": median["plain"] / median["hz_float32"],
-        "speedup_bf16": median["plain"] / median["hz_bf16"],
-        "fastest": best,
-        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if cuda else None,
+        "compiled": args.compile,
     }
-    print(json.dumps(result, indent=1))
+    made, errors = {}, {}
+    if gpu() and not cuda:
+        errors["cuda"] = f"torch {torch.__version__} does not see the GPU: this ran on the CPU"
+    for turn in range(WARMUP + steps):
+        for name in ON_GPU if cuda else ON_CPU:
+            if name in errors:
+                continue
+            try:
+                if name not in made:
+                    made[name] = Variant(name, volumes, device, args.compile)
+                made[name].turn(timed=turn >= WARMUP)
+            except Exception as error:
+                errors[name] = f"{type(error).__name__}: {error}"
+        if turn >= WARMUP:
+            result |= summary({name: one for name, one in made.items() if name not in errors}, cuda)
+        text = json.dumps(result | {"steps": max(0, turn + 1 - WARMUP), "errors": errors}, indent=1)
+        if args.out:
+            args.out.write_text(text + "\n")
+    print(text)
+    sys.exit(1 if errors else 0)
+
+
+def summary(done, cuda):
+    median = {name: statistics.median(one.times) for name, one in done.items()}
+    return {
+        "median_s": median,
+        "plain_over": {name: median["plain"] / s for name, s in median.items() if "plain" in median},
+        "first_losses_generators_discriminators": {name: one.first for name, one in done.items()},
+        "peak_gpu_bytes": {name: one.peak for name, one in done.items()} if cuda else None,
+    }
 
 
 if __name__ == "__main__":

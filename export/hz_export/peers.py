@@ -107,6 +107,7 @@ class TorchPeer:
             "provider": "compile" if self.way.compiled else "eager",
             "device": torch.cuda.get_device_name() if gpu else f"CPU, {self.threads} threads",
             "precision": self.way.precision,
+            **({"cudnn": str(torch.backends.cudnn.version())} if gpu else {}),  # it makes or breaks a conv3d
         }
 
     def answer(self, batch: F32) -> F32:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -215,7 +216,7 @@ def test_a_failed_engine_is_a_row() -> None:
     assert any("x fp32" in line and "failed: MemoryError" in line for line in lines)
 
 
-def gpu_check(root: Path, tmp_path: Path, *arguments: object) -> dict:
+def gpu_check(root: Path, tmp_path: Path, *arguments: object, code: int = 0) -> dict:
     """Its document, from an interpreter (and its children) that cannot import what is ABSENT."""
     for name in ABSENT:
         (tmp_path / f"{name}.py").write_text("raise ImportError('absent in this test')\n")
@@ -225,7 +226,7 @@ def gpu_check(root: Path, tmp_path: Path, *arguments: object) -> dict:
         [sys.executable, str(script), *(str(a) for a in arguments)],
         env={**os.environ, **own}, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return dict(json.loads(done.stdout))
 
 
@@ -253,6 +254,7 @@ def test_gpu_check_runs_its_sections_without_readers_and_commands(
     for contender in document["contenders"]:
         assert contender["parity"]["1"]["past"] == [], contender["name"]
         assert contender["batches"]["1"]["model"]["median_ms"] > 0
+    assert document["complete"] is True
     assert document["met"] == {}  # no float16 was run, so nothing is claimed
     tried = {name: section for name, section in sections.items() if name.startswith("try ")}
     assert set(tried) == {"try onnxruntime", "try tensorrt", "try tensorrt_rtx"}
@@ -261,6 +263,27 @@ def test_gpu_check_runs_its_sections_without_readers_and_commands(
 
 def test_gpu_check_names_volumes_that_it_cannot_use(root: Path, tmp_path: Path) -> None:
     (tmp_path / "v.npz").write_bytes(b"no array")
-    document = gpu_check(root, tmp_path, "--dry", "--volumes", tmp_path / "v.npz")
+    document = gpu_check(root, tmp_path, "--dry", "--volumes", tmp_path / "v.npz", code=1)
     assert document["sections"]["subject"]["ok"] is False
     assert document["sections"]["subject"]["error"]
+
+
+def test_gpu_check_keeps_what_a_killed_run_had_found(root: Path, small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    command = [sys.executable, str(root / "benchmarks" / "gpu_check.py"), "--dry", "--out", str(out)]
+    with subprocess.Popen(
+        [*command, "--bundle", str(small / "small.hz")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as running:
+        while not out.exists() and running.poll() is None:
+            time.sleep(0.05)
+        running.kill()
+    document = json.loads(out.read_text())
+    assert document["complete"] is False
+    assert document["sections"]["subject"]["ok"]
+
+
+def test_train_step_finds_hz_where_it_is_not_installed(root: Path) -> None:
+    own = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    script = str(root / "benchmarks" / "train_step.py")
+    done = subprocess.run([sys.executable, script, "--help"], env=own, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr

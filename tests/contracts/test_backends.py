@@ -39,10 +39,10 @@ def opened(rung: str, model: bytes, threads: int | None = 2) -> Backend:
     if engine not in dict(installed()):
         pytest.skip(f"{engine} is not installed here")
     if device == "cuda":
-        from hz_runtime.backends.ort import has_cuda
+        from hz_runtime.backends.ladder import _missing
 
-        if not has_cuda():
-            pytest.skip("this onnxruntime has no CUDAExecutionProvider")
+        if problem := _missing(engine, device)[0]:
+            pytest.skip(f"{problem} here")
     return open_backend(engine, model, device=device, threads=threads)
 
 

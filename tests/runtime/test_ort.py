@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 pytest.importorskip("onnxruntime", reason="these tests are about onnxruntime")
 
 import tiny
-from hz_runtime.backends import Backend, choose, ladder, open_backend
+from hz_runtime.backends import Backend, choose, cuda, ladder, open_backend, ort
 from hz_runtime.backends.base import EngineFailure, OutOfMemory, notes
 from hz_runtime.backends.ladder import Descending
 from hz_runtime.bundle import Bundle, load_bundle
@@ -125,3 +126,43 @@ def test_a_required_gpu_fails_rather_than_falls(on_cuda: Bundle) -> None:
     backend, _ = choose(on_cuda, "harmonizer", require="onnxruntime-cuda")
     with pytest.raises(EngineFailure, match="illegal memory access"):
         backend.run(tiny.random_volumes(1))
+
+
+# A build for CUDA where CUDA is not: onnxruntime itself would say that nodes are left to the CPU
+
+
+@pytest.fixture
+def cuda_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "has_cuda", lambda: True)
+    monkeypatch.setattr(
+        cuda, "probe", lambda: cuda.DriverState("no NVIDIA driver is installed", "Install it.")
+    )
+
+
+@pytest.mark.usefixtures("cuda_build")
+def test_without_a_driver_auto_is_the_cpu() -> None:
+    backend = open_backend("onnxruntime", tiny.harmonizer_onnx(), threads=1)
+    assert backend.provider == "CPUExecutionProvider"
+
+
+@pytest.mark.usefixtures("cuda_build")
+def test_without_a_driver_the_ladder_says_so() -> None:
+    assert ladder._missing("onnxruntime", "cuda") == ("no NVIDIA driver is installed", "Install it.")
+
+
+@pytest.mark.usefixtures("cuda_build")
+def test_a_cuda_library_that_does_not_load_is_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> Any:
+        raise RuntimeError("This session contains graph nodes that are assigned to the default CPU EP")
+
+    (tmp_path / "capi").mkdir()
+    monkeypatch.setattr(ort, "OrtBackend", refused)
+    monkeypatch.setattr(ort, "quiet_onnxruntime", lambda: SimpleNamespace(__file__=str(tmp_path / "x.py")))
+    with pytest.raises(BackendError, match="on CUDAExecutionProvider: This session contains"):
+        open_backend("onnxruntime", tiny.harmonizer_onnx(), device="cuda")  # no such library: its own words
+    (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").write_bytes(b"not a library")
+    with pytest.raises(BackendError, match=r"on CUDAExecutionProvider: .*(file too short|ELF)") as caught:
+        open_backend("onnxruntime", tiny.harmonizer_onnx(), device="cuda")
+    assert caught.value.remedy == "pip install 'hz-mri[gpu]'"

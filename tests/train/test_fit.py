@@ -6,6 +6,7 @@ import csv
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from hz_runtime.errors import UsageError  # noqa: E402
+from hz_train import ahead  # noqa: E402
 from hz_train.age_task import AgeSettings, AgeTask  # noqa: E402
+from hz_train.ahead import Ahead  # noqa: E402
 from hz_train.augment import Augmentation  # noqa: E402
 from hz_train.cyclegan_task import CycleGANTask, Settings  # noqa: E402
 from hz_train.fit import Run, Schedule, fit  # noqa: E402
@@ -260,3 +263,60 @@ def test_the_average_follows_the_weights_it_averages(tmp_path):
         expected = keep * expected + (1 - keep) * latest
     assert torch.allclose(task.harmonizer.last.bias, expected, atol=1e-7)
     assert not torch.equal(task.harmonizer.last.bias, task.networks["generator"].last.bias)
+
+
+def test_half_precision_scales_its_losses_and_resumes_the_scale(tmp_path):
+    half = replace(SCHEDULE, epochs=1, precision="fp16")
+    settings = replace(SETTINGS, coarse=0, warmup=1)
+    task, run = cyclegan(half, settings)
+    start = weights(task)
+    fit(task, run, tmp_path)
+    assert run.scaler.get_scale() > 1
+    assert any(not torch.equal(tensor, start[name]) for name, tensor in weights(task).items())
+    again, resumed = cyclegan(half, settings)
+    resumed.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    fit(again, resumed, tmp_path)  # nothing is left to train
+    assert resumed.scaler.get_scale() == run.scaler.get_scale()
+
+
+@pytest.mark.parametrize(("device", "together"), [("cpu", 1), ("meta", 3)])
+def test_for_a_gpu_several_steps_are_made_at_once(monkeypatch, device, together):
+    """In order, each once, and never more than there are threads to spare."""
+    monkeypatch.setattr(ahead, "usable_threads", lambda: 4)
+    first = threading.Barrier(together, timeout=30)
+    made = []
+
+    def arrays(epoch, index):
+        made.append((epoch, index))
+        if len(made) <= together:
+            first.wait()  # breaks where fewer than these are at it
+        return (np.array([epoch, index], np.float32),)
+
+    run = Run(SCHEDULE, torch.device(device))
+    monkeypatch.setattr(run, "put", torch.from_numpy)
+    prepared = Ahead(arrays, lambda epoch: 2 + epoch, run)
+    steps = [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 0)]
+    assert [tuple(prepared.take(*step)[0].tolist()) for step in steps] == steps
+    prepared.pool.shutdown()
+    assert made[: len(steps)] == sorted(made)[: len(steps)] and len(set(made)) == len(made)
+    assert len(made) == len(steps) + together
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("epoch", [0, 1, 2], ids=["coarse", "warmup", "adversarial"])
+def test_everything_of_a_step_lies_on_the_runs_device(epoch, channels_last):
+    """Shown on torch's meta device: what is left on the CPU by mistake meets what is not, and raises."""
+    run = Run(replace(SCHEDULE, channels_last=channels_last), torch.device("meta"))
+    condition = np.eye(2, dtype=np.float32)
+    settings = replace(SETTINGS, averaging=0.5)
+    harmonizer = CycleGANTask(
+        volumes(2, 0), volumes(3, 1), volumes(1, 2), volumes(1, 3), settings, run, condition
+    )
+    ages = np.array([20, 70], np.float32)
+    predictor = AgeTask(volumes(2, 0), ages, volumes(1, 2), ages[:1], AgeSettings(width=2), run)
+    for task in (harmonizer, predictor):
+        parts = task.step(epoch, 0, run)
+        tensors = [*parts.values(), *(t for m in task.networks.values() for t in m.state_dict().values())]
+        assert {tensor.device.type for tensor in tensors} == {"meta"}
+        moments = [e["exp_avg"] for o in task.optimizers.values() for e in o.state.values()]
+        assert moments and {moment.device.type for moment in moments} == {"meta"}

@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from hz_train.age_cnn import AgeCNN  # noqa: E402
+from hz_train.padded_conv import PaddedConv3d  # noqa: E402
 from hz_train.volume_cyclegan import Discriminator, Generator  # noqa: E402
 
 
@@ -118,3 +119,13 @@ def test_untrained_age_network_answers_near_the_mean_age():
         years = network.eval()(torch.rand(2, 1, 64, 64, 64))
     assert years.shape == (2, 1)
     assert float((years - 40).abs().max()) < 20
+
+
+@pytest.mark.parametrize(("device", "padded"), [("cpu", 1), ("meta", 0)])
+def test_small_volumes_are_padded_by_hand_on_a_cpu_alone(monkeypatch, device, padded):
+    calls = []
+    pad = nn.functional.pad
+    monkeypatch.setattr(nn.functional, "pad", lambda *given: calls.append(given) or pad(*given))
+    made = PaddedConv3d(1, 1, 4, padding=1, device=device)(torch.empty(1, 1, 3, 3, 3, device=device))
+    assert made.shape == (1, 1, 2, 2, 2)
+    assert len(calls) == padded

@@ -274,6 +274,8 @@ def _missing(engine: str, device: str) -> tuple[str, str]:
             return f"onnxruntime does not load ({' '.join(str(error).split())[:200]})", remedy
         if not found:
             return "no CUDAExecutionProvider in this onnxruntime", remedy
+        state = cuda.probe()  # without a driver, onnxruntime would print errors and blame the graph
+        return state.problem, state.remedy
     return "", ""
 
 

@@ -7,6 +7,7 @@ a GPU are `EngineFailure`, so that the ladder goes on with the next rung.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import io
 import os
@@ -14,8 +15,10 @@ import re
 import threading
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hz_runtime.backends import cuda
 from hz_runtime.backends.base import EngineFailure, OutOfMemory, arithmetic, check_batch, check_outputs
 from hz_runtime.errors import BackendError
 from hz_runtime.manifest import TensorSpec
@@ -62,7 +65,8 @@ def quiet_onnxruntime() -> Any:
 
 def open_model(model: bytes, device: str, threads: int, where: str) -> OrtBackend:
     """Open ONNX bytes on "cpu", "cuda" or "auto"; BackendError where not every node runs there."""
-    wanted = _CUDA if device == "cuda" or (device == "auto" and has_cuda()) else _CPU
+    on_gpu = device == "cuda" or (device == "auto" and has_cuda() and cuda.probe().usable)
+    wanted = _CUDA if on_gpu else _CPU
     if wanted == _CUDA and not has_cuda():
         raise BackendError("No CUDAExecutionProvider in this onnxruntime.", "pip install 'hz-mri[gpu]'")
     try:
@@ -70,8 +74,26 @@ def open_model(model: bytes, device: str, threads: int, where: str) -> OrtBacken
     except BackendError:
         raise
     except Exception as error:  # onnxruntime has a class for every status code and no common base
-        what = f"onnxruntime cannot open {where} on {wanted}: {_brief(error)}"
-        raise BackendError(what, _remedy(wanted)) from None
+        what = f"onnxruntime cannot open {where} on {wanted}: "
+        if wanted == _CUDA and (lacking := _lacking()):
+            raise BackendError(f"{what}{lacking}.", "pip install 'hz-mri[gpu]'") from None
+        raise BackendError(what + _brief(error), _remedy(wanted)) from None
+
+
+def _lacking() -> str:
+    """What onnxruntime's own CUDA library misses on this machine, in the loader's words; "" where it loads.
+
+    onnxruntime goes on without a library that does not load, and says no more than that nodes would be left
+    to the CPU.
+    """
+    library = Path(quiet_onnxruntime().__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+    if not library.exists():
+        return ""
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return _brief(error)
+    return ""
 
 
 def _options(onnxruntime: Any, provider: str, threads: int) -> Any:
@@ -186,8 +208,6 @@ def _spec(node: Any) -> TensorSpec:
 
 def _cuda_name() -> str:
     """The GPU's own name where the driver library tells it."""
-    import ctypes
-
     name = ctypes.create_string_buffer(256)
     try:
         driver = ctypes.CDLL("libcuda.so.1")
