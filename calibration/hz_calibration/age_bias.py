@@ -68,15 +68,15 @@ def fit_age_bias(
     subjects : (n,) who was scanned; None where every scan is of another subject.
     folds : where that is known, for every predicting model the subjects that it predicted, and those that it
     was trained on.
-    Returns None where a correction would do harm: fewer than 10 subjects, one single age, or a slope under
-    0.2 (the prediction hardly depends on age).
+    Returns None where a correction would do harm: fewer than 10 subjects, one single age, numbers that are
+    not finite, or a slope under 0.2 (the prediction hardly depends on age).
     Raises UsageError for a prediction of a subject that the model was trained on, ValueError where `subjects`
     has another length.
     """
     for predicted, trained_on in folds:
         check_held_out(predicted, trained_on)
     n = len(np.unique(_people(subjects, ages)))
-    if n < LEAST_N or float(np.std(ages)) == 0:
+    if n < LEAST_N or np.ptp(ages) == 0 or not np.isfinite([ages, held_out_predictions]).all():
         return None
     slope, intercept = _line(ages, held_out_predictions)
     if slope < LEAST_SLOPE:

@@ -40,8 +40,9 @@ class Range:
 
     @property
     def scale(self) -> float:
-        """Size of one step, in the tensor's units. A tensor that is always 0 has steps of 1."""
-        return self.amax / LEVELS if self.amax > 0 else 1.0
+        """Size of one step, in the tensor's units. A tensor that is (as good as) always 0 has steps of 1."""
+        step = self.amax / LEVELS
+        return step if step >= float(np.finfo(np.float32).tiny) else 1.0
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Histogram:
             wider[: BINS // 2] = self.counts[::2] + self.counts[1::2]
             self.counts = wider
             self.top *= 2
-        magnitudes = np.abs(values[values != 0])
+        magnitudes = np.abs(values[values != 0], dtype=np.float64)  # bins of float32 cannot hold every range
         self.zeros += int(values.size - magnitudes.size)
         if magnitudes.size:
             np.add(self.counts, np.histogram(magnitudes, BINS, (0.0, self.top))[0], out=self.counts)

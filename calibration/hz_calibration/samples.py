@@ -66,7 +66,7 @@ def choose(
     without one (or without a row for a scan) the folder of a scan is its site.  statistics : of the training
     cohort, from the bundle; a scan outside its range is passed over.  say : told of every scan passed over.
     A scan that is passed over is replaced by the next of its site.
-    Raises UsageError where no scan is left.
+    Raises UsageError where a file cannot be read, or no scan is left.
     """
     if count < 1:
         raise UsageError(f"{count} scans make no calibration.", "Use --count 8 or more.")
@@ -147,14 +147,19 @@ def _by_site(files: Sequence[Path], sites: Mapping[str, str]) -> dict[str, list[
     queues: dict[str, list[tuple[str, str, Path]]] = {}
     seen: set[str] = set()
     for path in files:
-        sha256 = sha256_file(path)
+        try:
+            sha256 = sha256_file(path)
+        except OSError as error:
+            raise UsageError(
+                f"{shown(path)} cannot be read ({error.strerror}).", "Make it readable, or leave it out."
+            ) from error
         if sha256 in seen:
             continue  # the same scan under two names counts once
         seen.add(sha256)
         site = (
             sites.get(str(path.resolve()))
             or sites.get(path.name)
-            or path.resolve().parent.name
+            or path.absolute().parent.name  # of the link: DataLad's lead to folders named by content
             or UNKNOWN_SITE
         )
         queues.setdefault(site, []).append((sha256, site, path))
@@ -187,6 +192,6 @@ def _sites(table: Path) -> dict[str, str]:
         if row["file"] and row["site"]:
             path, site = (table.parent / row["file"].strip()).resolve(), row["site"].strip()
             known[str(path)] = site
-            by_name.setdefault(path.name, set()).add(site)
+            by_name.setdefault(Path(row["file"].strip()).name, set()).add(site)
     # By name alone only where that means one site: scans may lie elsewhere than the table says.
     return {name: found.pop() for name, found in by_name.items() if len(found) == 1} | known

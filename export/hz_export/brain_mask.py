@@ -220,7 +220,7 @@ def _evidence(data: bytes, reference: Any, stage: Stage, template: Template) -> 
         row = {"backend": describe(backend), **_apart(found[0, 0], expected)}
     finally:
         backend.close()
-    if row["largest"] > LARGEST_DIFFERENCE or row["dice"] < LEAST_DICE:
+    if not (row["largest"] <= LARGEST_DIFFERENCE and row["dice"] >= LEAST_DICE):  # NaN is neither
         raise HzError(
             f"{stage.name} strays from {stage.file}: {row['largest']:.2g} in probability, Dice "
             f"{row['dice']:.5f} (allowed: {LARGEST_DIFFERENCE:g}, {LEAST_DICE:g}).",

@@ -104,9 +104,7 @@ def _of_slices(name: str) -> UsageError:
 
 
 def _check_before(name: str, trained_behind: str | None, harmonizer: Path | None) -> None:
-    """An age network must see what it was trained on. A bundle's harmonizer is taken as it is."""
-    from hz_export.to_onnx import read_checkpoint
-
+    """An age network must see what it was trained on."""
     if trained_behind is None:
         return
     if harmonizer is None:
@@ -114,10 +112,21 @@ def _check_before(name: str, trained_behind: str | None, harmonizer: Path | None
             f"{name} was trained behind harmonizer {trained_behind[:12]}..., and none is given.",
             "Give it:  --harmonizer HARMONIZER.safetensors",
         )
+    given = _checkpoint_of(harmonizer)
+    if given not in (None, trained_behind):
+        raise UsageError(
+            f"{name} was trained behind harmonizer {trained_behind[:12]}..., not {given[:12]}...",
+            "Give that one.",
+        )
+
+
+def _checkpoint_of(harmonizer: Path) -> str | None:
+    """sha256 of a harmonizer's checkpoint; None for a bundle that does not say."""
+    from hz_export.to_onnx import read_checkpoint
+    from hz_runtime.bundle import load_bundle
+
     if harmonizer.is_file():
-        given = read_checkpoint(harmonizer).sha256
-        if given != trained_behind:
-            raise UsageError(
-                f"{name} was trained behind harmonizer {trained_behind[:12]}..., not {given[:12]}...",
-                "Give that one.",
-            )
+        return read_checkpoint(harmonizer).sha256
+    entries = [entry for entry in load_bundle(harmonizer).models if entry.role == "harmonizer"]
+    stated = {entry.provenance.get("checkpoint_sha256") for entry in entries}
+    return str(stated.pop()) if len(stated) == 1 and None not in stated else None

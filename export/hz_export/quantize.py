@@ -121,7 +121,8 @@ class _Quantizing:
         axis = CHANNEL_AXIS[node.op_type]
         levels = WEIGHT_LEVELS[self.plan.weight_bits]
         largest = np.abs(values).max(tuple(k for k in range(values.ndim) if k != axis))
-        scale = np.where(largest > 0, largest / levels, 1.0).astype(np.float32)
+        scale = (largest / levels).astype(np.float32)
+        scale[scale < np.finfo(np.float32).tiny] = 1.0  # a dead channel: all of it is 0, and no step may be
         steps = values / scale.reshape([-1 if k == axis else 1 for k in range(values.ndim)])
         self._add(f"{name}_int8", np.clip(np.rint(steps), -levels, levels).astype(np.int8))
         self._add(f"{name}_scale", scale)

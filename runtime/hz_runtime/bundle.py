@@ -11,18 +11,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hz_runtime.errors import BundleError, HzError, UsageError
-from hz_runtime.files import atomic_write_bytes, sha256_bytes, shown, sync_folder
+from hz_runtime.files import alive, atomic_write_bytes, sha256_bytes, shown, sync_folder
 from hz_runtime.manifest import (
     MAX_MANIFEST_BYTES,
     PRECISIONS,
@@ -242,6 +243,7 @@ def write_bundle(
             atomic_write_bytes(temp / name, data)
         load_bundle(temp)
         _publish(temp, target)
+        _sweep(target)
     except OSError as error:
         raise HzError(
             f"{shown(target)}: the bundle cannot be written ({error.strerror}).",
@@ -296,18 +298,26 @@ def _check_target(target: Path, overwrite: bool) -> None:
 def _publish(temp: Path, target: Path) -> None:
     """Move the finished directory into place; an old bundle stays until the new one stands."""
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    replaced = os.path.lexists(target)
-    if replaced:
-        os.replace(target, old)
     try:
+        if os.path.lexists(target):
+            os.replace(target, old)
         os.replace(temp, target)
-    except OSError:
-        if replaced:
+    except BaseException:  # Ctrl-C, too
+        if old.exists() and not os.path.lexists(target):
             os.replace(old, target)
         raise
     sync_folder(target.parent)
-    if replaced:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed writers of this bundle left beside it; `files.sweep_temporaries` for folders."""
+    leftover = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.(tmp|old)")
+    with suppress(OSError):  # the bundle stands already
+        for name in os.listdir(target.parent):
+            found = leftover.fullmatch(name)
+            if found and not alive(int(found[1])):
+                shutil.rmtree(target.with_name(name), ignore_errors=True)
 
 
 @contextmanager

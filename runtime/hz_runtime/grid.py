@@ -115,7 +115,8 @@ def _diagonal(matrix: F64, shape: tuple[int, ...]) -> bool:
     """Whether the off-axis terms move no voxel of the grid by more than 1 % of a voxel."""
     linear = matrix[:3, :3]
     off = linear - np.diag(np.diag(linear))
-    return bool(np.abs(off @ np.asarray(shape, np.float64)).max() < 0.01)
+    # Not the far corner's move: a rotation about the diagonal that leads there leaves that corner alone.
+    return bool((np.abs(off) @ np.asarray(shape, np.float64)).max() < 0.01)
 
 
 def resample(data: F32, affine: F64, shape: tuple[int, ...], new_affine: F64) -> F32:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hz_runtime.errors import GridMismatch
 from hz_runtime.grid import bounding_box, upsampled_slabs
 from hz_runtime.intensity import foreground_threshold
-from hz_runtime.recipe import Prepared, thinned
+from hz_runtime.recipe import Prepared, air_of, thinned
 from hz_runtime.volume import Volume
 
 F32 = NDArray[np.float32]
@@ -86,12 +86,10 @@ def native_harmonized(volume: Volume, prepared: Prepared, harmonized: F32) -> F3
 
 
 def _native_floor(volume: Volume) -> float:
-    """Background of a skull-stripped scan: its minimum, where that is most of the volume.
+    """Background of a skull-stripped scan: everything above its air, dark CSF too, is brain.
 
-    A stripped scan has exact zeros (or one constant) for air, and everything above it, dark CSF too, is
-    brain. Where no single value fills the air, the foreground threshold has to do.
+    Where no single value fills the air, the foreground threshold has to do.
     """
     thin, _ = thinned(volume)
-    low = float(thin.min())
-    share = float((thin <= low).mean())
-    return low if share > 0.2 else foreground_threshold(thin)
+    air = air_of(thin)
+    return foreground_threshold(thin) if air is None else air

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCHEMA = "1.0"
-ROLES = ("harmonizer", "age", "diagnosis", "brain-mask")
+RUN_ROLES = ("harmonizer", "age", "diagnosis")
+ROLES = (*RUN_ROLES, "brain-mask")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 MAX_MANIFEST_BYTES = 4 << 20
+OLDEST = 200.0  # years
 MIN_AGE_SLOPE = 0.05  # a flatter fit says that the predictor does not see age; dividing by it invents ages
 
 REMEDY = "The bundle is damaged or was changed after export; copy it again or re-export it:  hz-export --help"
@@ -167,6 +169,7 @@ def parse(data: bytes, where: str) -> Manifest:
     if not entries:
         raise BundleError(f"{where}: bundle.json lists no models.", REMEDY)
     models = tuple(_model(e, files, f"{where}: models[{i}]") for i, e in enumerate(entries))
+    _refuse_twins(models, where)
     return Manifest(
         id=declared,
         schema=raw["schema"],
@@ -174,7 +177,7 @@ def parse(data: bytes, where: str) -> Manifest:
         created=_get(raw, "created", str, where, ""),
         models=models,
         recipe=_get(raw, "recipe", dict, where),
-        cohort=_get(raw, "cohort", dict, where, {}),
+        cohort=_cohort(_get(raw, "cohort", dict, where, {}), f"{where}: cohort"),
         statistics=_statistics(_get(raw, "statistics", dict, where, {}), where),
         age_bias=_age_bias(raw.get("age_bias"), f"{where}: age_bias"),
         metrics=_get(raw, "metrics", dict, where, {}),
@@ -296,6 +299,19 @@ def _model(raw: object, files: Mapping[str, str], where: str) -> ModelEntry:
     )
 
 
+def _refuse_twins(models: tuple[ModelEntry, ...], where: str) -> None:
+    """Runs ask for a role, a precision and a site: two such files, and the order of a list would choose."""
+    seen: dict[tuple[str, str, str | None], str] = {}
+    for entry in models:
+        asked = (entry.role, entry.precision, entry.target)
+        if entry.role in RUN_ROLES and asked in seen:
+            raise BundleError(
+                f"{where}: {seen[asked]} and {entry.file} are both the {entry.precision} {entry.role}.",
+                REMEDY,
+            )
+        seen[asked] = entry.file
+
+
 def _engines(
     raw: list[Any], files: Mapping[str, str], models: tuple[ModelEntry, ...], where: str
 ) -> tuple[EngineEntry, ...]:
@@ -339,6 +355,19 @@ def _specs(raw: list[Any], where: str) -> tuple[TensorSpec, ...]:
     if not specs:
         raise BundleError(f"{where} is empty.", REMEDY)
     return tuple(specs)
+
+
+def _cohort(raw: dict[str, Any], where: str) -> dict[str, Any]:
+    """As it is; of what it says, runs compute with the age range."""
+    span = raw.get("age_range")
+    if span is None:
+        return raw
+    if not (isinstance(span, list) and len(span) == 2):
+        raise BundleError(f"{where}: age_range should hold two numbers.", REMEDY)
+    youngest, oldest = (_number(end, f"{where}: age_range") for end in span)
+    if not 0 <= youngest <= oldest <= OLDEST:
+        raise BundleError(f"{where}: age_range {youngest:g} to {oldest:g} is not one of people.", REMEDY)
+    return raw
 
 
 def _statistics(raw: Mapping[str, Any], where: str) -> dict[str, dict[str, float]]:

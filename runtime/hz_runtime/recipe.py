@@ -33,6 +33,8 @@ SMALLEST_BRAIN_CM3 = 100.0  # a newborn's brain has about 350; less is no brain 
 LARGEST_BRAIN_CM3 = 2300.0  # stripped heads have up to 1900 with their fluid, whole ones from 2450
 FEWEST_LEVELS = 32  # different intensities; a label map or a thresholded picture has fewer
 LEAST_COVERAGE = 0.5
+LEAST_AIR = 0.2  # of a stripped scan's voxels; cropped to the brain's own box half of them are air
+LONGEST_AXIS = 1024  # of a grid, as of a scan (`header.ReadLimits`)
 UNPLACED = "its header tells left from right by default only (no sform, no qform): it may be mirrored"
 
 
@@ -68,11 +70,33 @@ class Recipe:
                     f"the recipe asks for {name} {getattr(self, name)!r}; this hz knows {', '.join(values)}.",
                     "Install a newer hz, or export the bundle again with this one.",
                 )
+        self._check_numbers()
         count = self.middle_slices
         if type(count) is not int or not 0 <= count <= self.grid_shape[2]:
             raise BundleError(
                 f"the recipe asks for {count!r} middle slices; its grid has {self.grid_shape[2]}.",
                 "Train again with as many slices as the grid has, or fewer.",
+            )
+
+    def _check_numbers(self) -> None:
+        """Raise BundleError for a grid that cannot be: said once, before any scan is read."""
+        wrong = [
+            name
+            for name in ("template_shape", "grid_shape")
+            if not _triple(getattr(self, name), int, 1, LONGEST_AXIS)
+        ]
+        wrong += [
+            name
+            for name in ("template_origin_mm", "centre_mm")
+            if not _triple(getattr(self, name), (int, float), -1e6, 1e6)
+        ]
+        sizes = {"template_spacing_mm": 1e-3, "centre_tolerance_mm": 0.0}
+        wrong += [name for name, least in sizes.items() if not _within(getattr(self, name), least, 1e6)]
+        wrong += [] if isinstance(self.template, str) and self.template.isalnum() else ["template"]
+        if wrong:
+            raise BundleError(
+                f"the recipe's {wrong[0]} is {getattr(self, wrong[0])!r:.80}, which makes no grid.",
+                "Export the bundle again from its checkpoints:  hz-export --help",
             )
 
     def prepares_as(self, other: Recipe) -> bool:
@@ -178,8 +202,13 @@ def prepare(
             f"only {coverage:.0%} of the brain lies within the {recipe.template} field of view.",
             "Register the scan to the template first:  hz-run --prepare SCAN",
         )
-    template = resample(volume.data, moved_by @ volume.affine, recipe.template_shape, recipe.template_affine)
+    # What lies outside the scan's field of view is air, as bright as the scan's own air, which need not be 0.
+    air = np.float32(air_of(thin) or 0.0)
+    data = volume.data - air if air else volume.data
+    template = resample(data, moved_by @ volume.affine, recipe.template_shape, recipe.template_affine)
     resized = resample(template, recipe.template_affine, recipe.grid_shape, recipe.grid_affine)
+    if air:
+        resized += air
     grid, low, high = RULES[recipe.intensity](resized)
     grid_affine = recipe.grid_affine
     grid_affine[:3, 3] -= shift
@@ -236,9 +265,27 @@ def thinned(volume: Volume) -> tuple[F32, F64]:
     return thin, volume.affine @ np.diag([*steps, 1])
 
 
+def air_of(thin: F32) -> float | None:
+    """Intensity of the air around a stripped brain: the minimum, where that one value fills the air.
+
+    A stripped scan has exact zeros (or one constant) for air; None where no single value fills a fifth.
+    """
+    low = float(thin.min())
+    return low if float((thin <= low).mean()) > LEAST_AIR else None
+
+
 def grey_levels(thin: F32) -> int:
     """How many different intensities a volume has, counted on at most some 200 000 of its voxels."""
     return len(np.unique(thin.ravel(order="K")[:: max(1, thin.size // 200_000)]))
+
+
+def _within(value: object, least: float, most: float, kind: Any = (int, float)) -> bool:
+    """Whether this is a number of that kind between two others; NaN is not, nor is True."""
+    return isinstance(value, kind) and not isinstance(value, bool) and least <= value <= most
+
+
+def _triple(value: object, kind: Any, least: float, most: float) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and all(_within(n, least, most, kind) for n in value)
 
 
 def _centroid(mask: NDArray[np.bool_], affine: F64) -> F64:

@@ -23,7 +23,7 @@ from hz_runtime.errors import UsageError
 from hz_runtime.files import sha256_file, sweep_temporaries
 from hz_runtime.inputs import LOCK_NAME
 
-RECORD_VERSION = 4  # raised when the same scan, bundle and options would give other bytes
+RECORD_VERSION = 5  # raised when the same scan, bundle and options would give other bytes
 _TEMP = re.compile(r"^\..+\.\d+\.tmp$", re.DOTALL)
 _MAX_RECORD_BYTES = 1 << 20
 
@@ -34,8 +34,8 @@ class Record:
 
     outputs : name relative to the output folder -> {"bytes": int, "sha256": hex}.
     age_interval : around the age shown, years; age_interval_coverage : its nominal coverage.
-    gates : what the gates of preparation found. They stand in the sidecar outside of this part, and are only
-        read back with it.
+    gates, engine : what the gates of preparation found, and what ran the network (`stages._engine`). They
+        stand in the sidecar outside of this part, and are only read back with it.
     """
 
     input_sha256: str
@@ -51,6 +51,7 @@ class Record:
     gates: tuple[Mapping[str, Any], ...] = ()
     age_interval: tuple[float, float] | None = None
     age_interval_coverage: float | None = None
+    engine: Mapping[str, str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         predictions: dict[str, Any] = {"age_raw": self.age_raw, "age_corrected": self.age_corrected}
@@ -73,7 +74,11 @@ class Record:
 
 
 def fingerprint(options: Mapping[str, Any]) -> str:
-    """sha256 hex of the options that shape a result (not threads, batch or backend)."""
+    """sha256 hex of the options that shape a result.
+
+    Not of those that only move its rounding: backend, batch, and OpenVINO's threads. Else a run that goes on
+    on another machine would do everything again.
+    """
     text = json.dumps({"record": RECORD_VERSION, **options}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -105,9 +110,16 @@ def read_record(path: Path) -> Record | None:
             gates=tuple(dict(gate) for gate in around.get("gates", ())),
             age_interval=_pair(ages.get("age_interval")),
             age_interval_coverage=_number(ages.get("age_interval_coverage")),
+            engine=_engine(content),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _engine(content: Mapping[str, Any]) -> dict[str, str] | None:
+    """None in the records of hz-prepare, which runs no network on a grid."""
+    made = content.get("GeneratedBy")
+    return {str(k): str(v) for k, v in made[0]["Engine"].items()} if made else None
 
 
 def _number(value: Any) -> float | None:

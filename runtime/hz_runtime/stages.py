@@ -135,7 +135,7 @@ class Stages:
             input=scan.label,
             name=scan.name,
             status="skipped",
-            reason="; ".join([DONE_BEFORE, *record.flags]),
+            reason="; ".join([DONE_BEFORE + self._by_another(record.engine), *record.flags]),
             outputs=tuple(n for n in self._listed(scan) if n in record.outputs or n.endswith(".json")),
             figure=record.figure,
             age_raw=record.age_raw,
@@ -148,6 +148,12 @@ class Stages:
             gates=record.gates,
             age_interval=record.age_interval,
         )
+
+    def _by_another(self, engine: Mapping[str, str] | None) -> str:
+        """Said of an earlier result where this run's engine would have rounded it otherwise."""
+        if engine in (None, _engine(self.harmonizer.backend)):
+            return ""
+        return f", by another engine ({', '.join(map(str, engine.values()))})"
 
     def _listed(self, scan: InputScan) -> list[str]:
         return [name for volume in self.outputs(scan) for name in (volume, _sidecar(volume))]

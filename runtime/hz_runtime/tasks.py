@@ -69,7 +69,7 @@ class Harmonizer:
     def volume(self, data: F32, affine: NDArray[np.float64]) -> Harmonized:
         """Harmonize a skull-stripped volume at its own resolution.
 
-        data : (I, J, K), any numeric dtype and unit.  affine : (4, 4), voxel to world mm (RAS+), as in
+        data : (I, J, K), any real dtype and unit.  affine : (4, 4), voxel to world mm (RAS+), as in
         nibabel; any orientation. `Harmonized.native` comes back on the very same voxels.
         Raises NoBrain for an empty volume, UnsupportedScan for another shape.
         """
@@ -158,14 +158,18 @@ class DiagnosisPredictor:
 
 def _volume(data: F32, affine: NDArray[np.float64]) -> Volume:
     """An array as the pipeline would have read it from a file."""
-    if data.ndim != 3:
+    if data.ndim != 3 or not data.size:
         raise UnsupportedScan(f"an array of shape {data.shape} is not one volume.", "Give (I, J, K).")
-    if not np.isfinite(data).all():
-        raise NoBrain(
-            "the array holds non-finite values.", "Replace them, for example with numpy.nan_to_num."
-        )
+    if data.dtype.kind not in "biuf":
+        raise UnsupportedScan(f"an array of {data.dtype} is no scan.", "Give real numbers.")
     geometry = Geometry.from_affine(data.shape, np.asarray(affine, np.float64))
-    ras = np.asfortranarray(geometry.to_ras(data), np.float32)
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is refused as such
+        ras = np.asfortranarray(geometry.to_ras(data), np.float32)
+    if not np.isfinite(ras).all():
+        raise NoBrain(
+            "the array holds values that are not finite, or too large for float32.",
+            "Replace them, for example with numpy.nan_to_num.",
+        )
     return Volume(ras, geometry.ras_affine, geometry, "", str(data.dtype), 0)
 
 

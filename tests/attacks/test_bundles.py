@@ -123,8 +123,13 @@ def test_edited_manifest(victim: Path, change: Callable[[dict[str, Any]], object
         (lambda m: m["models"][0].update(inputs=[]), "is empty"),
         (lambda m: m["models"][0]["inputs"][0].update(shape=[-1, 1]), "not one of a tensor"),
         (lambda m: m["models"].append("x" * 9999), "is not an object"),
+        (lambda m: m["models"].append(m["models"][2]), "are both the fp32 age"),
+        (lambda m: m["models"][3].update(precision="fp32"), "age.onnx and age.fp16.onnx are both the fp32"),
         (lambda m: m.update(models={}), "'models' should be a JSON array"),
         (lambda m: m["files"].update({"age.onnx": "A" * 64}), "not a sha256"),
+        (lambda m: m["cohort"].update(age_range=5), "age_range should hold two numbers"),
+        (lambda m: m["cohort"].update(age_range=[18.0, None]), "not a finite number"),
+        (lambda m: m["cohort"].update(age_range=[80.0, 18.0]), "not one of people"),
         (lambda m: m["age_bias"].update(slope=0), "too flat"),
         (lambda m: m["age_bias"].update(slope=10**400), "not a finite number"),
         (

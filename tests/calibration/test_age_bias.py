@@ -25,6 +25,8 @@ def test_no_correction_where_it_would_do_harm(slope):
     assert fit_age_bias(ages, slope * ages + 40, "x") is None
     assert fit_age_bias(ages[:5], ages[:5], "x") is None
     assert fit_age_bias(np.full(40, 30.0), ages, "x") is None
+    assert fit_age_bias(np.full(11, 30.1), ages[:11], "x") is None  # their rounded mean is not quite 30.1
+    assert fit_age_bias(ages, np.where(ages < 21, np.nan, ages), "x") is None
 
 
 def test_the_pull_to_the_mean_is_reported_on_subjects_the_correction_never_saw():

@@ -32,6 +32,14 @@ def test_minmax_is_the_largest_magnitude_of_any_scan() -> None:
     assert found.scale == 7.25 / 127
 
 
+@pytest.mark.parametrize("sizes", [(1e-44, 1e-44), (1e38, 3e38)])
+def test_magnitudes_at_the_ends_of_float32(sizes: tuple[float, float]) -> None:
+    parts = [np.full(10, size, np.float32) for size in sizes]
+    found = filled(*parts)
+    for method in METHODS:
+        assert found.range(method).amax == pytest.approx(float(parts[1][0]))
+
+
 def test_scan_by_scan_and_all_at_once_agree() -> None:
     parts = [RNG.normal(0, scale, 4000) for scale in (0.1, 1.0, 12.0)]
     streamed, whole = filled(*parts), filled(np.concatenate(parts))

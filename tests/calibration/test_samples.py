@@ -83,6 +83,28 @@ def test_without_a_table_folders_are_sites(cohort: Path, tmp_path: Path) -> None
     assert [scan.site for scan in found.scans] == ["x", "y"]
 
 
+def test_links_into_a_store_named_by_content_are_of_the_folder_they_lie_in(
+    cohort: Path, tmp_path: Path
+) -> None:
+    """As DataLad keeps scans."""
+    lines = ["file\tsite"]
+    for n, site in enumerate(("x", "x", "y", "y")):
+        key = tmp_path / f"store/key-{n}"
+        key.mkdir(parents=True)
+        shutil.copy(cohort / f"sub-{n:02}_T1w.nii.gz", key / f"key-{n}.nii.gz")
+        (tmp_path / site).mkdir(exist_ok=True)
+        link = tmp_path / site / f"sub-{n}_T1w.nii.gz"
+        link.symlink_to(key / f"key-{n}.nii.gz")
+        lines.append(f"{site}/{link.name}\t{site.upper()}")
+    found = choose([tmp_path / "x", tmp_path / "y"], Recipe(), count=4)
+    assert [scan.site for scan in found.scans] == ["x", "y", "x", "y"]
+    table = tmp_path / "participants.tsv"
+    table.write_text("\n".join(lines) + "\n")
+    moved = shutil.copytree(tmp_path / "x", tmp_path / "elsewhere")  # by name: the table has other paths
+    found = choose([moved], Recipe(), count=4, participants=table)
+    assert [scan.site for scan in found.scans] == ["X", "X"]
+
+
 def test_one_scan_under_two_names_counts_once(cohort: Path, tmp_path: Path) -> None:
     for name in ("a.nii.gz", "b.nii.gz"):
         shutil.copy(cohort / "sub-00_T1w.nii.gz", tmp_path / name)

@@ -148,9 +148,11 @@ def test_without_onnx_it_says_what_to_install(
 def test_a_checkpoint_gives_the_network_that_is_exported(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
+    import tiny
     from hz_calibration.graph import fingerprint
     from hz_export.networks import read_network
     from hz_export.to_onnx import read_checkpoint, to_onnx
+    from hz_runtime.bundle import write_bundle
     from hz_runtime.errors import UsageError
     from small_checkpoints import write_age, write_harmonizer
 
@@ -167,5 +169,11 @@ def test_a_checkpoint_gives_the_network_that_is_exported(tmp_path: Path) -> None
 
     with pytest.raises(UsageError, match=r"trained behind harmonizer f{12}\.\.\., not"):
         read_network(write_age(tmp_path, harmonizer="f" * 64), harmonizer=harmonizer)
+    entry = {"checkpoint_sha256": "a" * 64}
+    manifest = tiny.tiny_manifest()
+    manifest["models"] = [{**model, "provenance": entry} for model in manifest["models"]]
+    other = write_bundle(tmp_path / "other.hz", manifest, tiny.tiny_files())
+    with pytest.raises(UsageError, match=r"trained behind harmonizer f{12}\.\.\., not a{12}\.\.\."):
+        read_network(age, harmonizer=other.path)
     with pytest.raises(UsageError, match="is a harmonizer itself"):
         read_network(harmonizer, harmonizer=harmonizer)

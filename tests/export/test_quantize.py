@@ -104,6 +104,18 @@ def test_weights_are_rounded_per_output_channel(
     assert (gap <= scale.reshape(shape) * 0.5001).all()
 
 
+def test_a_dead_channel_has_no_step_of_zero(model: ModelProto) -> None:
+    """Weights that have decayed to float32's last numbers: a step of 0 would make them NaN."""
+    values = weight(model, "down.weight").copy()
+    values[0] = 1e-44
+    faint = with_weight(model, "down.weight", values)
+    made = to_int8(faint, planned(faint))
+    scale = weight(made, "down_weight_scale")
+    assert scale[0] == 1 and (scale[1:] < 1).all()
+    assert not weight(made, "down_weight_int8")[0].any()
+    assert Range(1e-44, 0.0, 1e-44).scale == 1.0
+
+
 def test_activations_are_rounded_to_the_plans_steps(model: ModelProto) -> None:
     """Against numpy, at a tensor that is quantized: q = clip(round(x / s), -128, 127), x' = q * s."""
     plan = planned(model)

@@ -124,17 +124,29 @@ def test_a_failed_write_leaves_the_old_bundle(
     assert os.listdir(tiny_path.parent) == ["tiny.hz"]
 
 
-def test_the_old_bundle_returns_when_the_swap_fails(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_killed_writers_left_is_swept_and_nothing_else(tiny_path: Path) -> None:
+    gone, here = 2**22 + 7, os.getpid()  # Linux gives no process a number past 2**22
+    kept = [f".other.hz.{gone}.tmp", f".tiny.hz.{here}.keep", f".tiny.hz.{os.getppid()}.tmp"]
+    for name in [f".tiny.hz.{gone}.tmp", f".tiny.hz.{gone}.old", *kept]:
+        (tiny_path.parent / name).mkdir()
+    write_bundle(tiny_path, tiny.tiny_manifest(), tiny.tiny_files(), overwrite=True)
+    assert sorted(os.listdir(tiny_path.parent)) == sorted([*kept, "tiny.hz"])
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt("Ctrl-C")])
+def test_the_old_bundle_returns_when_the_swap_fails(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
     before = load_bundle(tiny_path).id
     real = os.replace
 
     def replace(source: Any, target: Any) -> None:
         if str(source).endswith(".tmp") and Path(source).is_dir():
-            raise OSError(5, "Input/output error")
+            raise error
         real(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
-    with pytest.raises(HzError, match="Input/output error"):
+    with pytest.raises((HzError, KeyboardInterrupt), match=str(error.args[-1])):
         write_bundle(tiny_path, {**tiny.tiny_manifest(), "licence": "CC0"}, tiny.tiny_files(), overwrite=True)
     assert load_bundle(tiny_path).id == before
     assert os.listdir(tiny_path.parent) == ["tiny.hz"]

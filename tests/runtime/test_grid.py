@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.spatial.transform import Rotation
 
 from hz_runtime.grid import axis_weights, bounding_box, resample, scaled_affine, trilinear, upsampled_slabs
 
@@ -88,6 +89,26 @@ def test_oblique_agrees_with_interpolating_the_truth():
     wanted[:3, 3] = -16, -16, -14
     result = resample(truth(tilt, (60, 60, 40)), tilt, (16, 16, 14), wanted)
     assert np.abs(result - truth(wanted, (16, 16, 14))).max() < 0.02
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 64), (50, 70, 60)])
+def test_a_turn_about_the_grids_diagonal_is_a_turn(shape):
+    """It leaves the first and the last voxel where they are, and moves others by half a voxel."""
+    axis = np.asarray(shape) / np.linalg.norm(shape)
+    turned = np.eye(4)
+    turned[:3, :3] = Rotation.from_rotvec(np.deg2rad(0.7) * axis).as_matrix()
+    data = np.asfortranarray(np.indices(shape)[0], np.float32)  # a ramp: linear interpolation keeps it
+    world = np.tensordot(turned[:3, :3], np.indices(shape), 1)
+    inner = tuple(slice(4, n - 4) for n in shape)
+    assert np.abs(world[0] - data)[inner].max() > 0.3
+    np.testing.assert_allclose(resample(data, np.eye(4), shape, turned)[inner], world[0][inner], atol=1e-3)
+    (both,) = [
+        np.concatenate(parts, axis=2)
+        for parts in zip(
+            *(values for _, values in upsampled_slabs([data], np.eye(4), shape, turned)), strict=True
+        )
+    ]
+    np.testing.assert_allclose(both[inner], world[0][inner], atol=1e-3)
 
 
 def test_resampling_is_the_product_of_the_three_matrices():

@@ -16,7 +16,7 @@ import pytest
 import tiny
 from hz_runtime import stages as stages_module
 from hz_runtime.bundle import Bundle, load_bundle, write_bundle
-from hz_runtime.errors import BackendError, UsageError
+from hz_runtime.errors import BackendError, HzError, UsageError
 from hz_runtime.failures import failure
 from hz_runtime.flow import Budget, Event
 from hz_runtime.inputs import InputScan, KnownAges, collect
@@ -391,3 +391,18 @@ def test_the_memory_bound_lets_a_large_scan_pass_alone() -> None:
 def test_small_head_is_a_brain() -> None:
     data, _ = small_head(3)
     assert 900 < (data > 0).sum() * 4**3 / 1000 < 1900  # cm3
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda data: data * 1e300, "too large for float32"),  # finite float64, infinite float32
+        (lambda data: np.where(data > 0, np.nan, data), "not finite"),
+        (lambda data: data.astype(np.complex64), "complex64"),
+        (lambda data: data[:0], "not one volume"),
+    ],
+)
+def test_arrays_that_are_no_scan_are_refused(bundle: Bundle, spoil, says: str) -> None:
+    data, affine = small_head()
+    with pytest.raises(HzError, match=says):
+        bundle.harmonizer().volume(spoil(data.astype(np.float64)), affine)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hz_runtime.errors import BundleError, NoBrain
+from hz_runtime.grid import bounding_box
 from hz_runtime.recipe import Recipe, describe, outside, prepare
 
 
@@ -30,6 +31,28 @@ def test_round_trip_through_json():
 def test_unknown_rule_is_refused_by_name():
     with pytest.raises(BundleError, match="intensity 'whitestripe'"):
         Recipe.from_dict({"intensity": "whitestripe"})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"grid_shape": [64, 64]},
+        {"grid_shape": [0, 64, 64]},
+        {"grid_shape": [64.0, 64, 64]},
+        {"template_shape": [100_000, 91, 91]},
+        {"template_shape": None},
+        {"template_spacing_mm": 0},
+        {"template_spacing_mm": "2"},
+        {"template_origin_mm": [float("nan"), 0, 0]},
+        {"centre_mm": "abc"},
+        {"centre_tolerance_mm": None},
+        {"template": "../../MNI152"},
+    ],
+)
+def test_numbers_that_make_no_grid_are_refused_before_any_scan(wrong):
+    with pytest.raises(BundleError, match=next(iter(wrong))) as caught:
+        Recipe.from_dict(wrong)
+    assert caught.value.exit_code == 4
 
 
 def test_values_span_zero_to_one(brain):
@@ -81,6 +104,22 @@ def test_without_placement_nothing_moves(brain):
 def test_intensity_units_do_not_matter(brain, intensity_scale):
     reference = prepare(brain(), Recipe()).grid
     np.testing.assert_allclose(prepare(brain(scale=intensity_scale), Recipe()).grid, reference, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [-50.0, 100.0, 3000.0])
+def test_air_need_not_be_zero(brain, offset):
+    """Min-max undoes an offset only if what lies outside the field of view is air too, and not 0."""
+    whole = brain(scale=100.0)
+    box = bounding_box(whole.data > 0)  # cropped: half of the template lies outside
+    corner = np.eye(4)
+    corner[:3, 3] = [part.start for part in box]
+    data = np.asfortranarray(whole.data[box])
+    cropped = replace(whole, data=data, affine=whole.affine @ corner)
+    expected, found = (prepare(v, Recipe()) for v in (cropped, replace(cropped, data=data + offset)))
+    np.testing.assert_allclose(found.grid, expected.grid, atol=1e-4)
+    assert found.low == pytest.approx(expected.low + offset)
+    assert found.high == pytest.approx(expected.high + offset, rel=1e-5)
+    assert found.flags == expected.flags
 
 
 def test_constant_and_specks_are_refused(brain):

@@ -53,6 +53,22 @@ def test_flags_survive_a_resume(tmp_path: Path, bundle: Bundle) -> None:
     assert first.flags[0] in second.reason
 
 
+def test_a_result_of_another_engine_is_kept_and_said_to_be_one(tmp_path: Path, bundle: Bundle) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("openvino")
+    scans = write_scans(tmp_path / "in", 1)
+
+    def reason(engine: str) -> str:
+        report = run_batch(scans, bundle, tmp_path / "out", RunOptions(require=engine))
+        assert report.run["backend"]["name"] == engine
+        assert report.run["options"]["threads"] >= 1
+        return report.scans[0].reason
+
+    assert reason("onnxruntime") == ""
+    assert "engine" not in reason("onnxruntime")
+    assert "by another engine (onnxruntime, CPUExecutionProvider, " in reason("openvino")
+
+
 def tamper_input(_out: Path, scan: Path) -> None:
     write_scan(scan, 99)
 
@@ -77,6 +93,13 @@ def garble_sidecar(out: Path, _scan: Path) -> None:
     (out / "sub-01_desc-harmonized_T1w.json").write_bytes(b'{"hz": [1')
 
 
+def garble_engine(out: Path, _scan: Path) -> None:
+    path = out / "sub-01_desc-harmonized_T1w.json"
+    sidecar = json.loads(path.read_text())
+    sidecar["GeneratedBy"][0]["Engine"] = "fast"
+    path.write_text(json.dumps(sidecar))
+
+
 def escape_record(out: Path, _scan: Path) -> None:
     path = out / "sub-01_desc-harmonized_T1w.json"
     sidecar = json.loads(path.read_text())
@@ -85,7 +108,8 @@ def escape_record(out: Path, _scan: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [tamper_input, truncate_output, flip_output, remove_figure, garble_sidecar, escape_record]
+    "change",
+    [tamper_input, truncate_output, flip_output, remove_figure, garble_sidecar, garble_engine, escape_record],
 )
 def test_what_is_not_as_recorded_is_redone(tmp_path: Path, bundle: Bundle, change) -> None:
     scan = write_scan(tmp_path / "in/sub-01_T1w.nii.gz", 1)
