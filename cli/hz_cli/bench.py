@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,8 @@ def speed(
     Engines, PyTorch (--checkpoint) and a matrix multiplication take turns, so that ratios are fair on a
     machine that drifts. With --scans, whole runs (read, prepare, infer, write) are timed too.
     """
-    _check_installed(("torch", "onnx", "safetensors") if choices["checkpoint"] else ())
+    if choices["checkpoint"]:
+        options.need("--checkpoint", "export", "torch", "onnx", "safetensors")
     from hz_export.bench import Plan
     from hz_export.speed import SpeedOptions, measure_speed
     from hz_runtime.bundle import load_bundle
@@ -168,7 +169,8 @@ def parity(
     if rejudge is not None:
         wrong = _rejudged(rejudge, bundle, tolerance)
     else:
-        _check_installed(("torch", "onnx", "safetensors") if choices["checkpoints"] else ())
+        if choices["checkpoints"]:
+            options.need("--checkpoint", "export", "torch", "onnx", "safetensors")
         from hz_export.bundle_parity import ParityOptions, measure_bundle, verdict
         from hz_runtime.bundle import load_bundle
 
@@ -253,19 +255,6 @@ def _publish(result: Mapping[str, Any], lines: Iterator[str], out: Path | None) 
 
 def _note(text: str) -> None:
     render.say(text, err=True)
-
-
-def _check_installed(names: Sequence[str]) -> None:
-    from importlib.util import find_spec
-
-    from hz_runtime.errors import UsageError
-
-    missing = [name for name in names if find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            f"--checkpoint needs {', '.join(missing)}, which this environment does not have.",
-            "pip install 'hz-mri[export]'",
-        )
 
 
 def main() -> None:

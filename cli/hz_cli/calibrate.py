@@ -200,17 +200,10 @@ def verdict(plan: PrecisionPlan) -> str:
 
 
 def _check(out: Path, overwrite: bool, network: Path) -> None:
-    from importlib.util import find_spec
-
     from hz_runtime.errors import UsageError
 
     needed = ["onnx", "onnxruntime"] + ([] if network.is_dir() else ["torch", "onnxscript", "safetensors"])
-    missing = [name for name in needed if find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            f"hz-calibrate needs {', '.join(missing)}, which this environment does not have.",
-            "pip install 'hz-mri[export]'",
-        )
+    options.need("hz-calibrate", "export", *needed)
     if out.exists() and not overwrite:  # said before minutes of work
         raise UsageError(f"{out.name} exists.", "Use another name, or replace it on purpose (--overwrite).")
     if not os.access(out.absolute().parent, os.W_OK):

@@ -43,12 +43,12 @@ class Agreement:
     metavar="DIR",
     type=click.Path(path_type=Path),
     default=Path("hz-demo"),
-    show_default="./hz-demo",
-    help="Folder for everything the demo makes.",
+    help="Folder for everything the demo makes.  [default: ./hz-demo]",
 )
 @options.model
 def main(out: Path, model: Path | None) -> None:
     """Harmonize one head as three simulated scanners see it, and show how far they agree."""
+    options.need("the demo", "demo", "nilearn")
     click.echo(
         "One head (the MNI152 template), seen by three simulated scanners: contrast, bias field, noise."
     )

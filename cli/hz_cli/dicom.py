@@ -36,7 +36,7 @@ def dicom() -> None:
     \b
       hz-dicom list EXAM.zip
       hz-dicom convert EXAM.zip --out scans
-      hz-run scans --out harmonized
+      hz-run --prepare scans --out harmonized
       hz-dicom export harmonized/sub-X_desc-harmonized_T1w.nii.gz --source EXAM.zip --out back
     """
 

@@ -169,6 +169,9 @@ def main(
     """
     from importlib import import_module
 
+    # Charts come last: what draws them is asked for before hours of training.
+    options.need("hz-evaluate", "evaluate", "torch", "scipy", "sklearn", "matplotlib", "safetensors")
+
     from hz_train.cohort import Cohort, read_participants
     from hz_train.datasets import load
     from hz_train.studies import method

@@ -9,6 +9,7 @@ import click
 
 from hz_cli import options, render
 
+NEEDED = ("torch", "onnx", "onnxscript", "safetensors")
 EPILOG = """\b
 hz-export brain-mask makes the bundle that finds the brain in raw heads:  hz-export brain-mask --help
 
@@ -78,7 +79,7 @@ def brain_mask(out: Path | None, wheel: Path | None, overwrite: bool) -> None:
       hz-export brain-mask
       hz-prepare raw/*.nii.gz --out prepared
     """
-    _check_installed("nilearn")
+    options.need("hz-export", "export", *NEEDED, "nilearn")
     from hz_export.brain_mask import export_brain_mask
     from hz_runtime.files import shown
     from hz_runtime.preparation.network_mask import default_place
@@ -198,7 +199,7 @@ def main(
       hz-export --fp16 runs/cyclegan/harmonizer.safetensors runs/age/age.safetensors --out site.hz
       hz-export --fp16 --engine rtx harmonizer.safetensors --out site.hz
     """
-    _check_installed()
+    options.need("hz-export", "export", *NEEDED)
     if no_parity and choices["localize"]:
         raise click.UsageError("--localize explains parity that failed: leave --no-parity out.")
     from hz_export.assemble import ExportOptions, export_bundle
@@ -234,20 +235,6 @@ def _engine_options(choices: dict[str, Any]) -> Any:
         timing_cache=choices.pop("timing_cache"),
     )
     return chosen if flavour else None
-
-
-def _check_installed(*more: str) -> None:
-    from importlib.util import find_spec
-
-    from hz_runtime.errors import UsageError
-
-    needed = ("torch", "onnx", "onnxscript", "safetensors", *more)
-    missing = [name for name in needed if find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            f"hz-export needs {', '.join(missing)}, which this environment does not have.",
-            "pip install 'hz-mri[export]'",
-        )
 
 
 if __name__ == "__main__":

@@ -147,6 +147,20 @@ progress = together(
 )
 
 
+def need(who: str, extra: str, *packages: str) -> None:
+    """Raise UsageError where packages of an extra are not installed; imports none of them."""
+    from importlib.util import find_spec
+
+    from hz_runtime.errors import UsageError
+
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"{who} needs {', '.join(missing)}, which this environment does not have.",
+            f"pip install 'hz-mri[{extra}]'",
+        )
+
+
 def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
         import hz_runtime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from hz_runtime.flow import Event
     from hz_runtime.results import ScanResult
 
+# What the system refuses for the sake of a name that the user gave, and not for a fault of hz.
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT}
 COLOURS = {"ok": "green", "flagged": "yellow", "failed": "red", "skipped": "blue"}
 
 
@@ -35,9 +38,10 @@ def run_command(command: click.Command) -> None:
 def ending_on_errors() -> Iterator[None]:
     """End the process on an HzError with its message, its remedy and its exit code.
 
-    Anything else that escapes is a fault of hz: one line and exit 1; the traceback is for HZ_DEBUG=1.
+    A file that cannot be made or opened is the user's to mend: exit 2. Anything else that escapes is a fault
+    of hz: one line and exit 1; the traceback is for HZ_DEBUG=1.
     """
-    from hz_runtime.errors import HzError
+    from hz_runtime.errors import HzError, UsageError
 
     try:
         yield
@@ -52,6 +56,11 @@ def ending_on_errors() -> Iterator[None]:
     except Exception as error:
         if os.environ.get("HZ_DEBUG"):
             raise
+        if isinstance(error, OSError) and error.errno in _REFUSED and isinstance(error.filename, str):
+            name = os.path.basename(os.path.normpath(error.filename))
+            remedy = "Check the name, the permissions of its folder, and the space on the disk."
+            print_error(UsageError(f"{name}: {error.strerror}.", remedy))
+            sys.exit(UsageError.exit_code)
         text = " ".join(f"{type(error).__name__}: {error}".split())
         click.secho(f"internal error: {text}", fg="red", err=True)
         click.echo("  Please report it; HZ_DEBUG=1 before the command shows where.", err=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -16,6 +17,17 @@ from hz_cli.simulate import simulate
 # Presets of the 3D system and of the slice system, and what the help says of them.
 VOLUMES = ("paper", "quick", "reference"), "reference: as models/reference.hz."
 SLICES = ("paper", "small", "quick"), "small: 64^3 volumes, hours on a CPU."
+
+
+def _trained(command: F) -> F:
+    """The command, once what training needs is known to be here."""
+
+    @wraps(command)
+    def checked(*given: Any, **more: Any) -> Any:
+        options.need("hz-train", "train", "torch", "scipy", "safetensors")
+        return command(*given, **more)
+
+    return cast(F, checked)
 
 
 def _cohort_options(presets: tuple[tuple[str, ...], str]) -> Callable[[F], F]:
@@ -49,6 +61,7 @@ def _cohort_options(presets: tuple[tuple[str, ...], str]) -> Callable[[F], F]:
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ..."),
         click.option("--picture-every", type=click.IntRange(0), help="Epochs between pictures; 0 for none."),
         click.option("--licence", default="", help="Licence of the data, for the model card."),
+        _trained,
     )
 
 

@@ -173,7 +173,8 @@ def _check_behind(harmonizer: Checkpoint, predictor: Checkpoint) -> None:
         behind = f"behind harmonizer {trained_behind[:12]}..." if trained_behind else "on scans as they are"
         raise UsageError(
             f"{predictor.file} was trained {behind}; {harmonizer.file} is {harmonizer.sha256[:12]}...",
-            "Train it behind this one (hz-train --harmonizer), or export two bundles.",
+            "Train it behind this one (--harmonizer) or on the target site alone (--sites), "
+            "or export two bundles.",
         )
 
 

@@ -57,7 +57,9 @@ class NoBrain(ScanError):
 
 
 class GridMismatch(HzError):
-    """Two arrays that must share a grid do not."""
+    """Two arrays that must share a grid do not; exit 2."""
+
+    exit_code = 2
 
 
 class BundleError(HzError):

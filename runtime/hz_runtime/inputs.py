@@ -91,10 +91,10 @@ def collect(
         for path, root in hits:
             found.setdefault(path, root)
     if not found or not any(os.path.lexists(p) or p in faults for p in found):
+        more, hint = ("", "  (DICOM:  hz-run --prepare FOLDER)") if converted is None else (", DICOM", "")
         raise UsageError(
             f"no scan found: {', '.join(_shown(os.fspath(i)) for i in inputs) or 'no input given'}.",
-            "Give files or folders with .nii, .nii.gz or .mgz scans, outside the --out folder:  "
-            "hz-run scans/*.nii.gz --out DIR  (DICOM:  hz-run --prepare FOLDER --out DIR)",
+            f"Give .nii, .nii.gz or .mgz scans{more}, or folders of them, outside the --out folder.{hint}",
         )
     scans = _named(found)
     if faults:
@@ -214,9 +214,11 @@ def _refuse_overwriting(scans: Iterable[InputScan], out: Path) -> None:
 
 @dataclass(frozen=True)
 class KnownAges:
-    """Ages and sites by file name or participant, from a participants.tsv. Ambiguous keys hold none.
+    """Ages and sites by file or participant, from a participants.tsv. Ambiguous keys hold none.
 
-    only : age of a run's only scan.
+    by_file, site_by_file : by the end of a scan's path, "sub-1.nii" or "A/sub-1.nii"; and, where a table
+    names folders, by "/" and the name alone, for scans that lie elsewhere now.
+    only : age of a run's only scan.  table : name of the file they come from, "" for none.
     """
 
     by_file: Mapping[str, float] = field(default_factory=dict)
@@ -224,6 +226,7 @@ class KnownAges:
     only: float | None = None
     site_by_file: Mapping[str, str] = field(default_factory=dict)
     site_by_participant: Mapping[str, str] = field(default_factory=dict)
+    table: str = ""
 
     def check(self, scans: int) -> None:
         """Raise UsageError where the age of one scan meets several."""
@@ -243,6 +246,14 @@ class KnownAges:
         site = _entry(scan, self.site_by_file, self.site_by_participant)
         return {} if site is None else {"site": site}
 
+    def gaps(self, scans: Sequence[InputScan]) -> tuple[str, ...]:
+        """What the user should hear where the table has no age for some of the scans."""
+        without = [scan.label for scan in scans if self.of(scan) is None] if self.table else []
+        if not without:
+            return ()
+        which = f"{len(without)} of {len(scans)} scans, {without[0]} first"
+        return (f"{self.table}: no age for {which}; see its columns file, participant_id and age",)
+
     @classmethod
     def from_tsv(cls, path: Path) -> KnownAges:
         """Read columns `age`, `file` (or filename) and/or `participant_id`, and `site` where there is one.
@@ -261,7 +272,9 @@ class KnownAges:
         places: tuple[dict[str, set[str]], ...] = ({}, {})
         for row in rows:
             file, person = row.get(file_column, ""), row.get("participant_id", "")
-            keys = {file, Path(file).name} - {""}, {person, person.removeprefix("sub-")} - {""}
+            parts = [part for part in Path(file).parts if part not in ("/", "..")]
+            by_name = {f"/{parts[-1]}"} if len(parts) > 1 else set()
+            keys = {"/".join(parts), *by_name} - {""}, {person, person.removeprefix("sub-")} - {""}
             age, site = years(row.get("age")), _clean(row.get("site", ""))
             for ages, sites, names in zip(found, places, keys, strict=True):
                 for name in names:
@@ -274,12 +287,17 @@ class KnownAges:
             certain(found[1]),
             site_by_file=certain(places[0]),
             site_by_participant=certain(places[1]),
+            table=path.name,
         )
 
 
 def _entry(scan: InputScan, by_file: Mapping[str, T], by_participant: Mapping[str, T]) -> T | None:
-    """What a table holds for a scan: under its label, its file's name, or its participant's."""
-    for key in (scan.label, scan.path.name):
+    """What a table holds for a scan: under its path, else its file's name, else its participant's."""
+    parts = scan.path.parts[1:] if scan.path.is_absolute() else scan.path.parts
+    keys = ["/".join(parts[start:]) for start in range(len(parts))]
+    if "/" not in scan.label:  # else its folder is told, and is not the one that the table names
+        keys.append(f"/{scan.path.name}")
+    for key in keys:
         if key in by_file:
             return by_file[key]
     words = [stem(scan.path), stem(scan.path).split("_")[0]]
@@ -305,7 +323,11 @@ def read_rows(path: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
                 if row
             ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path.name}: cannot be read as a table: {error}.") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(
+            f"{path.name}: cannot be read as a table: {why}.",
+            "Give a tab-separated participants.tsv in UTF-8.",
+        ) from error
     columns = tuple(cell.lower() for cell in cells[0]) if cells else ()
     rows = [
         {column: cell for column, cell in zip(columns, row, strict=False) if cell not in ("", "n/a")}

@@ -94,6 +94,6 @@ def niimath_program(step: str) -> str:
         import niimath
     except ImportError:
         raise UsageError(
-            f"{step} needs niimath.", "pip install niimath  (or do it elsewhere first)"
+            f"{step} needs niimath.", "pip install 'hz-mri[prep]'  (or do it elsewhere first)"
         ) from None
     return str(niimath.bin)

@@ -135,7 +135,7 @@ def run_batch(
                 for step in _passed_over(ladder):
                     emit(Event("note", step))
             emit(Event("start", f"{backend.name} on {backend.device}", total=len(chosen.scans)))
-            for note in chosen.notes:
+            for note in (*chosen.notes, *options.ages.gaps(chosen.scans)):
                 log.write(note)
                 emit(Event("note", note))
             stop = stop or threading.Event()

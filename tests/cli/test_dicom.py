@@ -45,6 +45,7 @@ def exam(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_is_quick() -> None:
     text, imported = help_of("dicom")
     assert "hz-dicom list" in text and not imported
+    assert "hz-run --prepare scans" in text  # what convert writes has its skull on
     for command in ("list", "convert", "export"):
         assert not help_of("dicom", command)[1]
 

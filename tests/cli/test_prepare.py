@@ -55,7 +55,7 @@ def test_one_bad_scan_stops_no_batch(batch: tuple[Path, int, str]) -> None:
     with open(out / "preparation.tsv", newline="") as table:
         good, thick, damaged = csv.DictReader(table, delimiter="\t")
     assert [row["status"] for row in (good, thick, damaged)] == ["ok", "failed", "failed"]
-    assert "slice thickness" in thick["reason"]
+    assert "slice thickness" in thick["reason"] and good["reason"] == "n/a"
     assert [row["failed_gates"] for row in (good, thick, damaged)] == ["n/a", "slice thickness", "n/a"]
     assert (good["slice_thickness"], thick["slice_thickness"]) == ("2", "4.8")
     assert float(good["similarity"]) > 0.9  # its brain is the template's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 
 import tiny
 from help_pages import help_of
+from hz_cli import render
 from small_scans import write_scan, write_scans
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -216,6 +218,22 @@ def test_a_fault_of_hz_is_exit_1_without_traceback(
     assert done.exit_code == 1
     assert "internal error: ZeroDivisionError: by a test" in done.stderr
     assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("code", "ends"), [(errno.EACCES, 2), (errno.ENOTDIR, 2), (errno.ENOSPC, 2), (errno.EIO, 1)]
+)
+def test_a_folder_that_cannot_be_made_is_no_fault_of_hz(
+    code: int, ends: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of any command: hz-train and hz-evaluate make their folders as they go."""
+    monkeypatch.delenv("HZ_DEBUG", raising=False)
+    with pytest.raises(SystemExit) as ended, render.ending_on_errors():
+        raise OSError(code, os.strerror(code), "/doe/out")
+    said = capsys.readouterr().err
+    assert ended.value.code == ends
+    if ends == 2:
+        assert said.startswith(f"error: out: {os.strerror(code)}.\n  Check ") and "doe" not in said
 
 
 def test_a_known_age_of_one_scan(hz_run, model: Path, tmp_path: Path) -> None:

@@ -62,6 +62,9 @@ def test_dicom_is_not_written_there(tmp_path: Path, read_only: Path) -> None:
     write_series(tmp_path / "in")
     for name in ("before", "new"):
         code, said, told = finished("dicom", "convert", tmp_path / "in", "--out", read_only / name)
-        assert (code, said) == (1, "")
-        assert told.startswith("error: ") and len(told.splitlines()) == 2
+        assert (code, said) == (2, "")
+        assert (
+            told.startswith("error: the output folder cannot be made or written")
+            and len(told.splitlines()) == 2
+        )
         assert str(read_only) not in told

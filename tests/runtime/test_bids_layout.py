@@ -146,5 +146,10 @@ def test_the_check_of_a_raw_data_set(study: Path) -> None:
     check_raw(study)
 
 
+def test_a_wrong_path_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="typo: no such folder"):
+        check_raw(tmp_path / "typo")
+
+
 def test_entities() -> None:
     assert entities("sub-01_run-2_T1w.nii.gz") == {"sub": "01", "run": "2"}

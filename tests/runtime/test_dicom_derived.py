@@ -156,8 +156,9 @@ def test_another_grid_is_refused(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj), moved), tmp_path / "moved.nii")
     nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj)[1:], image.affine), tmp_path / "cut.nii")
     for name in ("moved.nii", "cut.nii"):
-        with pytest.raises(GridMismatch, match="does not lie on the voxels"):
+        with pytest.raises(GridMismatch, match="does not lie on the voxels") as caught:
             write_derived(tmp_path / name, series, tmp_path / "dicom", ORIGIN)
+        assert caught.value.exit_code == 2  # the user named another volume
     assert not list(tmp_path.glob("dicom/*"))
 
 

@@ -52,4 +52,4 @@ def test_without_niimath_it_says_what_to_install(phantom, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(UsageError) as error:
         corrected(phantom[0], phantom[3])
-    assert "pip install niimath" in error.value.remedy
+    assert "hz-mri[prep]" in error.value.remedy

@@ -268,6 +268,46 @@ def test_known_ages_give_brain_pad(tmp_path: Path, bundle: Bundle) -> None:
     assert rows[3][4:6] == ["n/a", "n/a"]
 
 
+def test_ages_by_file_follow_folders(tmp_path: Path) -> None:
+    """Equal names at two sites: a row is about the file that it names, and about no namesake."""
+    for name in ("a.nii.gz", "A/a.nii.gz", "B/a.nii.gz", "C/c.nii.gz"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    (tmp_path / "in/participants.tsv").write_text(
+        "file\tage\tsite\na.nii.gz\t29\tR\nA/a.nii.gz\t37\tA\n../in/C/c.nii.gz\t50\tC\n"
+    )
+    known = KnownAges.from_tsv(tmp_path / "in/participants.tsv")
+    scans = {scan.label: scan for scan in collect([tmp_path / "in"], tmp_path / "out").scans}
+    assert {label: known.of(scan) for label, scan in scans.items() if label != "B/a.nii.gz"} == {
+        "a.nii.gz": 29.0,
+        "A/a.nii.gz": 37.0,
+        "C/c.nii.gz": 50.0,
+    }
+    (tmp_path / "t.tsv").write_text(f"file\tage\tsite\nA/a.nii.gz\t37\tA\n{tmp_path}/in/C/c.nii.gz\t50\tC\n")
+    known = KnownAges.from_tsv(tmp_path / "t.tsv")
+    found = [(known.of(scan), known.site_of(scan).get("site")) for scan in scans.values()]
+    assert dict(zip(scans, found, strict=True)) == {
+        "a.nii.gz": (37.0, "A"),  # by its name alone: it may have been moved
+        "A/a.nii.gz": (37.0, "A"),
+        "B/a.nii.gz": (None, None),
+        "C/c.nii.gz": (50.0, "C"),
+    }
+    assert known.gaps(list(scans.values())) == (
+        "t.tsv: no age for 1 of 4 scans, B/a.nii.gz first; see its columns file, participant_id and age",
+    )
+    assert known.gaps([scans["A/a.nii.gz"]]) == () == KnownAges().gaps(list(scans.values()))
+
+
+def test_a_table_that_tells_no_age_is_heard_of(tmp_path: Path, bundle: Bundle) -> None:
+    (tmp_path / "p.tsv").write_text("participant_id\tage\nsub-77\t40\nsub-01\tforty\n")
+    heard: list[str] = []
+    options = RunOptions(ages=KnownAges.from_tsv(tmp_path / "p.tsv"))
+    run_batch(
+        write_scans(tmp_path / "in", 1), bundle, tmp_path / "out", options, lambda e: heard.append(e.text)
+    )
+    assert any(text.startswith("p.tsv: no age for 1 of 1 scans") for text in heard)
+
+
 def test_participants_without_ages_are_refused(tmp_path: Path) -> None:
     (tmp_path / "p.tsv").write_text("participant_id\tsex\nsub-01\tF\n")
     with pytest.raises(UsageError, match="column age"):

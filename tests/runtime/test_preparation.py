@@ -146,3 +146,8 @@ def test_a_fruit_is_refused(mni: template.Template) -> None:
         prepare_head(as_volume(*fruit()), mni)
     failed = {verdict.gate for verdict in refused.value.verdicts if not verdict.passed}
     assert failed & {"similarity", "contrast"}
+
+
+def test_a_verdict_tells_large_numbers_in_digits() -> None:
+    text = str(gates.Verdict("brain volume", 2491.3, 500.0, 2300.0, "cm3", "no adult brain"))
+    assert text == "brain volume: 2490 cm3 (at most 2300 wanted): no adult brain"

@@ -190,6 +190,6 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise HzError(
+        raise UsageError(
             f"{shown(folder)}: the folder cannot be made ({error.strerror}).", "Choose another output folder."
         ) from error

@@ -145,8 +145,11 @@ def find_units(root: Path, wanted: Wanted | None = None) -> tuple[tuple[Unit, ..
 def check_raw(root: Path) -> None:
     """The little that hz needs a raw data set to be; the BIDS validator checks the rest.
 
-    Raises UsageError where dataset_description.json is missing, unreadable or that of a derivative.
+    Raises UsageError where `root` is no folder, or dataset_description.json is missing, unreadable or that
+    of a derivative.
     """
+    if not root.is_dir():
+        raise UsageError(f"{shown(root)}: no such folder.", "Check the name of BIDS_DIR.")
     told = description(root)
     if not told.get("BIDSVersion"):
         raise UsageError(

@@ -8,6 +8,7 @@ compared with the one computed here from the slices' positions. The sidecar is w
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -294,8 +295,12 @@ def _json(value: Mapping[str, Any]) -> bytes:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for results where there is none. Raises HzError."""
+    """Make a folder for results where there is none. Raises UsageError, also where it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "it is read-only, or you have no permission to write")
     except OSError as error:
-        raise HzError(f"the output folder cannot be made ({error.strerror}).", "Name another one.") from error
+        raise UsageError(
+            f"the output folder cannot be made or written ({error.strerror}).", "Name another one:  --out DIR"
+        ) from error

@@ -208,7 +208,7 @@ def summary(out: Path, results: Sequence[ScanResult]) -> str:
         failed = ", ".join(name for name, gate in gates.items() if not gate["passed"]) or "n/a"
         values = ["n/a" if (v := gates.get(g, {}).get("value")) is None else f"{v:g}" for g in NAMES]
         reason = "" if result.recorded else " ".join(result.reason.split())  # as of an undisturbed run
-        row = (result.input, result.recorded or result.status, reason, failed)
+        row = (result.input, result.recorded or result.status, reason or "n/a", failed)
         lines.append("\t".join((*row, *values)))
     atomic_write_bytes(out / "preparation.tsv", ("\n".join(lines) + "\n").encode())
     counts = Counter("done before" if r.recorded else _WORDS.get(r.status, r.status) for r in results)

@@ -73,7 +73,8 @@ class Verdict:
 
     def __str__(self) -> str:
         wanted = f"at least {self.low:g}" if self.value < self.low else f"at most {self.high:g}"
-        return f"{self.gate}: {self.value:.3g} {self.unit}".rstrip() + f" ({wanted} wanted): {self.meaning}"
+        value = float(f"{self.value:.3g}")  # three digits, and never 2.49e+03
+        return f"{self.gate}: {value:g} {self.unit}".rstrip() + f" ({wanted} wanted): {self.meaning}"
 
 
 class Refused(ScanError):
