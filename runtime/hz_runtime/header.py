@@ -91,13 +91,14 @@ def _layout(itemsize: int, fields: str) -> np.dtype[Any]:
 _NIFTI1 = _layout(
     348,
     "0:sizeof_hdr:<i4 40:dim:8<i2 68:intent_code:<i2 70:datatype:<i2 72:bitpix:<i2 76:pixdim:8<f4 "
-    "108:vox_offset:<f4 112:scl_slope:<f4 116:scl_inter:<f4 123:xyzt_units:u1 148:descrip:S80 "
-    "252:qform_code:<i2 254:sform_code:<i2 256:quatern:3<f4 268:qoffset:3<f4 280:srow:(3,4)<f4 344:magic:S4",
+    "108:vox_offset:<f4 112:scl_slope:<f4 116:scl_inter:<f4 123:xyzt_units:u1 "
+    "124:cal:2<f4 148:descrip:S80 252:qform_code:<i2 254:sform_code:<i2 256:quatern:3<f4 268:qoffset:3<f4 "
+    "280:srow:(3,4)<f4 344:magic:S4",
 )
 _NIFTI2 = _layout(
     540,
     "0:sizeof_hdr:<i4 4:magic:S8 12:datatype:<i2 14:bitpix:<i2 16:dim:8<i8 104:pixdim:8<f8 "
-    "168:vox_offset:<i8 176:scl_slope:<f8 184:scl_inter:<f8 240:descrip:S80 344:qform_code:<i4 "
+    "168:vox_offset:<i8 176:scl_slope:<f8 184:scl_inter:<f8 192:cal:2<f8 240:descrip:S80 344:qform_code:<i4 "
     "348:sform_code:<i4 352:quatern:3<f8 376:qoffset:3<f8 400:srow:(3,4)<f8 500:xyzt_units:<i4 "
     "504:intent_code:<i4",
 )
@@ -316,10 +317,13 @@ def _mgh(head: bytes, name: str, limits: ReadLimits) -> ScanHeader:
     return ScanHeader(geometry, np.dtype(">" + _MGH_TYPES[code]), 1.0, 0.0, _MGH_OFFSET, _MGH_FOOTER)
 
 
-def encode_header(geometry: Geometry, dtype: npt.DTypeLike, slope: float) -> bytes:
+def encode_header(
+    geometry: Geometry, dtype: npt.DTypeLike, slope: float, window: tuple[float, float] = (0.0, 0.0)
+) -> bytes:
     """The little-endian NIfTI header (352 or 544 bytes) of a volume on `geometry`.
 
     dtype : of the voxels that follow, one hz also reads.  slope : value = stored * slope.
+    window : values that viewers show as black and as white (cal_min, cal_max); equal for none.
     Codes, units, srow and quaternion are those of the geometry, bit for bit.
     """
     kind = np.dtype(dtype)
@@ -333,6 +337,7 @@ def encode_header(geometry: Geometry, dtype: npt.DTypeLike, slope: float) -> byt
     record["pixdim"] = (geometry.quaternion[0], *geometry.pixdim, 0, 0, 0, 0)
     record["vox_offset"], record["scl_slope"] = first, slope
     record["xyzt_units"], record["descrip"] = geometry.xyzt_units, b"hz"
+    record["cal"] = window[::-1]  # cal_max comes first
     record["qform_code"], record["sform_code"] = geometry.qform_code, geometry.sform_code
     record["quatern"], record["qoffset"] = geometry.quaternion[1:4], geometry.quaternion[4:]
     if geometry.sform is not None:

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.files import gzipped
+from hz_runtime.geometry import Geometry
+from hz_runtime.header import encode_header
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -29,8 +31,6 @@ def small_volume(
         header's cal_min and cal_max).
     Values are uint8 with a slope of 1/127: 0 to 1. The same volume gives the same bytes on one machine.
     """
-    from nibabel.nifti1 import Nifti1Header
-
     spacing = np.sqrt((np.asarray(affine, np.float64)[:3, :3] ** 2).sum(axis=0))
     steps = [_step(float(mm), last - first) for mm, (first, last) in zip(spacing, box, strict=True)]
     sizes = [(last - first) // step for step, (first, last) in zip(steps, box, strict=True)]
@@ -42,17 +42,11 @@ def small_volume(
     scale = 1.0 / (high - low) if high > low else 0.0
     scaled = np.clip((np.nan_to_num(_averaged(cut, steps)) - low) * scale, 0.0, 1.0)
 
-    header: Any = Nifti1Header()  # type: ignore[no-untyped-call]
-    header.set_data_shape(sizes)
-    header.set_data_dtype(np.uint8)
     corner = [a + (s - 1) / 2 for (a, _), s in zip(box, steps, strict=True)]
-    header.set_sform(affine @ _moved(corner) @ np.diag([*steps, 1.0]), code="scanner")
-    header["scl_slope"], header["scl_inter"] = 1 / LEVELS, 0.0
-    header["cal_min"], header["cal_max"] = window
-    header["magic"], header["vox_offset"] = b"n+1", 352
-    header.set_xyzt_units("mm")
+    geometry = Geometry.from_affine(tuple(sizes), affine @ _moved(corner) @ np.diag([*steps, 1.0]), code=1)
+    header = encode_header(geometry, np.uint8, 1 / LEVELS, window)
     voxels = np.rint(scaled * LEVELS).astype(np.uint8)
-    return gzipped([header.binaryblock, bytes(4), voxels.tobytes("F")], level=3)
+    return gzipped([header, voxels.tobytes("F")], level=3)
 
 
 def block_means(grids: F32, blocks: int = BLOCKS) -> F32:

@@ -278,7 +278,7 @@ def test_damaged_mgh_headers_are_refused(fields: dict[str, Any], says: str, kind
 @pytest.mark.parametrize("version", [1, 2])
 def test_encoded_headers_carry_the_geometry_bit_for_bit(version: int) -> None:
     header = nifti(version=version)
-    block = encode_header(parse(header).geometry, np.int16, 0.5)
+    block = encode_header(parse(header).geometry, np.int16, 0.5, (0.25, 0.75))
     again = type(header)(block[: header.sizeof_hdr])  # nibabel's own checks run here
     for field in ("srow_x", "srow_y", "srow_z", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
                   "qoffset_y", "qoffset_z", "qform_code", "sform_code", "xyzt_units"):  # fmt: skip
@@ -287,6 +287,7 @@ def test_encoded_headers_carry_the_geometry_bit_for_bit(version: int) -> None:
     assert again.get_data_shape() == (20, 24, 16)
     assert again.get_data_dtype() == np.int16
     assert again.get_slope_inter() == (0.5, 0.0)
+    assert (again["cal_min"], again["cal_max"]) == (0.25, 0.75)
     assert len(block) == again["vox_offset"]
 
 
