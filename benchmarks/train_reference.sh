@@ -1,8 +1,6 @@
 #!/usr/bin/env bash
 # How models/reference.hz was made. Needs the cohort (participants.tsv and its scans) and hours of CPU.
 #   benchmarks/train_reference.sh COHORT/participants.tsv WORK_FOLDER [SCANS_FOR_PARITY...]
-# The age network now in models/reference.hz was kept from the first release, whose augmentation was
-# weaker; its card has the settings it was trained with.
 # Only the permissively licensed sites are named: nothing trained on oasis1 (CC BY-NC) ships.
 set -euo pipefail
 cohort=$1 work=$2
@@ -10,7 +8,7 @@ shift 2
 hz-train cyclegan --cohort "$cohort" --source ds000011,ixi_hh --target ds002748 --preset reference \
   --out "$work/harmonizer" --licence "ds002748 CC0, ds000011 PDDL 1.0, IXI CC BY-SA 3.0"
 hz-train age --cohort "$cohort" --sites ds002748 --preset reference \
-  --out "$work/age" --licence "ds002748 CC0"
+  --harmonizer "$work/harmonizer/harmonizer.safetensors" --out "$work/age" --licence "ds002748 CC0"
 scans=()
 for scan in "$@"; do scans+=(--scans "$scan"); done
 # The shipped plan was made on the scans of the three permissive sites alone.
@@ -21,5 +19,6 @@ hz-calibrate "$work/harmonizer/harmonizer.safetensors" "${calibration[@]/#/$fold
 hz-export --fp16 --int8 --plan "$work/plan.json" --half-weights "$work/harmonizer/harmonizer.safetensors" "$work/age/age.safetensors" \
   --out models/reference.hz --name reference --overwrite "${scans[@]}" --note "The harmonizer's held-out \
 subjects were looked at while its training was developed, through scanners simulated as in training: \
-development scores, no independent test. The age network is that of hz 0.1.0: trained with weaker \
-augmentation, on scans of the target site as they are, not on harmonized ones."
+development scores, no independent test. The age network was cross-validated by subject on scans that had passed \
+through this harmonizer, which had itself been trained on most of them (without their ages). One of all three sites was set aside \
+after a look at its errors on oasis1."

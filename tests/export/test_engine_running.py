@@ -240,6 +240,7 @@ import os, signal, sys, threading, time
 from hz_export import engine_progress
 from hz_export.engine import EngineOptions, build_engine
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where it is ignored, as in a background job
 step = engine_progress.Phases.step
 def slow(self, *arguments):
     if not started.is_set():
