@@ -55,7 +55,7 @@ def main() -> None:
 
 def simulated(given: argparse.Namespace) -> dict[str, Any]:
     from hz_export.assemble import ExportOptions, export_bundle
-    from hz_runtime.recipe import Recipe
+    from hz_runtime.model_space.recipe import Recipe
     from hz_train.age_task import AgeSettings
     from hz_train.age_training import AgePreset, train_age
     from hz_train.cohort import read_participants
@@ -97,7 +97,7 @@ def simulated(given: argparse.Namespace) -> dict[str, Any]:
 
 def covered(bundle: Any, cohort: Any, predictor: Any) -> dict[str, Any]:
     """Coverage of raw and corrected ages of the cohort's scans, one a subject, by the bundle's interval."""
-    from hz_runtime.recipe import Recipe
+    from hz_runtime.model_space.recipe import Recipe
     from hz_train.datasets import load
 
     first = type(cohort)(tuple({scan.subject: scan for scan in reversed(cohort.scans)}.values()))
@@ -167,8 +167,8 @@ def halves(ages: F64, raw: F64) -> dict[str, Any]:
 
 def other_sites(given: argparse.Namespace, meta: dict[str, Any], half_width: float) -> dict[str, Any]:
     """Coverage at sites that the age network was not trained on, within the ages that it was trained on."""
-    from hz_runtime.bundle import load_bundle
-    from hz_runtime.recipe import Recipe
+    from hz_runtime.bundle.store import load_bundle
+    from hz_runtime.model_space.recipe import Recipe
     from hz_train.cohort import Cohort, read_participants
     from hz_train.datasets import load
 

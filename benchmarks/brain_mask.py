@@ -46,17 +46,17 @@ def main() -> None:
 
 def compared(path: Path, network: Any, threads: int) -> dict[str, Any]:
     """One head: both masks' volumes, their Dice, wall seconds of each; registration is the template's."""
-    from hz_runtime.geometry import spacing_of
+    from hz_runtime.io.geometry import spacing_of
+    from hz_runtime.io.volume import read_volume
     from hz_runtime.preparation.gates import LEAST_SIMILARITY
-    from hz_runtime.preparation.mask import carried
+    from hz_runtime.preparation.mask import propagated_mask
     from hz_runtime.preparation.registration import registered
     from hz_runtime.preparation.template import mni152
-    from hz_runtime.volume import read_volume
 
     scan, template = read_volume(path), mni152()
     started = time.perf_counter()
     pose, similarity = registered(scan.data, scan.affine, template, threads)
-    by_template = carried(scan.data, scan.affine, pose, template)
+    by_template = propagated_mask(scan.data, scan.affine, pose, template)
     between = time.perf_counter()
     by_network = network(scan)
     ended = time.perf_counter()

@@ -55,8 +55,8 @@ from hz_export.bench import (  # noqa: E402
 )
 from hz_export.differences import TOLERANCES, checks, measured  # noqa: E402
 from hz_export.machine import Matmul, describe_machine, gpu, matmul  # noqa: E402
-from hz_export.peers import EAGER_HALF, torch_candidates  # noqa: E402
 from hz_export.synthetic import SOURCE, synthetic_heads  # noqa: E402
+from hz_export.torch_baselines import EAGER_HALF, torch_candidates  # noqa: E402
 
 BRAIN_ABOVE = 0.02  # as in hz_export.parity, which needs a reader of scans
 WANTED = 2.0  # our best engine over eager PyTorch in float16
@@ -88,7 +88,7 @@ def main() -> None:
 
 def keep(document: Mapping[str, Any], out: Path | None) -> str:
     """The document as text, also written to the file that was asked for."""
-    from hz_runtime.files import atomic_write_bytes
+    from hz_runtime.io.atomic import atomic_write_bytes
 
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
     if out is not None:

@@ -95,7 +95,7 @@ def load_network(
 
 def bundle_files(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The harmonizer's files by precision, verified, and its manifest entry."""
-    from hz_runtime.bundle import load_bundle
+    from hz_runtime.bundle.store import load_bundle
 
     bundle = load_bundle(path)
     target = bundle.model("harmonizer").target
@@ -194,7 +194,7 @@ def engine_options(flavour: str) -> Any:
 
 
 def cache(args: argparse.Namespace) -> Any:
-    from hz_runtime.engines import EngineCache
+    from hz_runtime.bundle.engine_cache import EngineCache
 
     return EngineCache(args.engines)
 
@@ -227,9 +227,9 @@ def load_anyway(flavour: str, model: bytes, args: argparse.Namespace, notes: dic
 
 def open_native(flavour: str, model: bytes, args: argparse.Namespace, graphs: bool = False) -> Contender:
     """The engine of a file, from the folder of engines or built now.  graphs : replay CUDA graphs."""
-    from hz_export.contenders import from_backend
+    from hz_export.candidates import from_backend
     from hz_export.engine import build_engine
-    from hz_runtime.backends.tensorrt import open_engine
+    from hz_runtime.backends.trt import open_engine
 
     record, data = build_engine(model, "harmonizer", "fp16", engine_options(flavour), cache(args))
     opened = open_engine(data, record, f"{flavour} engine", graphs=graphs)
@@ -238,8 +238,8 @@ def open_native(flavour: str, model: bytes, args: argparse.Namespace, graphs: bo
 
 
 def open_onnxruntime(files: Mapping[str, bytes], device: str, precision: str) -> Contender:
-    from hz_export.contenders import from_backend
-    from hz_runtime.backends import open_backend
+    from hz_export.candidates import from_backend
+    from hz_runtime.backends.base import open_backend
 
     backend = open_backend("onnxruntime", files[precision], device=device, where=f"{precision} file")
     where = "CUDA" if device == "cuda" else "CPU"
@@ -247,7 +247,7 @@ def open_onnxruntime(files: Mapping[str, bytes], device: str, precision: str) ->
 
 
 def sha256(data: bytes) -> str:
-    from hz_runtime.files import sha256_bytes
+    from hz_runtime.io.atomic import sha256_bytes
 
     return sha256_bytes(data)
 

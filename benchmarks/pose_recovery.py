@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--orientations", type=int, default=48)
     given = parser.parse_args()
 
-    from hz_runtime.volume import read_volume
+    from hz_runtime.io.volume import read_volume
 
     scan = read_volume(given.head)
     data, affine = padded(scan.data, scan.affine, given.spacing)
@@ -51,7 +51,7 @@ def padded(data: Any, affine: Any, spacing: float) -> tuple[Any, Any]:
     """The head on isotropic voxels along the world's axes, with a margin of air."""
     import numpy as np
 
-    from hz_runtime.grid import resample
+    from hz_runtime.model_space.resample import resample
 
     corners = np.array(list(itertools.product(*((0, n - 1) for n in data.shape))))
     world = corners @ affine[:3, :3].T + affine[:3, 3]
@@ -66,7 +66,7 @@ def moved(data: Any, affine: Any) -> list[dict[str, Any]]:
     """Every move: how far the pose of the moved head, taken back, is from that of the head."""
     import numpy as np
 
-    from hz_runtime.grid import resample
+    from hz_runtime.model_space.resample import resample
     from hz_runtime.preparation import registration
     from hz_runtime.preparation.template import mni152, points
 
@@ -117,9 +117,9 @@ def oriented(data: Any, affine: Any, count: int) -> dict[str, Any]:
     import nibabel as nib
     import numpy as np
 
+    from hz_runtime.io.volume import read_volume
     from hz_runtime.preparation import registration
     from hz_runtime.preparation.template import mni152, points
-    from hz_runtime.volume import read_volume
 
     template = mni152()
     poses: dict[bytes, Any] = {}

@@ -172,16 +172,16 @@ def fitted(head: Path, reference: Path) -> dict[str, Any]:
     """Dice of the template's mask of a head with the head stripped elsewhere."""
     import numpy as np
 
-    from hz_runtime.geometry import spacing_of
-    from hz_runtime.grid import resample
-    from hz_runtime.preparation.mask import carried
+    from hz_runtime.io.geometry import spacing_of
+    from hz_runtime.io.volume import read_volume
+    from hz_runtime.model_space.resample import resample
+    from hz_runtime.preparation.mask import propagated_mask
     from hz_runtime.preparation.registration import registered
     from hz_runtime.preparation.template import mni152
-    from hz_runtime.volume import read_volume
 
     scan, stripped = read_volume(head), read_volume(reference)
     pose, _ = registered(scan.data, scan.affine, mni152())
-    mask = carried(scan.data, scan.affine, pose, mni152())
+    mask = propagated_mask(scan.data, scan.affine, pose, mni152())
     truth = stripped.data != np.median(stripped.data[:, :, 0])
     truth = resample(truth.astype(np.float32), stripped.affine, scan.shape, scan.affine) > 0.5
     voxel = float(spacing_of(scan.affine).prod()) / 1000

@@ -57,7 +57,7 @@ def make_scans(folder: Path, number: int) -> list[Path]:
 
 def networks(bundle: Path, checkpoint: Path | None) -> tuple[torch.nn.Module, torch.nn.Module | None, str]:
     """(generator, age network or None, where the generator's weights are from)."""
-    from hz_runtime.bundle import load_bundle
+    from hz_runtime.bundle.store import load_bundle
     from hz_train.volume_cyclegan import Generator
 
     loaded = load_bundle(bundle)
@@ -104,10 +104,10 @@ def time_stages(
     bundle: Path, paths: list[Path], out: Path, threads: int, report: bool, require: str | None
 ) -> dict[str, float]:
     """Wall seconds of each of hz-run's steps alone over all scans, with that step's threads."""
-    from hz_runtime.bundle import load_bundle
-    from hz_runtime.inputs import collect
-    from hz_runtime.pipeline import RunOptions, _open
-    from hz_runtime.stages import Job
+    from hz_runtime.batch.inputs import collect
+    from hz_runtime.batch.run import RunOptions, _open
+    from hz_runtime.batch.stages import Job
+    from hz_runtime.bundle.store import load_bundle
 
     out.mkdir(parents=True, exist_ok=True)
     stages, _, batch = _open(

@@ -31,8 +31,8 @@ def main() -> None:
 
     from hz_cli.agreement import correlation, disagreement
     from hz_cli.demo_scans import Head, random_scanner, scan
-    from hz_runtime.bundle import load_bundle
-    from hz_runtime.volume import read_volume
+    from hz_runtime.bundle.store import load_bundle
+    from hz_runtime.io.volume import read_volume
     from hz_train.cohort import read_participants
     from hz_train.scores import score
 

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 import tiny
-from hz_runtime.backends.cuda import DriverState
-from hz_runtime.engines import EngineRecord, Profile
-from hz_runtime.files import sha256_bytes
+from hz_runtime.backends.cuda_driver import DriverState
+from hz_runtime.bundle.engine_cache import EngineRecord, Profile
+from hz_runtime.io.atomic import sha256_bytes
 
 OK, OUT_OF_MEMORY, ILLEGAL_ADDRESS = 0, 2, 700
 HERE = DriverState(cuda=(13, 0), device="Fake GPU", capability="8.9", memory=2**30)
@@ -54,7 +54,7 @@ class Mark:
 
 
 class Driver:
-    """cuda.bindings.driver, as far as the runtime uses it: functions give (code, value...).
+    """cuda_driver.bindings.driver, as far as the runtime uses it: functions give (code, value...).
 
     room : bytes of GPU memory.  calls : names of the functions called.  fail : function name -> code to give.
     """
@@ -437,13 +437,14 @@ def fake_tensorrt(driver: Driver, name: str = "tensorrt", version: str = "11.4.0
 
 def install(monkeypatch: Any, driver: Driver, *modules: Any, state: DriverState = HERE) -> None:
     """Let the runtime find this driver and these TensorRT modules, and none of those that are installed."""
-    from hz_runtime.backends import cuda, tensorrt
 
     by_name = {module.__name__: module for module in modules}
-    monkeypatch.setattr(cuda, "has_driver", lambda: True)
-    monkeypatch.setattr(cuda, "probe", lambda: state)
-    monkeypatch.setattr(cuda, "bindings", lambda: driver)
-    known = ("cuda", "cuda.bindings")
-    monkeypatch.setattr(tensorrt, "find_spec", lambda name: name if name in (*by_name, *known) else None)
-    monkeypatch.setattr(tensorrt, "import_module", by_name.__getitem__)
-    monkeypatch.setattr(tensorrt, "_built_for", lambda module: 13)
+    from hz_runtime.backends import cuda_driver, trt
+
+    monkeypatch.setattr(cuda_driver, "has_driver", lambda: True)
+    monkeypatch.setattr(cuda_driver, "probe", lambda: state)
+    monkeypatch.setattr(cuda_driver, "bindings", lambda: driver)
+    known = ("cuda", "cuda_driver.bindings")
+    monkeypatch.setattr(trt, "find_spec", lambda name: name if name in (*by_name, *known) else None)
+    monkeypatch.setattr(trt, "import_module", by_name.__getitem__)
+    monkeypatch.setattr(trt, "_built_for", lambda module: 13)

@@ -44,7 +44,9 @@ def machine_key() -> str:
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         told = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-        flags = " ".join(sorted(f for f in told.split() if f.startswith(("avx", "sse", "amx", "fma", "neon"))))
+        flags = " ".join(
+            sorted(f for f in told.split() if f.startswith(("avx", "sse", "amx", "fma", "neon")))
+        )
     packages = [f"{name} {version(name)}" for name in ("numpy", "onnxruntime", "isal", "niimath", "nilearn")]
     text = "|".join([platform.machine(), flags, platform.python_version(), *packages])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -74,7 +76,9 @@ def run_hz(out: Path, *arguments: str, root: Path = ROOT) -> dict[str, str]:
     command = [sys.executable, "-m", "hz_cli.run", *arguments, "--out", str(out), "--plain", "--quiet"]
     command += ["--require", "onnxruntime-cpu", "--threads", "1"]
     command += ["--model", str(bundle)]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": rooms}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": rooms}, capture_output=True, text=True, check=False
+    )
     assert done.returncode in (0, 3), done.stderr
     return hashes_of(out)
 

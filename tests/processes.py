@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from hz_runtime.resume import intact, read_record
+from hz_runtime.results.record import intact, read_record
 
 ROOMS = [str(Path(__file__).resolve().parent.parent / room) for room in ("runtime", "cli")]
 PATIENCE = 600  # seconds: a busy machine is no failure

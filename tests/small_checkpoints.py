@@ -10,7 +10,7 @@ HELD_OUT = {"age": [float(a) for a in range(20, 60, 2)], "raw": [10 + 0.75 * a f
 
 
 def base_meta() -> dict[str, Any]:
-    from hz_runtime.recipe import Recipe
+    from hz_runtime.model_space.recipe import Recipe
 
     cohort = {
         "n_scans": 31,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hz_runtime.volume import Geometry, write_volume
+from hz_runtime.io.volume import Geometry, write_volume
 from small_scans import SHAPE, small_head
 
 CURVES = {"oslo": 1.0, "rome": 0.6, "bonn": 1.5}  # exponent of each site's tone curve; oslo's is none

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hz_runtime.geometry import Geometry
-from hz_runtime.grid import resample
+from hz_runtime.io.geometry import Geometry
+from hz_runtime.io.volume import Volume, write_volume
+from hz_runtime.model_space.resample import resample
 from hz_runtime.preparation.morphology import dilated
 from hz_runtime.preparation.template import mni152
-from hz_runtime.volume import Volume, write_volume
 
 SHAPE = (100, 124, 116)  # of 2 mm
 ORIGIN = (-99.0, -138.0, -116.0)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from hz_runtime.bundle import write_bundle
-from hz_runtime.files import sha256_bytes
+from hz_runtime.bundle.store import write_bundle
+from hz_runtime.io.atomic import sha256_bytes
 from hz_runtime.preparation import network_mask
 
 GRIDS = ((32, 32, 32), (64, 64, 64))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from onnx import ModelProto
 
+from hz_calibration.deviation import Budget
 from hz_calibration.graph import convolutions, fingerprint, folded
 from hz_calibration.plan import PrecisionPlan
 from hz_calibration.ranges import Range
-from hz_calibration.yardstick import Budget
 
 
 def plan_of(model: ModelProto, role: str) -> PrecisionPlan:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hz_runtime.volume import Geometry, write_volume
+from hz_runtime.io.volume import Geometry, write_volume
 
 SHAPE = (50, 60, 50)
 SPACING = 4.0

@@ -12,7 +12,7 @@ MIDDLE = 24
 
 
 def _recipe(middle: int = 0) -> dict[str, Any]:
-    from hz_runtime.recipe import Recipe
+    from hz_runtime.model_space.recipe import Recipe
 
     return Recipe(intensity="percentile", middle_slices=middle).to_dict()
 

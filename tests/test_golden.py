@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import golden
 import pytest
+
+import golden
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +24,11 @@ def test_the_demo_writes_the_same_bytes(expected: dict[str, dict[str, str]], tmp
     assert golden.demo_hashes(tmp_path) == expected["demo"]
 
 
-def test_real_scans_give_the_same_bytes(
-    expected: dict[str, dict[str, str]], scans: Path, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("scans")
+def test_real_scans_give_the_same_bytes(expected: dict[str, dict[str, str]], tmp_path: Path) -> None:
     assert golden.real_hashes(tmp_path) == expected["real"]
 
 
-def test_a_whole_head_gives_the_same_bytes(
-    expected: dict[str, dict[str, str]], scans: Path, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("scans")
+def test_a_whole_head_gives_the_same_bytes(expected: dict[str, dict[str, str]], tmp_path: Path) -> None:
     assert golden.head_hashes(tmp_path) == expected["head"]

@@ -151,7 +151,7 @@ def _entry(role: str, file: str, precision: str) -> dict[str, Any]:
 
 def _recipe() -> dict[str, Any]:
     try:
-        from hz_runtime.recipe import Recipe
+        from hz_runtime.model_space.recipe import Recipe
     except ImportError:
         return {}
     return dict(Recipe().to_dict())
@@ -159,7 +159,7 @@ def _recipe() -> dict[str, Any]:
 
 def make_tiny_bundle(path: Path) -> Path:
     """Write the tiny bundle at `path` (a directory ending in .hz that is not there yet); returns `path`."""
-    from hz_runtime.bundle import write_bundle
+    from hz_runtime.bundle.store import write_bundle
 
     write_bundle(path, tiny_manifest(), tiny_files())
     return path

@@ -110,7 +110,7 @@ def mixing_onnx(grid: tuple[int, ...], predicts: bool = False, seed: int = 0) ->
 
 def slice_manifest() -> dict[str, Any]:
     """The manifest of the tiny bundle of slice-wise networks."""
-    from hz_runtime.recipe import Recipe
+    from hz_runtime.model_space.recipe import Recipe
 
     part = {"name": "volume", "shape": ["N", 1, *GRID], "dtype": "float32"}
     number = {"shape": ["N", 1], "dtype": "float32"}
@@ -152,7 +152,7 @@ def slice_files() -> dict[str, bytes]:
 
 def make_slice_bundle(path: Path) -> Path:
     """Write the bundle at `path` (a directory ending in .hz that is not there yet); returns `path`."""
-    from hz_runtime.bundle import write_bundle
+    from hz_runtime.bundle.store import write_bundle
 
     write_bundle(path, slice_manifest(), slice_files())
     return path

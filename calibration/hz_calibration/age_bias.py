@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hz_runtime.bundle.age_calibration import AgeBias
 from hz_runtime.errors import UsageError
-from hz_runtime.manifest import AgeBias
 
 F64 = NDArray[np.float64]
 

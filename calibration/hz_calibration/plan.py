@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hz_calibration.deviation import Budget, Deviation
 from hz_calibration.ranges import METHODS, Range
 from hz_calibration.samples import Sample
-from hz_calibration.yardstick import Budget, Deviation
 from hz_runtime.errors import UsageError
-from hz_runtime.files import atomic_write_bytes
+from hz_runtime.io.atomic import atomic_write_bytes
 
 SCHEMA = 1
 WEIGHT_BITS = (7, 8)

@@ -8,12 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 
 from onnx import ModelProto, NodeProto
 
+from hz_calibration.deviation import Budget, Deviation, Yardstick
 from hz_calibration.graph import convolutions, fingerprint, in_half
 from hz_calibration.plan import Kept, NodeError, PrecisionPlan
 from hz_calibration.ranges import METHODS, Histogram, collect, ranges
 from hz_calibration.samples import Samples
 from hz_calibration.sensitivity import Measure, Raised, alone, raise_until
-from hz_calibration.yardstick import Budget, Deviation, Yardstick
 from hz_runtime.errors import UsageError
 
 # A float32 graph and a plan to a quantized graph: hz_export.quantize.to_int8, which this room cannot import.

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import HzError, ScanError, UsageError
-from hz_runtime.files import sha256_file, shown
-from hz_runtime.intensity import foreground_threshold
-from hz_runtime.recipe import Prepared, Recipe, prepare
-from hz_runtime.volume import Volume, is_scan_name, read_volume
+from hz_runtime.io.atomic import sha256_file, shown
+from hz_runtime.io.volume import Volume, is_scan_name, read_volume
+from hz_runtime.model_space.foreground import foreground_threshold
+from hz_runtime.model_space.recipe import ModelInput, Recipe, to_model_space
 
 F32 = NDArray[np.float32]
 Say = Callable[[str], None]
@@ -79,7 +79,7 @@ def choose(
             break
         try:
             volume = read_volume(path)
-            prepared = prepare(volume, recipe, statistics)
+            prepared = to_model_space(volume, recipe, statistics)
             check_real(volume, prepared)
         except (ScanError, _Unreal) as error:
             refused.append(f"{shown(path)}: passed over: {error.message}")
@@ -100,7 +100,7 @@ class _Unreal(HzError):
     """A volume that passes as a file and is no scan of a head."""
 
 
-def check_real(volume: Volume, prepared: Prepared) -> None:
+def check_real(volume: Volume, prepared: ModelInput) -> None:
     """Raise HzError for a volume that no scanner made: noise, or unlike the training cohort.
 
     Smoothness is that of the scan's own voxels: on the network's grid even noise has been interpolated.

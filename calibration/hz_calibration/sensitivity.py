@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from onnx import ModelProto
 
-from hz_calibration.yardstick import Budget, Deviation
+from hz_calibration.deviation import Budget, Deviation
 
 # A graph in which exactly these nodes are reduced.
 Reduce = Callable[[Collection[str]], ModelProto]

@@ -112,7 +112,7 @@ def speed(
         options.need("--checkpoint", "export", "torch", "onnx", "safetensors")
     from hz_export.bench import Plan
     from hz_export.speed import SpeedOptions, measure_speed
-    from hz_runtime.bundle import load_bundle
+    from hz_runtime.bundle.store import load_bundle
 
     chosen = SpeedOptions(plan=Plan(repeat, warmup, most_seconds=seconds), **choices)
     result = measure_speed(load_bundle(bundle), chosen, _note)
@@ -146,7 +146,7 @@ def speed(
     "--rejudge",
     metavar="EVIDENCE.json",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Judge earlier numbers (--json, or a bundle.json) by these tolerances; runs nothing.",
+    help="ParityCheck earlier numbers (--json, or a bundle.json) by these tolerances; runs nothing.",
 )
 @_threads
 @_json
@@ -172,7 +172,7 @@ def parity(
         if choices["checkpoints"]:
             options.need("--checkpoint", "export", "torch", "onnx", "safetensors")
         from hz_export.bundle_parity import ParityOptions, measure_bundle, verdict
-        from hz_runtime.bundle import load_bundle
+        from hz_runtime.bundle.store import load_bundle
 
         chosen = ParityOptions(rungs=_rungs(rungs), tolerance=tolerance, **choices)
         result = measure_bundle(load_bundle(bundle), chosen, _note)
@@ -224,7 +224,7 @@ def _rejudged(path: Path, bundle: Path | None, tolerance: Mapping[str, float]) -
 
 def _check_same(recorded: Mapping[str, Any], path: Path) -> None:
     """Evidence speaks of bytes: refuse it for a bundle that holds others."""
-    from hz_runtime.bundle import load_bundle
+    from hz_runtime.bundle.store import load_bundle
     from hz_runtime.errors import BundleError
 
     loaded = load_bundle(path)
@@ -248,7 +248,7 @@ def _publish(result: Mapping[str, Any], lines: Iterator[str], out: Path | None) 
     if to_stdout:
         render.say(text.rstrip("\n"))
         return
-    from hz_runtime.files import atomic_write_bytes
+    from hz_runtime.io.atomic import atomic_write_bytes
 
     atomic_write_bytes(out, text.encode())
 

@@ -153,11 +153,11 @@ def _participants(
     one_core_each()
     stop = stop_on_signals(quiet)
 
+    from hz_runtime.batch.executor import Event
+    from hz_runtime.batch.run import RunOptions
     from hz_runtime.bids.layout import Wanted, check_raw, find_units, read_filter
     from hz_runtime.bids.participant import run_participants
-    from hz_runtime.bundle import load_bundle
-    from hz_runtime.flow import Event
-    from hz_runtime.pipeline import RunOptions
+    from hz_runtime.bundle.store import load_bundle
     from hz_runtime.preparation.preparer import Preparation
 
     if not skip_check:

@@ -14,8 +14,8 @@ import click
 from hz_cli import options, render
 
 if TYPE_CHECKING:
+    from hz_calibration.deviation import Budget
     from hz_calibration.plan import PrecisionPlan
-    from hz_calibration.yardstick import Budget
 
 EPILOG = """\b
 Errors and budgets are those that 95 % of the scans keep to (of fewer than 20: all). Default budgets: 1.5 %
@@ -115,9 +115,9 @@ def _plan(
     say: Callable[[str], None],
     quiet: bool,
 ) -> PrecisionPlan:
+    from hz_calibration.deviation import Yardstick, answers
     from hz_calibration.planning import PlanOptions, make_plan, steps
     from hz_calibration.samples import choose
-    from hz_calibration.yardstick import Yardstick, answers
     from hz_export.networks import read_network
     from hz_export.quantize import to_int8
 
@@ -146,7 +146,7 @@ def _plan(
 
 def _as_budget(given: dict[str, float], default: Budget) -> Budget:
     """What was asked for; where nothing was, the default."""
-    from hz_calibration.yardstick import Budget
+    from hz_calibration.deviation import Budget
 
     return Budget(given.get("mean"), given.get("years")) if given else default
 

@@ -82,7 +82,7 @@ def run_demo(out: Path, head: Head, model: Path | None = None) -> int:
     click.echo("\n" + "\n".join(summary(found)))
 
     from hz_cli.demo_picture import before_after
-    from hz_runtime.files import atomic_write_bytes
+    from hz_runtime.io.atomic import atomic_write_bytes
 
     names = [scanner.name for scanner in DEMO_SCANNERS]
     atomic_write_bytes(out / PICTURE, before_after(names, raw, harmonized, head.brain))

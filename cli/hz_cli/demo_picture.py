@@ -44,7 +44,7 @@ def before_after(
     black at 0 and white at 1.6 times its own brain mean, so that only shape and contrast can differ.
     zoom : screen pixels a voxel.
     """
-    from hz_runtime.png import encode_png
+    from hz_runtime.report.png import encode_png
 
     level = int(np.flatnonzero(brain.any(axis=(0, 1))).mean()) + 8  # through the ventricles
     columns = []

@@ -210,7 +210,7 @@ def _source(
     from hz_runtime.dicom.deidentify import SALT
     from hz_runtime.dicom.selection import choose, judge
     from hz_runtime.errors import UsageError
-    from hz_runtime.volume import stem
+    from hz_runtime.io.volume import stem
 
     if wanted is not None:
         return choose(found, wanted)

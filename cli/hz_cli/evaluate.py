@@ -14,7 +14,7 @@ from hz_cli.render import HzCommand
 if TYPE_CHECKING:
     from hz_train.fit import Schedule
     from hz_train.studies.presets import StudyPreset
-    from hz_train.studies.record import StudyResult, Table
+    from hz_train.studies.result import StudyResult, Table
 
 STUDIES = {
     "pooled": "train an age network on two sites pooled (Komandur 2023, Tables 2 and 3)",
@@ -84,7 +84,7 @@ def _pair(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str,
     "--harmonizer",
     metavar="CHECKPOINT",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Judge this checkpoint in place of training one; its recipe and system are taken.",
+    help="ParityCheck this checkpoint in place of training one; its recipe and system are taken.",
 )
 @click.option(
     "--unseen",
@@ -176,7 +176,7 @@ def main(
     from hz_train.datasets import load
     from hz_train.studies import method
     from hz_train.studies.presets import StudySettings, study_preset
-    from hz_train.studies.record import write
+    from hz_train.studies.result import write
 
     given = {name: value for name, value in changes.items() if value is not None}
     scans = read_participants(cohort)

@@ -81,7 +81,7 @@ def brain_mask(out: Path | None, wheel: Path | None, overwrite: bool) -> None:
     """
     options.need("hz-export", "export", *NEEDED, "nilearn")
     from hz_export.brain_mask import export_brain_mask
-    from hz_runtime.files import shown
+    from hz_runtime.io.atomic import shown
     from hz_runtime.preparation.network_mask import default_place
 
     target = out or default_place()
@@ -221,7 +221,7 @@ def main(
 def _engine_options(choices: dict[str, Any]) -> Any:
     """Take the choices about engines out of `choices`: EngineOptions, or None for --engine none."""
     from hz_export.engine_target import EngineOptions
-    from hz_runtime.engines import Profile
+    from hz_runtime.bundle.engine_cache import Profile
 
     flavour = {"none": "", "rtx": "tensorrt_rtx"}.get(choices["engine"], choices["engine"])
     del choices["engine"]

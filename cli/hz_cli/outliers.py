@@ -31,7 +31,7 @@ def outliers(cohort: Path, out: Path, threshold: float | None, exclude: bool, wo
     Size, place, intensities and the correlation with the mean of the others, each against the site's median
     (modified z-score, Iglewicz & Hoaglin 1993). An outlier is not always a bad scan: look at the page.
     """
-    from hz_runtime.outliers import LEAST_SCANS, THRESHOLD
+    from hz_runtime.model_space.outliers import LEAST_SCANS, THRESHOLD
     from hz_train.cohort import read_participants
     from hz_train.screening import screen, without, write_screening
 

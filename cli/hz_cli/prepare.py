@@ -65,12 +65,12 @@ def main(
     one_core_each()
     from contextlib import ExitStack
 
+    from hz_runtime.batch.executor import Event
+    from hz_runtime.batch.folder_lock import locked
+    from hz_runtime.batch.inputs import collect
+    from hz_runtime.batch.prepare_run import HeadFolder, brain_suffix, write_preparation_tsv
     from hz_runtime.dicom.scans import dicom_scans
-    from hz_runtime.flow import Event
-    from hz_runtime.inputs import collect
-    from hz_runtime.preparation.folder import HeadFolder, brain_suffix, summary
     from hz_runtime.preparation.preparer import Preparation, Preparer
-    from hz_runtime.resume import locked
 
     stop = stop_on_signals(quiet)
     out = Path(os.path.abspath(out))
@@ -91,7 +91,7 @@ def main(
             for result in folder.run(found.scans, workers, stop):
                 results[result.name] = result
                 progress(Event("scan", result=result, done=len(results), total=total))
-            line = summary(out, [results[scan.name] for scan in found.scans])
+            line = write_preparation_tsv(out, [results[scan.name] for scan in found.scans])
     finally:
         progress.close()
     brains = f"{out.name}/*{brain_suffix(folder.template)}"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 if TYPE_CHECKING:
-    from hz_runtime.flow import Event
-    from hz_runtime.results import ScanResult
+    from hz_runtime.batch.executor import Event
+    from hz_runtime.results.scan_result import ScanResult
 
 # What the system refuses for the sake of a name that the user gave, and not for a fault of hz.
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT}

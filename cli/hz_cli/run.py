@@ -11,9 +11,9 @@ from click.core import ParameterSource
 from hz_cli import options, render
 
 if TYPE_CHECKING:
-    from hz_runtime.backends.ladder import Build, BuildRequest
-    from hz_runtime.engines import EngineRecord
-    from hz_runtime.inputs import KnownAges
+    from hz_runtime.backends.fallback import Build, BuildRequest
+    from hz_runtime.batch.known_ages import KnownAges
+    from hz_runtime.bundle.engine_cache import EngineRecord
     from hz_runtime.preparation.preparer import Preparation
 
 EPILOG = """\b
@@ -101,8 +101,8 @@ def main(
     one_core_each()
     stop = stop_on_signals(quiet)
 
-    from hz_runtime.bundle import load_bundle
-    from hz_runtime.pipeline import RunOptions, run_batch
+    from hz_runtime.batch.run import RunOptions, run_batch
+    from hz_runtime.bundle.store import load_bundle
 
     ages = _known_ages(participants, age)
     choices["preparation"] = _preparation(ctx, raw, dof, brain_mask)
@@ -134,8 +134,8 @@ def _builder(quiet: bool) -> Build:
 
 
 def _known_ages(participants: Path | None, age: float | None) -> KnownAges:
+    from hz_runtime.batch.known_ages import KnownAges
     from hz_runtime.errors import UsageError
-    from hz_runtime.inputs import KnownAges
 
     if age is not None and participants is not None:
         raise UsageError("--age and --participants both give ages.", "Leave one of them out.")

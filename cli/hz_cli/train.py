@@ -365,7 +365,7 @@ def _slice_recipe(
     from hz_train.slice_training import GRIDS
 
     if harmonizer is not None and grid is None and intensity is None:
-        from hz_runtime.recipe import Recipe
+        from hz_runtime.model_space.recipe import Recipe
         from hz_train.checkpoint import load_checkpoint
 
         return reading(Recipe.from_dict(load_checkpoint(harmonizer)[1].get("recipe") or {}), slices)

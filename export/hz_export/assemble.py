@@ -21,12 +21,12 @@ from hz_export.model_card import intended_use, model_card
 from hz_export.plans import read_plans, stated
 from hz_export.quantize import to_int8
 from hz_export.to_onnx import OUTPUTS, Checkpoint, read_checkpoint, specs, to_onnx
-from hz_runtime.backends import installed, open_backend
-from hz_runtime.bundle import Bundle, write_bundle
+from hz_runtime.backends.base import installed, open_backend
+from hz_runtime.bundle.manifest import SCHEMA
+from hz_runtime.bundle.store import Bundle, write_bundle
 from hz_runtime.errors import BackendError, HzError, UsageError
-from hz_runtime.files import sha256_bytes
-from hz_runtime.manifest import SCHEMA
-from hz_runtime.recipe import Recipe
+from hz_runtime.io.atomic import sha256_bytes
+from hz_runtime.model_space.recipe import Recipe
 
 CARD = "MODEL_CARD.md"
 
@@ -183,7 +183,7 @@ def _judges(
     options: ExportOptions,
     plans: Mapping[str, PrecisionPlan],
     say: Callable[[str], None],
-) -> dict[str, parity.Judge]:
+) -> dict[str, parity.ParityCheck]:
     """The reference answers, computed once and used for every file of a role."""
     recipe = common_recipe(checkpoints)
     fitted = {scan.sha256 for plan in plans.values() for scan in plan.scans}
@@ -198,7 +198,7 @@ def _judges(
     judges = {}
     for role, checkpoint in checkpoints.items():
         behind = checkpoints.get("age") if role == "harmonizer" else None
-        judges[role] = parity.Judge(
+        judges[role] = parity.ParityCheck(
             checkpoint.of_volumes,
             inputs,
             brain,
@@ -217,7 +217,7 @@ def _graphs(
     checkpoint: Checkpoint,
     options: ExportOptions,
     plan: PrecisionPlan | None,
-    judge: parity.Judge | None,
+    judge: parity.ParityCheck | None,
     say: Callable[[str], None],
 ) -> list[tuple[dict[str, Any], bytes]]:
     full = to_onnx(checkpoint.network, OUTPUTS[checkpoint.role], checkpoint.grid)
@@ -256,7 +256,7 @@ def _graphs(
 def _why(
     full: ModelProto,
     model: ModelProto,
-    judge: parity.Judge,
+    judge: parity.ParityCheck,
     tolerance: parity.Tolerance,
     plan: PrecisionPlan | None,
 ) -> tuple[str, ...]:
@@ -268,7 +268,7 @@ def _why(
 
 
 def _evidence(
-    judge: parity.Judge, data: bytes, kind: str, tolerance: parity.Tolerance, file: str
+    judge: parity.ParityCheck, data: bytes, kind: str, tolerance: parity.Tolerance, file: str
 ) -> dict[str, Any]:
     """Parity on every engine; for bfloat16 on those that run it, which onnxruntime on a CPU does not."""
     if kind == "bf16":

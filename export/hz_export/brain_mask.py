@@ -28,11 +28,11 @@ from hz_export.graph_precision import require
 from hz_export.linknet import LinkNet3d
 from hz_export.parity import torch_reference
 from hz_export.to_onnx import specs, to_onnx
-from hz_runtime.backends import describe, open_backend
-from hz_runtime.bundle import Bundle, write_bundle
+from hz_runtime.backends.base import describe, open_backend
+from hz_runtime.bundle.manifest import SCHEMA
+from hz_runtime.bundle.store import Bundle, write_bundle
 from hz_runtime.errors import HzError, UsageError
-from hz_runtime.files import sha256_bytes
-from hz_runtime.manifest import SCHEMA
+from hz_runtime.io.atomic import sha256_bytes
 from hz_runtime.preparation import network_mask
 from hz_runtime.preparation.template import Template, mni152
 

@@ -14,26 +14,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hz_export.bench import F32, words
-from hz_export.contenders import entries
+from hz_export.candidates import entries
 from hz_export.differences import TOLERANCES, Tolerance, checks
 from hz_export.engine import builder
 from hz_export.machine import describe_machine
 from hz_export.parity import (
-    Judge,
     Network,
+    ParityCheck,
     Volumes,
     brains,
     calibrated_on,
     scan_volumes,
     template_volumes,
 )
-from hz_runtime.backends import Backend, choose, describe
-from hz_runtime.backends.base import LADDER
+from hz_runtime.backends.base import LADDER, Backend, describe
+from hz_runtime.backends.fallback import choose
 from hz_runtime.errors import BackendError, UsageError
-from hz_runtime.slices import of_volumes
+from hz_runtime.inference.slice_wise import of_volumes
 
 if TYPE_CHECKING:
-    from hz_runtime.bundle import Bundle, ModelEntry
+    from hz_runtime.bundle.store import Bundle, ModelEntry
 
 ROLES = ("harmonizer", "age", "diagnosis")  # in the order in which volumes pass through them
 REFERENCE_RUNGS = ("onnxruntime-cpu", "openvino")
@@ -65,7 +65,7 @@ def measure_bundle(bundle: Bundle, options: ParityOptions, say: Say = lambda _: 
     is True where the engine is here and answered with an error or with values that are not finite.
     Raises UsageError for a checkpoint that is not the bundle's, or where no volumes are to be had.
     """
-    from hz_runtime.recipe import Recipe
+    from hz_runtime.model_space.recipe import Recipe
 
     machine = describe_machine()
     recipe = Recipe.from_dict(dict(bundle.recipe))
@@ -178,13 +178,15 @@ def _answers(backend: Backend, middle_slices: int) -> Callable[[F32], F32]:
     return network
 
 
-def _judges(networks: Mapping[str, Reference], volumes: Volumes, middle_slices: int) -> dict[str, Judge]:
+def _judges(
+    networks: Mapping[str, Reference], volumes: Volumes, middle_slices: int
+) -> dict[str, ParityCheck]:
     """One judge a role; predictors see volumes that went through the reference harmonizer."""
-    judges: dict[str, Judge] = {}
+    judges: dict[str, ParityCheck] = {}
     inputs, brain = volumes.grids, brains(volumes.grids)
     for role, one in networks.items():
         behind = networks.get("age") if role == "harmonizer" else None
-        judges[role] = Judge(
+        judges[role] = ParityCheck(
             one.network,
             inputs,
             brain,
@@ -200,7 +202,7 @@ def _judges(networks: Mapping[str, Reference], volumes: Volumes, middle_slices: 
 
 
 def _file(
-    bundle: Bundle, entry: ModelEntry, judge: Judge, options: ParityOptions, say: Say
+    bundle: Bundle, entry: ModelEntry, judge: ParityCheck, options: ParityOptions, say: Say
 ) -> dict[str, Any]:
     """One file on every rung."""
     kind = kind_of(bundle, entry)
@@ -237,7 +239,9 @@ def _file(
     }
 
 
-def _row(judge: Judge, backend: Backend, rung: str, not_run: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _row(
+    judge: ParityCheck, backend: Backend, rung: str, not_run: list[dict[str, Any]]
+) -> dict[str, Any] | None:
     try:
         row = judge.row(backend)
         # What ran may be an engine built from the file; it then has a sha256 of its own.

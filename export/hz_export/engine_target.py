@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from hz_export.engine_messages import LABELS
-from hz_runtime.backends.ladder import BuildRequest
-from hz_runtime.backends.tensorrt import MODULES
-from hz_runtime.engines import Profile
+from hz_runtime.backends.fallback import BuildRequest
+from hz_runtime.backends.trt import MODULES
+from hz_runtime.bundle.engine_cache import Profile
 from hz_runtime.errors import BackendError, UsageError
 
 OLDEST_PORTABLE = (8, 0)  # TensorRT for RTX: Turing (7.5) only when asked for, its engines are slower
@@ -137,7 +137,7 @@ def find_builder(options: EngineOptions) -> Target:
 def gpu_capability() -> str | None:
     """Compute capability of the first GPU, e.g. "9.0", asked of the driver itself; None without a driver or a
     GPU. No TensorRT is touched."""
-    from hz_runtime.backends.cuda import probe
+    from hz_runtime.backends.cuda_driver import probe
 
     state = probe()
     return state.capability if state.usable else None

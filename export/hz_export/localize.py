@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
+from hz_calibration.deviation import answers
 from hz_calibration.graph import convolutions, folded, in_half
 from hz_calibration.plan import PrecisionPlan
-from hz_calibration.yardstick import answers
 from hz_export.differences import Check, Tolerance, checks
 from hz_export.graph_report import tensor_types
-from hz_export.parity import Judge
+from hz_export.parity import ParityCheck
 from hz_export.quantize import to_int8
 from hz_runtime.errors import BackendError, HzError
 
@@ -197,7 +197,11 @@ class _Search:
 
 
 def explained(
-    full: ModelProto, model: ModelProto, judge: Judge, tolerance: Tolerance, plan: PrecisionPlan | None = None
+    full: ModelProto,
+    model: ModelProto,
+    judge: ParityCheck,
+    tolerance: Tolerance,
+    plan: PrecisionPlan | None = None,
 ) -> tuple[str, ...]:
     """Why a file strays past its tolerance: lines that name the nodes, what they are measured by, or why no
     node can be named.
@@ -246,13 +250,13 @@ def _reduction(
     return (), by_half(full)
 
 
-def _worst(judge: Judge, found: F32, tolerance: Tolerance) -> Check | None:
+def _worst(judge: ParityCheck, found: F32, tolerance: Tolerance) -> Check | None:
     """The threshold that these answers are furthest past, of those that a network can be bisected by."""
     held = [c for c in checks(judge.against(found), tolerance) if c.past and c.key != "nonfinite"]
     return max(held, key=lambda c: c.value / max(c.limit, 1e-300), default=None)
 
 
-def _any(judge: Judge, tolerance: Tolerance) -> Check:
+def _any(judge: ParityCheck, tolerance: Tolerance) -> Check:
     """A threshold to bisect by where the whole network's answers are not finite."""
     return next(c for c in checks(judge.against(judge.expected), tolerance) if c.key != "nonfinite")
 

@@ -11,8 +11,8 @@ from onnx import ModelProto
 
 from hz_calibration.graph import read_graph
 from hz_runtime.errors import UsageError
-from hz_runtime.recipe import Recipe
-from hz_runtime.slices import SLICE_RANK
+from hz_runtime.inference.slice_wise import SLICE_RANK
+from hz_runtime.model_space.recipe import Recipe
 
 ROLES = ("harmonizer", "age")
 
@@ -49,7 +49,7 @@ def read_network(path: Path, role: str | None = None, harmonizer: Path | None = 
 
 
 def _from_bundle(path: Path, role: str | None) -> Network:
-    from hz_runtime.bundle import load_bundle
+    from hz_runtime.bundle.store import load_bundle
 
     bundle = load_bundle(path)
     roles = [name for name in ROLES if any(entry.role == name for entry in bundle.models)]
@@ -123,7 +123,7 @@ def _check_before(name: str, trained_behind: str | None, harmonizer: Path | None
 def _checkpoint_of(harmonizer: Path) -> str | None:
     """sha256 of a harmonizer's checkpoint; None for a bundle that does not say."""
     from hz_export.to_onnx import read_checkpoint
-    from hz_runtime.bundle import load_bundle
+    from hz_runtime.bundle.store import load_bundle
 
     if harmonizer.is_file():
         return read_checkpoint(harmonizer).sha256

@@ -24,17 +24,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_export.differences import TOLERANCES, UNITS, Tolerance, checks, differences, measured, stated
-from hz_runtime.backends import Backend, describe, installed, open_backend
+from hz_runtime.backends.base import Backend, describe, installed, open_backend
 from hz_runtime.errors import BackendError, HzError, UsageError
-from hz_runtime.files import sha256_bytes, sha256_file
-from hz_runtime.recipe import Recipe, prepare
-from hz_runtime.slices import of_volumes, seams, slice_wise
-from hz_runtime.volume import is_scan_name, read_volume
+from hz_runtime.inference.slice_wise import of_volumes, seams, slice_wise
+from hz_runtime.io.atomic import sha256_bytes, sha256_file
+from hz_runtime.io.volume import is_scan_name, read_volume
+from hz_runtime.model_space.recipe import Recipe, to_model_space
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["TOLERANCES", "Judge", "Tolerance", "Volumes", "brains", "differences", "reference", "rejudge"]
+__all__ = [
+    "TOLERANCES",
+    "ParityCheck",
+    "Tolerance",
+    "Volumes",
+    "brains",
+    "differences",
+    "reference",
+    "rejudge",
+]
 
 F32 = NDArray[np.float32]
 # A torch network, or any function from (n, D, H, W) float32 to (n, D, H, W) or to (n,) years.
@@ -64,7 +73,7 @@ class Volumes:
 
 
 @dataclass(frozen=True)
-class Judge:
+class ParityCheck:
     """Measures files against one reference network.
 
     network : torch, evaluation mode, or a function.  inputs : (n, D, H, W) float32 that it is given.
@@ -187,7 +196,7 @@ def reference(network: Network, volumes: F32) -> F32:
 def rejudge(
     recorded: Mapping[str, Any], changes: Mapping[str, float] | None = None
 ) -> Iterator[tuple[str, Mapping[str, Any], str, tuple[str, ...]]]:
-    """Judge evidence again, from its numbers alone.
+    """ParityCheck evidence again, from its numbers alone.
 
     recorded : what `hz-bench parity --json` wrote, or a bundle.json.  changes : fields of Tolerance to
     replace in each file's own.  Gives (file, row, its kind, what is past its threshold) for every row.
@@ -250,7 +259,7 @@ def scan_volumes(
         files[i] for i in np.unique(np.linspace(0, len(files) - 1, min(most, len(files))).round().astype(int))
     ]
     loaded = [read_volume(path) for path in picked]
-    grids = np.stack([prepare(volume, recipe).grid for volume in loaded])
+    grids = np.stack([to_model_space(volume, recipe).grid for volume in loaded])
     source = f"{len(picked)} of {given} scans given by --scans"
     if left_out:
         source += f", {left_out} left out that the precision plan was made on"
@@ -284,7 +293,7 @@ def template_volumes(recipe: Recipe, views: int = TEMPLATE_VIEWS) -> Volumes:
             "Give some (--scans FOLDER), or pip install 'hz-mri[export]'.",
         )
     volume = read_volume(path)
-    head = prepare(volume, recipe).grid
+    head = to_model_space(volume, recipe).grid
     seen = [scanner(head, np.random.default_rng([7, k]), Augmentation.strong()) for k in range(1, views)]
     source = f"MNI152 T1 brain shipped in nilearn, as it is and through {views - 1} simulated scanners"
     return Volumes(np.stack([head, *seen]), (volume.sha256,), source)

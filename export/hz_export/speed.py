@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hz_export import peers
+from hz_export import torch_baselines
 from hz_export.bench import (
     F32,
     MATMUL,
@@ -30,16 +30,16 @@ from hz_export.bench import (
     tiled,
     time_batch,
 )
-from hz_export.contenders import engine_candidates, entries
+from hz_export.candidates import engine_candidates, entries
 from hz_export.engine import builder
 from hz_export.machine import Matmul, describe_machine, gpu, matmul
 from hz_export.synthetic import SOURCE, synthetic_heads
 from hz_runtime.backends.base import usable_threads
 from hz_runtime.errors import HzError, UsageError
-from hz_runtime.slices import SLICE_RANK, axial_slices
+from hz_runtime.inference.slice_wise import SLICE_RANK, axial_slices
 
 if TYPE_CHECKING:
-    from hz_runtime.bundle import Bundle
+    from hz_runtime.bundle.store import Bundle
 
 # What others are compared with: the first of these that takes part, else the first contender.
 BASELINES = {"cuda": ("torch eager fp16", "torch eager fp32"), "cpu": ("torch eager fp32",)}
@@ -128,7 +128,7 @@ def conv_flops(bundle: Bundle, file: str) -> int | None:
 
 
 def _volumes(bundle: Bundle, options: SpeedOptions) -> tuple[F32, dict[str, Any]]:
-    from hz_runtime.recipe import Recipe
+    from hz_runtime.model_space.recipe import Recipe
 
     recipe = Recipe.from_dict(dict(bundle.recipe))
     if not options.scans:
@@ -151,12 +151,12 @@ def _candidates(
         rungs = [rung for rung, _, where, _ in LADDER if where == device]
         engines = engine_candidates(bundle, options.role, options.to, options.threads, rungs) if rungs else []
         here = device == "cpu" or gpu() is not None
-        torch = peers.torch_candidates(network, device, options.threads) if network and here else []
+        torch = torch_baselines.torch_candidates(network, device, options.threads) if network and here else []
         kept = [c for c in (*torch, *engines) if not options.only or any(o in c.name for o in options.only)]
         if not here:  # one line for all of them says enough
             kept = []
             left_out.append(
-                {"name": ", ".join((*rungs, *peers.gpu_only("cpu"))), "why": "no NVIDIA GPU or no driver"}
+                {"name": ", ".join((*rungs, *torch_baselines.gpu_only("cpu"))), "why": "no NVIDIA GPU or no driver"}
             )
         found[device] = kept
     return found
@@ -245,7 +245,7 @@ def end_to_end(bundle: Bundle, options: SpeedOptions, rungs: Sequence[str], say:
 
     Runs in this process and without figures; the precision is the rung's own choice.
     """
-    from hz_runtime.pipeline import RunOptions, run_batch
+    from hz_runtime.batch.run import RunOptions, run_batch
 
     reports: dict[str, Mapping[str, Any]] = {}
     plan = Plan(repeats=min(3, options.plan.repeats), warmup=1, least=1, most_seconds=600.0)

@@ -27,10 +27,10 @@ from torch import nn
 
 from hz_export.graph_precision import checked
 from hz_runtime.errors import HzError, UsageError
-from hz_runtime.slices import SliceHarmonizer, SlicePredictor
+from hz_runtime.inference.slice_wise import SliceHarmonizer, SlicePredictor
 
 if TYPE_CHECKING:
-    from hz_runtime.recipe import Recipe
+    from hz_runtime.model_space.recipe import Recipe
 
 OPSET = 18
 INPUTS = {3: "volume", 2: "slice"}  # by axes of the network's grid
@@ -98,7 +98,7 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint:
     """The exported network of a checkpoint that hz-train wrote: a CycleGAN's forward generator, or a
     predictor. Raises UsageError for anything else, or where tensors and network do not match."""
-    from hz_runtime.recipe import Recipe
+    from hz_runtime.model_space.recipe import Recipe
     from hz_train.age_cnn import AgeCNN
     from hz_train.checkpoint import load_checkpoint, without_prefix
     from hz_train.slice_cyclegan import SliceGenerator

@@ -11,22 +11,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hz_runtime.bundle import load_bundle as load_bundle
-    from hz_runtime.errors import HzError as HzError
-    from hz_runtime.recipe import Recipe as Recipe
-    from hz_runtime.volume import Volume as Volume
-    from hz_runtime.volume import read_volume as read_volume
-    from hz_runtime.volume import write_volume as write_volume
+    from hz_runtime.bundle.store import load_bundle
+    from hz_runtime.errors import HzError
+    from hz_runtime.io.volume import Volume, read_volume, write_volume
+    from hz_runtime.model_space.recipe import Recipe
 
     __version__: str
 
 _HOME = {
     "HzError": "hz_runtime.errors",
-    "Recipe": "hz_runtime.recipe",
-    "Volume": "hz_runtime.volume",
-    "load_bundle": "hz_runtime.bundle",
-    "read_volume": "hz_runtime.volume",
-    "write_volume": "hz_runtime.volume",
+    "Recipe": "hz_runtime.model_space.recipe",
+    "Volume": "hz_runtime.io.volume",
+    "load_bundle": "hz_runtime.bundle.store",
+    "read_volume": "hz_runtime.io.volume",
+    "write_volume": "hz_runtime.io.volume",
 }
 
 __all__ = ["HzError", "Recipe", "Volume", "__version__", "load_bundle", "read_volume", "write_volume"]

@@ -15,12 +15,13 @@ import pytest
 from onnx import TensorProto
 
 import tiny
-from hz_runtime import bundle as bundles
-from hz_runtime.backends import choose, installed
+from hz_runtime.backends.base import installed
+from hz_runtime.backends.fallback import choose
 from hz_runtime.backends.ort import quiet_onnxruntime
-from hz_runtime.bundle import load_bundle, write_bundle
+from hz_runtime.bundle import store as bundles
+from hz_runtime.bundle.manifest import MAX_MANIFEST_BYTES, bundle_id
+from hz_runtime.bundle.store import load_bundle, write_bundle
 from hz_runtime.errors import BundleError
-from hz_runtime.manifest import MAX_MANIFEST_BYTES, bundle_id
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from hz_runtime.errors import NoBrain, ScanError, UnreadableScan
-from hz_runtime.volume import ReadLimits, read_volume
+from hz_runtime.io.volume import ReadLimits, read_volume
 
 SHAPE = (20, 24, 28)
 

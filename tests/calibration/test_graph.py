@@ -8,9 +8,9 @@ import pytest
 pytest.importorskip("onnx", reason="calibration needs onnx")
 pytest.importorskip("onnxruntime", reason="calibration needs onnxruntime")
 
+from hz_calibration.deviation import Yardstick, answers
 from hz_calibration.graph import convolutions, fingerprint, folded, in_half, read_graph, with_outputs
-from hz_calibration.yardstick import Yardstick, answers
-from hz_runtime.backends import open_backend
+from hz_runtime.backends.base import open_backend
 from hz_runtime.errors import HzError, UsageError
 from small_networks import grids, harmonizer, weight, with_half_weights, with_weight
 

@@ -12,10 +12,10 @@ import pytest
 
 pytest.importorskip("onnx", reason="calibration needs onnx")
 
+from hz_calibration.deviation import Budget, Deviation
 from hz_calibration.plan import Kept, NodeError, PrecisionPlan, read_plan, write_plan
 from hz_calibration.ranges import Range
 from hz_calibration.samples import Sample
-from hz_calibration.yardstick import Budget, Deviation
 from hz_runtime.errors import HzError, UsageError
 
 PLAN = PrecisionPlan(

@@ -8,12 +8,12 @@ from onnx import ModelProto
 
 pytest.importorskip("onnxruntime", reason="calibration needs onnxruntime")
 
+from hz_calibration.deviation import Budget, Yardstick
 from hz_calibration.graph import fingerprint
 from hz_calibration.plan import PrecisionPlan
 from hz_calibration.planning import PlanOptions, make_plan, steps
 from hz_calibration.ranges import METHODS
 from hz_calibration.samples import Sample, Samples
-from hz_calibration.yardstick import Budget, Yardstick
 from hz_export.quantize import to_int8
 from hz_runtime.errors import UsageError
 from small_networks import INNER, age, grids, harmonizer

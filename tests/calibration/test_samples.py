@@ -11,8 +11,8 @@ import pytest
 
 from hz_calibration.samples import choose, smoothness
 from hz_runtime.errors import UsageError
-from hz_runtime.recipe import Recipe
-from hz_runtime.volume import Geometry, read_volume, write_volume
+from hz_runtime.io.volume import Geometry, read_volume, write_volume
+from hz_runtime.model_space.recipe import Recipe
 from small_scans import SHAPE, small_head, write_scan
 
 

@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("onnx", reason="calibration needs onnx")
 pytest.importorskip("onnxruntime", reason="calibration needs onnxruntime")
 
+from hz_calibration.deviation import Budget, Deviation, Yardstick, most
 from hz_calibration.sensitivity import alone, raise_until
-from hz_calibration.yardstick import Budget, Deviation, Yardstick, most
 from hz_runtime.errors import UsageError
 from small_networks import age, grids, harmonizer, weight, with_weight
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from help_pages import help_of
 from hz_cli.bench import bench
 from hz_cli.bench_table import speed_lines, table
-from hz_runtime.bundle import write_bundle
+from hz_runtime.bundle.store import write_bundle
 from small_scans import write_scans
 from tiny import tiny_files, tiny_manifest
 

@@ -21,8 +21,8 @@ def calibrate(*arguments: object) -> Result:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the two small networks, on a grid of 16^3."""
     pytest.importorskip("onnxruntime", reason="calibration needs onnxruntime")
-    from hz_runtime.bundle import write_bundle
-    from hz_runtime.recipe import Recipe
+    from hz_runtime.bundle.store import write_bundle
+    from hz_runtime.model_space.recipe import Recipe
     from small_networks import GRID, age, harmonizer
     from tiny import tiny_manifest
 
@@ -101,10 +101,10 @@ def test_the_age_network_of_a_bundle_sees_harmonized_scans(
 
     import numpy as np
 
+    from hz_calibration.deviation import answers
     from hz_calibration.ranges import collect
     from hz_calibration.samples import choose
-    from hz_calibration.yardstick import answers
-    from hz_runtime.recipe import Recipe
+    from hz_runtime.model_space.recipe import Recipe
     from small_networks import GRID, age, harmonizer
 
     grids = choose([scans_made], Recipe(grid_shape=GRID), count=1).grids
@@ -152,7 +152,7 @@ def test_a_checkpoint_gives_the_network_that_is_exported(tmp_path: Path) -> None
     from hz_calibration.graph import fingerprint
     from hz_export.networks import read_network
     from hz_export.to_onnx import read_checkpoint, to_onnx
-    from hz_runtime.bundle import write_bundle
+    from hz_runtime.bundle.store import write_bundle
     from hz_runtime.errors import UsageError
     from small_checkpoints import write_age, write_harmonizer
 

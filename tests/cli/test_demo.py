@@ -25,7 +25,7 @@ from hz_cli.demo_scans import (
     tone,
     write_scans,
 )
-from hz_runtime.png import png_size
+from hz_runtime.report.png import png_size
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,10 +13,10 @@ from click.testing import CliRunner
 import small_dicom as small
 from help_pages import help_of
 from hz_cli.dicom import dicom
-from hz_runtime.bundle import load_bundle
+from hz_runtime.batch.run import RunOptions, run_batch
+from hz_runtime.bundle.store import load_bundle
 from hz_runtime.errors import HzError, UnreadableScan, UsageError
-from hz_runtime.pipeline import RunOptions, run_batch
-from hz_runtime.resume import Record
+from hz_runtime.results.record import Record
 from processes import started, until
 
 

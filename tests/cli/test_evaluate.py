@@ -150,7 +150,7 @@ def test_a_quick_diagnosis_with_pairs_and_two_seeds(tmp_path: Path) -> None:
 def test_a_checkpoint_in_place_of_training(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="studies train networks")
     pytest.importorskip("matplotlib", reason="studies draw figures")
-    from hz_runtime.recipe import Recipe
+    from hz_runtime.model_space.recipe import Recipe
     from small_checkpoints import write_harmonizer
 
     table = write_cohort(tmp_path / "cohort", {"oslo": 6, "rome": 5})

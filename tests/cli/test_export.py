@@ -56,7 +56,7 @@ def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, 
 def test_from_checkpoint_to_bundle(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
-    from hz_runtime.bundle import load_bundle
+    from hz_runtime.bundle.store import load_bundle
     from small_checkpoints import write_harmonizer
     from small_scans import write_scans
 
@@ -103,7 +103,7 @@ def test_an_engine_for_workstations_needs_no_gpu(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
     pytest.importorskip("tensorrt_rtx", reason="needs TensorRT for RTX:  pip install 'hz-mri[rtx]'")
-    from hz_runtime.bundle import load_bundle
+    from hz_runtime.bundle.store import load_bundle
     from small_checkpoints import write_age
 
     command = ("--fp16", "--bf16", "--engine", "rtx", "--batches", "1,1,2", "--no-parity")
@@ -135,9 +135,9 @@ def test_int8_from_a_checkpoint_to_a_run(tmp_path: Path, monkeypatch: pytest.Mon
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     from hz_cli import batch, calibrate, run
-    from hz_runtime.backends import installed
-    from hz_runtime.bundle import load_bundle
-    from hz_runtime.volume import read_volume
+    from hz_runtime.backends.base import installed
+    from hz_runtime.bundle.store import load_bundle
+    from hz_runtime.io.volume import read_volume
     from small_checkpoints import write_harmonizer
     from small_scans import write_scans
 

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from help_pages import help_of
 from hz_cli.prepare import main
-from hz_runtime.recipe import Recipe, prepare
-from hz_runtime.volume import read_volume
+from hz_runtime.io.volume import read_volume
+from hz_runtime.model_space.recipe import Recipe, to_model_space
 from small_heads import made_head, write_head
 
 pytest.importorskip("nilearn")
@@ -74,7 +74,7 @@ def test_what_is_written(batch: tuple[Path, int, str]) -> None:
     assert np.allclose(brain.affine, recipe.template_affine)
     mask = read_volume(out / "sub-01_space-MNI152_res-2_desc-brain_mask.nii.gz").data > 0.5
     assert not brain.data[~mask].any()
-    assert not prepare(brain, recipe).flags  # what hz-run makes of it: in its place
+    assert not to_model_space(brain, recipe).flags  # what hz-run makes of it: in its place
     for name in ("sub-01_desc-brain_mask.nii.gz", "sub-01_space-MNI152_res-2_desc-brain_mask.nii.gz"):
         image = nibabel.load(out / name)
         assert image.get_data_dtype() == np.uint8
@@ -149,4 +149,4 @@ def test_a_real_head(scans: Path, tmp_path: Path) -> None:
     assert "slice thickness" in reasons[thick.name]
     assert "Hounsfield" in reasons[tomography.name]
     made = read_volume(tmp_path / "IXI034-HH-1260_T1_2mm_space-MNI152_res-2_desc-brain_T1w.nii.gz")
-    assert not prepare(made, Recipe()).flags
+    assert not to_model_space(made, Recipe()).flags

@@ -136,9 +136,10 @@ def test_a_refused_bundle_is_exit_4(hz_run, model: Path, tmp_path: Path) -> None
 def test_a_required_engine_that_is_not_there_is_exit_5(
     hz_run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hz_runtime.backends import ladder
 
-    monkeypatch.setattr(ladder, "_missing", lambda *_: ("taken away by this test", "Put it back."))
+    from hz_runtime.backends import fallback
+
+    monkeypatch.setattr(fallback, "_missing", lambda *_: ("taken away by this test", "Put it back."))
     done = hz_run(write_scan(tmp_path / "a.nii.gz"), "--model", model, "--require", "openvino")
     assert done.exit_code == 5
     assert done.stderr == (
@@ -150,9 +151,9 @@ def test_a_required_engine_that_is_not_there_is_exit_5(
 @pytest.mark.parametrize("engine", ["tensorrt", "tensorrt-rtx"])
 def test_tensorrt_without_a_driver_is_one_line_and_no_crash(model: Path, tmp_path: Path, engine: str) -> None:
     """In a process of its own: TensorRT touched without a driver crashes when the interpreter ends."""
-    from hz_runtime.backends import cuda
+    from hz_runtime.backends import cuda_driver
 
-    if cuda.has_driver():
+    if cuda_driver.has_driver():
         pytest.skip("this machine has an NVIDIA driver")
     scan = write_scan(tmp_path / "a.nii.gz")
     started = time.monotonic()
@@ -174,9 +175,9 @@ def test_tensorrt_without_a_driver_is_one_line_and_no_crash(model: Path, tmp_pat
 
 
 def test_a_backend_that_is_not_to_be_had_is_announced(hz_run, model: Path, tmp_path: Path) -> None:
-    from hz_runtime.backends import cuda
+    from hz_runtime.backends import cuda_driver
 
-    if cuda.has_driver():
+    if cuda_driver.has_driver():
         pytest.skip("this machine has an NVIDIA driver")
     done = hz_run(write_scan(tmp_path / "a.nii.gz"), "--model", model, "--backend", "tensorrt", "--no-build")
     assert done.exit_code == 0, done.output
@@ -190,7 +191,7 @@ def test_the_builder_builds_for_the_gpu_that_asks(tmp_path: Path, monkeypatch: p
     """hz-run's lazy build, for real, where TensorRT for RTX is installed: it needs no GPU, torch or onnx."""
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed here")
     from hz_cli.run import _builder
-    from hz_runtime.backends.ladder import BuildRequest
+    from hz_runtime.backends.fallback import BuildRequest
     from hz_runtime.errors import BackendError
 
     monkeypatch.setenv("HZ_ENGINES", str(tmp_path))
@@ -207,12 +208,13 @@ def test_the_builder_builds_for_the_gpu_that_asks(tmp_path: Path, monkeypatch: p
 def test_a_fault_of_hz_is_exit_1_without_traceback(
     hz_run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hz_runtime import pipeline
 
     def fault(*_: object, **__: object) -> None:
         raise ZeroDivisionError("by a test")
 
-    monkeypatch.setattr(pipeline, "run_batch", fault)
+    from hz_runtime.batch import run
+
+    monkeypatch.setattr(run, "run_batch", fault)
     monkeypatch.delenv("HZ_DEBUG", raising=False)
     done = hz_run(write_scan(tmp_path / "a.nii.gz"), "--model", model)
     assert done.exit_code == 1
@@ -354,8 +356,8 @@ def test_a_terminal_gets_a_bar_with_the_time_left() -> None:
     import io
 
     from hz_cli.render import Progress
-    from hz_runtime.flow import Event
-    from hz_runtime.results import ScanResult
+    from hz_runtime.batch.executor import Event
+    from hz_runtime.results.scan_result import ScanResult
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

@@ -17,9 +17,9 @@ from click.testing import CliRunner
 from nibabel.processing import resample_from_to
 
 import tiny
+from hz_runtime.batch.inputs import collect
 from hz_runtime.dicom.scans import DicomScans
-from hz_runtime.inputs import collect
-from hz_runtime.volume import Geometry, read_volume, write_volume
+from hz_runtime.io.volume import Geometry, read_volume, write_volume
 from small_dicom import write_other, write_series
 from small_heads import fruit, write_head
 from small_scans import SHAPE, small_head, write_scan

@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from hz_cli.train import train
-from hz_runtime.bundle import load_bundle
+from hz_runtime.batch.run import run_batch
+from hz_runtime.bundle.store import load_bundle
 from hz_runtime.errors import UsageError
-from hz_runtime.pipeline import run_batch
-from hz_runtime.recipe import Recipe
-from hz_runtime.volume import read_volume, write_volume
+from hz_runtime.io.volume import read_volume, write_volume
+from hz_runtime.model_space.recipe import Recipe
 from hz_train.cohort import read_participants
 from small_scans import write_scans
 

@@ -16,10 +16,10 @@ from click.testing import CliRunner, Result  # noqa: E402
 
 from hz_cli.train import train  # noqa: E402
 from hz_runtime.errors import UsageError  # noqa: E402
-from hz_runtime.outliers import measured, score  # noqa: E402
-from hz_runtime.recipe import Recipe, prepare  # noqa: E402
-from hz_runtime.slices import SliceHarmonizer, SlicePredictor  # noqa: E402
-from hz_runtime.volume import read_volume  # noqa: E402
+from hz_runtime.inference.slice_wise import SliceHarmonizer, SlicePredictor  # noqa: E402
+from hz_runtime.io.volume import read_volume  # noqa: E402
+from hz_runtime.model_space.outliers import measured, score  # noqa: E402
+from hz_runtime.model_space.recipe import Recipe, to_model_space  # noqa: E402
 from hz_train.checkpoint import load_checkpoint, without_prefix  # noqa: E402
 from hz_train.cohort import Cohort, read_participants  # noqa: E402
 from hz_train.slice_cyclegan import SliceGenerator  # noqa: E402
@@ -123,7 +123,7 @@ def test_slice_age_behind_the_harmonizer(cohort: Path, harmonizer: Path, tmp_pat
     assert set(fold["subjects"]).isdisjoint(fold["trained_on"]) and "sub-" not in str(held)
     for age, raw in zip(held["age"], held["raw"], strict=True):
         (row,) = (r for r in rows if float(r["age"]) == pytest.approx(age, abs=0.01))
-        volume = prepare(read_volume(cohort.parent / row["file"]), recipe).grid[None]
+        volume = to_model_space(read_volume(cohort.parent / row["file"]), recipe).grid[None]
         harmonized = SliceHarmonizer(runner(generator))(volume)
         assert float(SlicePredictor(runner(predictor), 6)(harmonized)[0]) == pytest.approx(raw, abs=1e-2)
 
@@ -216,7 +216,7 @@ def test_the_reference_for_outliers_is_of_whole_scans(cohort: Path, tmp_path: Pa
     recipe = Recipe.from_dict(meta["recipe"])
     with open(cohort, newline="") as stream:
         files = [row["file"] for row in csv.DictReader(stream, delimiter="\t")]
-    prepared = [prepare(read_volume(cohort.parent / file), recipe) for file in files]
+    prepared = [to_model_space(read_volume(cohort.parent / file), recipe) for file in files]
     centres = [measured(p.features, p.grid)["centre_z"] for p in prepared]
     assert meta["reference"]["measures"]["centre_z"]["median"] == pytest.approx(np.median(centres), abs=1e-6)
     scores = [score(p.features, p.grid, meta["reference"]).z["correlation"] for p in prepared]

@@ -19,9 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 from scipy import ndimage
 
 import tiny
-from hz_runtime.backends import Backend, choose, describe, installed, open_backend
-from hz_runtime.backends.base import BACKENDS, LADDER, on_gpu
-from hz_runtime.bundle import load_bundle
+from hz_runtime.backends.base import BACKENDS, LADDER, Backend, describe, installed, on_gpu, open_backend
+from hz_runtime.backends.fallback import choose
+from hz_runtime.bundle.store import load_bundle
 from hz_runtime.errors import BackendError, HzError, UsageError
 
 # Those that open ONNX bytes; TensorRT has contracts of its own beside this file.
@@ -39,7 +39,7 @@ def opened(rung: str, model: bytes, threads: int | None = 2) -> Backend:
     if engine not in dict(installed()):
         pytest.skip(f"{engine} is not installed here")
     if device == "cuda":
-        from hz_runtime.backends.ladder import _missing
+        from hz_runtime.backends.fallback import _missing
 
         if problem := _missing(engine, device)[0]:
             pytest.skip(f"{problem} here")
@@ -304,11 +304,11 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *engines: str) -> None:
     """Make the ladder believe that only these engines are installed."""
     from importlib.util import find_spec
 
-    from hz_runtime.backends import base, cuda, ladder, tensorrt
+    from hz_runtime.backends import base, cuda_driver, fallback, trt
 
-    for module in (base, ladder, tensorrt):
+    for module in (base, fallback, trt):
         monkeypatch.setattr(module, "find_spec", lambda name: find_spec(name) if name in engines else None)
-    monkeypatch.setattr(cuda, "has_driver", lambda: True)  # that there is none would be said first
+    monkeypatch.setattr(cuda_driver, "has_driver", lambda: True)  # that there is none would be said first
 
 
 def test_auto_takes_the_fastest_and_says_so(tiny_path: Path) -> None:
@@ -345,7 +345,7 @@ def test_a_rung_that_breaks_is_announced(tiny_path: Path, monkeypatch: pytest.Mo
     def broken(*_: object) -> None:
         raise BackendError("no such kernel", "")
 
-    monkeypatch.setattr("hz_runtime.backends.openvino.open_model", broken)
+    monkeypatch.setattr("hz_runtime.backends.ov.open_model", broken)
     backend, steps = choose(load_bundle(tiny_path), "age", "openvino")
     assert steps[0] == "OpenVINO CPU: could not open age.onnx (no such kernel)"
     assert backend.name == "onnxruntime"

@@ -8,25 +8,25 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from hz_runtime.backends import cuda
+from hz_runtime.backends import cuda_driver
 from hz_runtime.backends.base import EngineFailure, OutOfMemory
 
 pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture
-def gpu() -> Iterator[cuda.Cuda]:
-    state = cuda.probe()
+def gpu() -> Iterator[cuda_driver.Cuda]:
+    state = cuda_driver.probe()
     if not state.usable:
         pytest.skip(f"{state.problem} here")
-    if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
+    if find_spec("cuda") is None or find_spec("cuda_driver.bindings") is None:
         pytest.skip("cuda-bindings is not installed here")
-    opened = cuda.Cuda()
+    opened = cuda_driver.Cuda()
     yield opened
     opened.close()
 
 
-def test_what_is_uploaded_on_one_stream_is_downloaded_on_another(gpu: cuda.Cuda) -> None:
+def test_what_is_uploaded_on_one_stream_is_downloaded_on_another(gpu: cuda_driver.Cuda) -> None:
     shape = (4, 64, 64, 64)
     sent, back = gpu.pinned(shape), gpu.pinned(shape)
     size = sent.array.nbytes
@@ -42,7 +42,7 @@ def test_what_is_uploaded_on_one_stream_is_downloaded_on_another(gpu: cuda.Cuda)
         np.testing.assert_array_equal(back.array, sent.array)
 
 
-def test_a_graph_does_its_work_when_it_is_launched(gpu: cuda.Cuda) -> None:
+def test_a_graph_does_its_work_when_it_is_launched(gpu: cuda_driver.Cuda) -> None:
     sent, back, stream = gpu.pinned((1000,)), gpu.pinned((1000,)), gpu.stream()
     size = sent.array.nbytes
     place = gpu.memory(size)
@@ -62,7 +62,7 @@ def test_a_graph_does_its_work_when_it_is_launched(gpu: cuda.Cuda) -> None:
         assert (back.array == value).all()
 
 
-def test_a_capture_that_fails_leaves_the_stream_usable(gpu: cuda.Cuda) -> None:
+def test_a_capture_that_fails_leaves_the_stream_usable(gpu: cuda_driver.Cuda) -> None:
     stream, held = gpu.stream(), gpu.pinned((10,))
 
     def work() -> None:
@@ -75,7 +75,7 @@ def test_a_capture_that_fails_leaves_the_stream_usable(gpu: cuda.Cuda) -> None:
     gpu.finish(stream)
 
 
-def test_more_than_there_is_is_out_of_memory_and_frees_nothing_else(gpu: cuda.Cuda) -> None:
+def test_more_than_there_is_is_out_of_memory_and_frees_nothing_else(gpu: cuda_driver.Cuda) -> None:
     with pytest.raises(OutOfMemory):
-        gpu.memory(2 * cuda.probe().memory)
+        gpu.memory(2 * cuda_driver.probe().memory)
     gpu.free(gpu.memory(2**20))

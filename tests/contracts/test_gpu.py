@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 import tiny
-from hz_runtime.backends import choose, cuda, installed, open_backend, tensorrt
-from hz_runtime.backends.base import notes
-from hz_runtime.backends.tensorrt import TensorRtBackend, open_engine
-from hz_runtime.bundle import Bundle, load_bundle
-from hz_runtime.engines import EngineRecord, Profile
+from hz_runtime.backends import cuda_driver, trt
+from hz_runtime.backends.base import installed, notes, open_backend
+from hz_runtime.backends.fallback import choose
+from hz_runtime.backends.trt import TensorRtBackend, open_engine
+from hz_runtime.bundle.engine_cache import EngineRecord, Profile
+from hz_runtime.bundle.store import Bundle, load_bundle
 from hz_runtime.errors import BackendError
 
 pytestmark = pytest.mark.gpu
@@ -30,12 +31,12 @@ ATOL = {"harmonizer": 1e-3, "age": 0.13}  # float16: see tests/contracts/test_ba
 @pytest.fixture(scope="module", params=["tensorrt", "tensorrt_rtx"])
 def flavour(request: pytest.FixtureRequest) -> str:
     name = str(request.param)
-    state = cuda.probe()
+    state = cuda_driver.probe()
     if not state.usable:
         pytest.skip(f"{state.problem} here")
     if find_spec(name) is None:
         pytest.skip(f"{name}, which builds engines, is not installed here")
-    if problem := tensorrt.missing(name)[0]:
+    if problem := trt.missing(name)[0]:
         pytest.skip(problem)
     return name
 
@@ -44,7 +45,7 @@ def built(flavour: str, role: str, profile: Profile) -> tuple[EngineRecord, byte
     from hz_export.engine import build_engine
     from hz_export.engine_target import EngineOptions
 
-    capability = (cuda.probe().capability,)
+    capability = (cuda_driver.probe().capability,)
     try:
         options = EngineOptions(
             flavour=flavour, profile=profile, capability=capability, version_compatible=False
@@ -123,7 +124,7 @@ def test_the_ladder_builds_keeps_and_finds_it(
     built(flavour, "harmonizer", Profile())  # skips where this GPU is not built for
     monkeypatch.setenv("HZ_ENGINES", str(tmp_path / "engines"))
     bundle: Bundle = load_bundle(tiny.make_tiny_bundle(tmp_path / "tiny.hz"))
-    rung = tensorrt.NAMES[flavour]
+    rung = trt.NAMES[flavour]
     _, steps = choose(bundle, "harmonizer", require=rung, build=_builder(quiet=True))
     assert "runs engine of harmonizer.fp16.onnx (fp16)" in steps[0]
     backend, steps = choose(bundle, "harmonizer", require=rung)

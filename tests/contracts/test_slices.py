@@ -14,15 +14,14 @@ import pytest
 
 import tiny_slices
 from fake_gpu import Driver, engine_bytes, fake_tensorrt, install, record_of
-from hz_runtime.backends import Backend, installed, open_backend
-from hz_runtime.backends.base import LADDER
-from hz_runtime.backends.tensorrt import open_engine
+from hz_runtime.backends.base import LADDER, Backend, installed, open_backend
+from hz_runtime.backends.trt import open_engine
+from hz_runtime.batch.stages import Job, Stages
+from hz_runtime.bundle.manifest import ModelEntry
 from hz_runtime.errors import BackendError
-from hz_runtime.manifest import ModelEntry
-from hz_runtime.recipe import Recipe
-from hz_runtime.slices import SLICE_BATCH, axial_slices
-from hz_runtime.stages import Job, Stages
-from hz_runtime.tasks import AgePredictor, DiagnosisPredictor, Harmonizer
+from hz_runtime.inference.predictors import AgePredictor, DiagnosisPredictor, Harmonizer
+from hz_runtime.inference.slice_wise import SLICE_BATCH, axial_slices
+from hz_runtime.model_space.recipe import Recipe
 
 RUNGS = {
     name: (engine, device) for name, engine, device, _ in LADDER if engine in ("openvino", "onnxruntime")

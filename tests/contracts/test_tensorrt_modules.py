@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fake_gpu import Driver, fake_tensorrt
-from hz_runtime.backends.tensorrt import MODULES, _logger
+from hz_runtime.backends.trt import MODULES, _logger
 
 KNOWN = [name for names in MODULES.values() for name in names]
 REAL = [name for name in KNOWN if find_spec(name)] or KNOWN[:1]

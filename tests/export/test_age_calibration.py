@@ -12,7 +12,7 @@ from hz_calibration.age_interval import calibrate
 from hz_export.age_calibration import calibrated
 from hz_export.assemble import ExportOptions, export_bundle
 from hz_export.model_card import model_card
-from hz_runtime.bundle import load_bundle
+from hz_runtime.bundle.store import load_bundle
 from small_slice_checkpoints import write_slice_predictor
 
 N = 60

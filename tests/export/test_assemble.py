@@ -17,11 +17,11 @@ from hz_export.assemble import ExportOptions, export_bundle  # noqa: E402
 from hz_export.engine import EngineOptions  # noqa: E402
 from hz_export.graph_precision import achieved  # noqa: E402
 from hz_export.to_onnx import read_checkpoint  # noqa: E402
-from hz_runtime.bundle import Bundle, load_bundle  # noqa: E402
-from hz_runtime.engines import Profile  # noqa: E402
+from hz_runtime.bundle.engine_cache import Profile  # noqa: E402
+from hz_runtime.bundle.store import Bundle, load_bundle  # noqa: E402
 from hz_runtime.errors import BackendError, HzError, UsageError  # noqa: E402
-from hz_runtime.files import sha256_file  # noqa: E402
-from hz_runtime.recipe import Recipe  # noqa: E402
+from hz_runtime.io.atomic import sha256_file  # noqa: E402
+from hz_runtime.model_space.recipe import Recipe  # noqa: E402
 from small_checkpoints import HELD_OUT, write_age, write_harmonizer  # noqa: E402
 from small_scans import write_scans  # noqa: E402
 

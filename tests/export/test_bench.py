@@ -27,11 +27,11 @@ from hz_export.bench import (
     time_batch,
     words,
 )
-from hz_export.contenders import bound, engine_candidates, from_backend
+from hz_export.candidates import bound, engine_candidates, from_backend
 from hz_export.speed import SpeedOptions, measure_speed
 from hz_export.synthetic import synthetic_heads
-from hz_runtime.backends import open_backend
-from hz_runtime.bundle import load_bundle
+from hz_runtime.backends.base import open_backend
+from hz_runtime.bundle.store import load_bundle
 from hz_runtime.errors import HzError, UsageError
 from small_scans import write_scans
 
@@ -280,8 +280,8 @@ def test_the_core_needs_neither_torch_nor_a_reader_of_scans(root: Path) -> None:
         "import sys\n"
         "for name in ('torch', 'onnx', 'nibabel', 'isal', 'click', 'safetensors', 'scipy'):\n"
         "    sys.modules[name] = None\n"
-        "import hz_export.bench, hz_export.differences, hz_export.machine, hz_export.peers\n"
-        "import hz_export.contenders, hz_export.synthetic\n"
+        "import hz_export.bench, hz_export.differences, hz_export.machine, hz_export.torch_baselines\n"
+        "import hz_export.candidates, hz_export.synthetic\n"
         "print(hz_export.machine.describe_machine()['cores'] > 0)\n"
     )
     env = {"PYTHONPATH": f"{root / 'runtime'}:{root / 'export'}", "PATH": ""}

@@ -14,9 +14,9 @@ import torch
 
 from hz_export import brain_mask
 from hz_export.linknet import LinkNet3d
-from hz_runtime.bundle import load_bundle
+from hz_runtime.bundle.store import load_bundle
 from hz_runtime.errors import HzError, UsageError
-from hz_runtime.files import sha256_bytes
+from hz_runtime.io.atomic import sha256_bytes
 from hz_runtime.preparation.network_mask import find_mask_network
 
 pytest.importorskip("nilearn")

@@ -21,7 +21,7 @@ from hz_export.engine_messages import build_error, shortened  # noqa: E402
 from hz_export.engine_report import inspected_types, network_types, require_built  # noqa: E402
 from hz_export.graph_precision import to_reduced  # noqa: E402
 from hz_export.to_onnx import OUTPUTS, to_onnx  # noqa: E402
-from hz_runtime.engines import Profile  # noqa: E402
+from hz_runtime.bundle.engine_cache import Profile  # noqa: E402
 from hz_runtime.errors import BackendError, BundleError, HzError  # noqa: E402
 
 REFERENCE = Path(__file__).resolve().parents[2] / "models/reference.hz"
@@ -115,7 +115,7 @@ def test_engines_of_both_networks_in_int8(graphs: dict[str, ModelProto], role: s
 
 
 def test_every_reduced_file_that_ships_builds() -> None:
-    from hz_runtime.bundle import load_bundle
+    from hz_runtime.bundle.store import load_bundle
 
     bundle = load_bundle(REFERENCE)
     reduced = [entry for entry in bundle.models if entry.precision != "fp32"]

@@ -12,13 +12,13 @@ from onnx import ModelProto
 
 pytest.importorskip("onnxruntime", reason="calibration needs onnxruntime")
 
+from hz_calibration.deviation import BRAIN_ABOVE, answers
 from hz_calibration.graph import folded, in_half
 from hz_calibration.ranges import Range, collect, ranges
-from hz_calibration.yardstick import BRAIN_ABOVE, answers
 from hz_export.differences import TOLERANCES, Tolerance
 from hz_export.graph_precision import to_reduced
 from hz_export.localize import LocalizedNodes, Measure, by_half, explained, localize
-from hz_export.parity import Judge, Volumes
+from hz_export.parity import ParityCheck, Volumes
 from hz_export.quantize import to_int8
 from hz_runtime.errors import HzError
 from small_networks import grids, harmonizer, weight, with_half_weights, with_weight
@@ -135,10 +135,10 @@ def test_unknown_nodes_are_refused() -> None:
 # Of a file that strayed
 
 
-def judged(model: ModelProto) -> Judge:
+def judged(model: ModelProto) -> ParityCheck:
     """A judge whose reference is the float32 graph, on onnxruntime."""
     volumes = Volumes(VOLUMES, ("a" * 64,), "made for this test")
-    return Judge(lambda v: answers(model, v), VOLUMES, VOLUMES > BRAIN_ABOVE, volumes, name="the graph")
+    return ParityCheck(lambda v: answers(model, v), VOLUMES, VOLUMES > BRAIN_ABOVE, volumes, name="the graph")
 
 
 TOLERANCE = Tolerance(mean=1e-3, p999=1e-2, years=1.0)

@@ -17,10 +17,10 @@ torch = pytest.importorskip("torch")
 from hz_export import parity  # noqa: E402
 from hz_export.bundle_parity import ParityOptions, kind_of, measure_bundle, verdict  # noqa: E402
 from hz_export.differences import checks, measured, spread  # noqa: E402
-from hz_export.parity import TOLERANCES, Judge, Tolerance, Volumes  # noqa: E402
-from hz_runtime.bundle import load_bundle, write_bundle  # noqa: E402
+from hz_export.parity import TOLERANCES, ParityCheck, Tolerance, Volumes  # noqa: E402
+from hz_runtime.bundle.store import load_bundle, write_bundle  # noqa: E402
 from hz_runtime.errors import HzError, UsageError  # noqa: E402
-from hz_runtime.recipe import Recipe  # noqa: E402
+from hz_runtime.model_space.recipe import Recipe  # noqa: E402
 from small_scans import write_scans  # noqa: E402
 from tiny import age_onnx, harmonizer_onnx, tiny_files, tiny_manifest  # noqa: E402
 
@@ -47,9 +47,9 @@ def volumes() -> Volumes:
 
 
 @pytest.fixture
-def judge(volumes: Volumes) -> Judge:
+def judge(volumes: Volumes) -> ParityCheck:
     brain = parity.brains(volumes.grids)
-    return Judge(Affine(), volumes.grids, brain, volumes, Mean(), ("onnxruntime",))
+    return ParityCheck(Affine(), volumes.grids, brain, volumes, Mean(), ("onnxruntime",))
 
 
 def with_bias(bias: float) -> bytes:
@@ -79,7 +79,7 @@ def test_differences_count_nonfinite_values_and_equal_arrays_have_no_psnr() -> N
     assert (got["nonfinite"], got["max"], got["psnr_db"]) == (2, 0.0, None)
 
 
-def test_evidence_speaks_of_this_very_file(judge: Judge, volumes: Volumes) -> None:
+def test_evidence_speaks_of_this_very_file(judge: ParityCheck, volumes: Volumes) -> None:
     data = harmonizer_onnx()
     evidence = judge.evidence(data, "fp32", TOLERANCES["fp32"], "harmonizer.onnx")
     assert evidence["sha256"] == hashlib.sha256(data).hexdigest()
@@ -90,7 +90,7 @@ def test_evidence_speaks_of_this_very_file(judge: Judge, volumes: Volumes) -> No
     assert row["years"]["max"] < 1e-4
 
 
-def test_a_known_error_is_measured_as_that(judge: Judge) -> None:
+def test_a_known_error_is_measured_as_that(judge: ParityCheck) -> None:
     wide = Tolerance(1, 1, 99)
     (row,) = judge.evidence(with_bias(0.11), "fp32", wide, "x.onnx")["measured"]
     assert row["overall"]["mean"] == pytest.approx(0.01, rel=1e-3)
@@ -98,7 +98,7 @@ def test_a_known_error_is_measured_as_that(judge: Judge) -> None:
     assert row["years"]["max"] == pytest.approx(2.0, rel=1e-3)  # 200 years a unit of mean intensity
 
 
-def test_a_corrupted_model_is_refused_with_what_was_found(judge: Judge) -> None:
+def test_a_corrupted_model_is_refused_with_what_was_found(judge: ParityCheck) -> None:
     with pytest.raises(
         HzError, match=r"harmonizer\.onnx on onnxruntime .* mean difference in the brain 0\.01"
     ) as raised:
@@ -107,24 +107,24 @@ def test_a_corrupted_model_is_refused_with_what_was_found(judge: Judge) -> None:
     assert "Not published" in raised.value.remedy
 
 
-def test_a_small_error_that_moves_ages_is_refused(judge: Judge) -> None:
+def test_a_small_error_that_moves_ages_is_refused(judge: ParityCheck) -> None:
     with pytest.raises(HzError, match="largest difference in years 1"):
         judge.evidence(with_bias(0.105), "fp16", Tolerance(0.1, 0.1, 0.25), "h.onnx")
 
 
-def test_a_model_that_gives_nan_is_refused(judge: Judge) -> None:
+def test_a_model_that_gives_nan_is_refused(judge: ParityCheck) -> None:
     with pytest.raises(HzError, match="non-finite") as raised:
         judge.evidence(with_bias(float("nan")), "fp32", TOLERANCES["fp32"], "harmonizer.onnx")
     assert "Not published" in raised.value.remedy
 
 
-def test_bytes_that_are_no_model_are_refused(judge: Judge) -> None:
+def test_bytes_that_are_no_model_are_refused(judge: ParityCheck) -> None:
     with pytest.raises(HzError):
         judge.evidence(harmonizer_onnx()[:200], "fp32", TOLERANCES["fp32"], "harmonizer.onnx")
 
 
 def test_an_age_network_is_judged_in_years_alone(volumes: Volumes) -> None:
-    judge = Judge(Mean(), volumes.grids, parity.brains(volumes.grids), volumes, None, ("onnxruntime",))
+    judge = ParityCheck(Mean(), volumes.grids, parity.brains(volumes.grids), volumes, None, ("onnxruntime",))
     evidence = judge.evidence(age_onnx(), "fp32", TOLERANCES["fp32"], "age.onnx")
     assert evidence["tolerance"] == {"years": 0.05}
     (row,) = evidence["measured"]
@@ -133,9 +133,9 @@ def test_an_age_network_is_judged_in_years_alone(volumes: Volumes) -> None:
 
 
 def test_every_installed_engine_is_asked(volumes: Volumes) -> None:
-    from hz_runtime.backends import installed
+    from hz_runtime.backends.base import installed
 
-    judge = Judge(Affine(), volumes.grids[:1], parity.brains(volumes.grids[:1]), volumes)
+    judge = ParityCheck(Affine(), volumes.grids[:1], parity.brains(volumes.grids[:1]), volumes)
     rows = judge.evidence(harmonizer_onnx(), "fp32", TOLERANCES["fp32"], "harmonizer.onnx")["measured"]
     assert [row["backend"]["name"] for row in rows] == [name for name, _ in installed()]
 
@@ -233,7 +233,9 @@ def test_an_age_that_is_not_finite_is_past_any_limit() -> None:
     assert past == {"nonfinite", "years95"}
 
 
-def test_evidence_is_judged_again_without_running(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evidence_is_judged_again_without_running(
+    judge: ParityCheck, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = with_bias(0.11)  # off by 0.01 and 2 years
     evidence = judge.evidence(data, "fp32", Tolerance(1, 1, 99), "x.onnx")
     recorded = {
@@ -251,7 +253,7 @@ def test_evidence_is_judged_again_without_running(judge: Judge, monkeypatch: pyt
     assert past == ("years that 95 % of scans keep to 2 (at most 1.9)",)
 
 
-def test_evidence_of_other_bytes_is_not_judged(judge: Judge) -> None:
+def test_evidence_of_other_bytes_is_not_judged(judge: ParityCheck) -> None:
     evidence = judge.evidence(harmonizer_onnx(), "fp32", TOLERANCES["fp32"], "x.onnx")
     with pytest.raises(UsageError, match=r"x\.onnx is of other bytes"):
         list(parity.rejudge({"models": [{"file": "x.onnx", "sha256": "0" * 64, "parity": evidence}]}))
@@ -265,7 +267,7 @@ def test_what_is_no_evidence_is_refused(text: str) -> None:
         list(parity.rejudge(json.loads(text)))
 
 
-def test_numbers_that_were_not_kept_are_asked_for(judge: Judge) -> None:
+def test_numbers_that_were_not_kept_are_asked_for(judge: ParityCheck) -> None:
     evidence = judge.evidence(harmonizer_onnx(), "fp32", TOLERANCES["fp32"], "x.onnx")
     row = {k: v for k, v in evidence["measured"][0].items() if k != "per_volume"}
     with pytest.raises(UsageError, match="holds no 'per_volume'") as raised:
@@ -276,7 +278,7 @@ def test_numbers_that_were_not_kept_are_asked_for(judge: Judge) -> None:
 def test_a_reference_may_be_a_function(volumes: Volumes) -> None:
     """Without torch the bundle's own file answers; the evidence says so."""
     brain = parity.brains(volumes.grids)
-    judge = Judge(
+    judge = ParityCheck(
         lambda v: np.clip(0.8 * v + 0.1, 0, 1), volumes.grids, brain, volumes,
         lambda v: 20 + 200 * v.mean(axis=(1, 2, 3)), ("onnxruntime",), "arithmetic",
     )  # fmt: skip

@@ -16,12 +16,12 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 pytest.importorskip("onnxruntime", reason="calibration needs onnxruntime")
 
+from hz_calibration.deviation import BRAIN_ABOVE, Budget, answers
 from hz_calibration.graph import fingerprint, with_outputs
 from hz_calibration.plan import PrecisionPlan
 from hz_calibration.ranges import Range, collect, ranges
-from hz_calibration.yardstick import BRAIN_ABOVE, Budget, answers
 from hz_export.quantize import to_int8
-from hz_runtime.backends import open_backend
+from hz_runtime.backends.base import open_backend
 from hz_runtime.errors import HzError, UsageError
 from small_networks import INNER, age, grids, harmonizer, weight, with_half_weights, with_weight
 
@@ -196,7 +196,7 @@ def test_the_guard_stands_only_where_a_conv_reads_a_concat(int8: ModelProto) -> 
 OLD_CPU = """
 import sys
 import numpy, onnx
-from hz_calibration.yardstick import answers
+from hz_calibration.deviation import answers
 from small_networks import grids
 for path in sys.argv[1:]:
     made = onnx.load(path)

@@ -21,11 +21,11 @@ from hz_export.graph_precision import achieved, to_reduced  # noqa: E402
 from hz_export.networks import read_network  # noqa: E402
 from hz_export.speed import SpeedOptions, measure_speed  # noqa: E402
 from hz_export.to_onnx import OUTPUTS, read_checkpoint  # noqa: E402
-from hz_runtime.bundle import Bundle, load_bundle  # noqa: E402
+from hz_runtime.batch.run import run_batch  # noqa: E402
+from hz_runtime.bundle.store import Bundle, load_bundle  # noqa: E402
 from hz_runtime.errors import HzError, UsageError  # noqa: E402
-from hz_runtime.pipeline import run_batch  # noqa: E402
-from hz_runtime.recipe import Recipe, prepare  # noqa: E402
-from hz_runtime.volume import read_volume  # noqa: E402
+from hz_runtime.io.volume import read_volume  # noqa: E402
+from hz_runtime.model_space.recipe import Recipe, to_model_space  # noqa: E402
 from small_checkpoints import write_age, write_harmonizer  # noqa: E402
 from small_scans import write_scans  # noqa: E402
 from small_slice_checkpoints import MIDDLE, write_slice_harmonizer, write_slice_predictor  # noqa: E402
@@ -53,7 +53,7 @@ def bundle(folder: Path) -> Bundle:
 
 def grid_of(folder: Path) -> np.ndarray:
     recipe = Recipe(intensity="percentile")
-    return prepare(read_volume(folder / "scans/sub-01_T1w.nii.gz"), recipe).grid
+    return to_model_space(read_volume(folder / "scans/sub-01_T1w.nii.gz"), recipe).grid
 
 
 def slice_by_slice(network: torch.nn.Module, volume: np.ndarray) -> np.ndarray:

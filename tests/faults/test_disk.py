@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from hz_runtime import files
-from hz_runtime.bundle import load_bundle
-from hz_runtime.pipeline import RunOptions, run_batch
-from hz_runtime.resume import read_record
+from hz_runtime.batch.run import RunOptions, run_batch
+from hz_runtime.bundle.store import load_bundle
+from hz_runtime.io import atomic
+from hz_runtime.results.record import read_record
 from processes import finished, whole_records
 from small_scans import results, write_scans
 
@@ -103,7 +103,7 @@ def test_no_room_at_any_moment_of_a_run(
     scans, bundle = write_scans(tmp_path / "in", 3), load_bundle(tiny_bundle)
     options = RunOptions(threads=1, backend="onnxruntime", space="both")
     with monkeypatch.context() as patched:
-        patched.setattr(files, "os", Disk(what, room))
+        patched.setattr(atomic, "os", Disk(what, room))
         report = run_batch(scans, bundle, tmp_path / "out", options)
     assert report.exit_code == 1  # the tables could not be written
     assert all("the disk is full" in problem for problem in report.problems)

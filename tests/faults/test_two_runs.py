@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hz_runtime.inputs import LOCK_NAME
+from hz_runtime.batch.folder_lock import LOCK_NAME
 from processes import finished, started, until, whole_records
 from small_scans import results, write_scans
 

@@ -62,7 +62,7 @@ def fresh(code: str, *options: str) -> str:
 
 def test_every_module_imports_without_heavy_packages() -> None:
     names, loaded = json.loads(fresh(WALK, "-W", "error"))
-    assert {"hz_runtime.bundle", "hz_runtime.backends.ort", "hz_runtime.backends.openvino"} <= set(names)
+    assert {"hz_runtime.bundle.store", "hz_runtime.backends.ort", "hz_runtime.backends.ov"} <= set(names)
     assert not HEAVY & set(loaded)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hz_runtime.geometry import Geometry
-from hz_runtime.recipe import Recipe
-from hz_runtime.volume import Volume
+from hz_runtime.io.geometry import Geometry
+from hz_runtime.io.volume import Volume
+from hz_runtime.model_space.recipe import Recipe
 
 
 def make_brain(move=(0.0, 0.0, 0.0), scale=1.0, noise=0.02, fill=None, shrink=1.0, spacing=2.0):

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from hz_runtime.errors import UsageError  # noqa: E402
-from hz_runtime.recipe import Recipe  # noqa: E402
+from hz_runtime.model_space.recipe import Recipe  # noqa: E402
 from hz_train.checkpoint import load_checkpoint, without_prefix  # noqa: E402
 from hz_train.cohort import Cohort, read_participants  # noqa: E402
 from hz_train.condition import one_hot  # noqa: E402

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from hz_runtime.errors import UsageError
-from hz_runtime.geometry import Geometry
-from hz_runtime.volume import read_volume, write_volume
+from hz_runtime.io.geometry import Geometry
+from hz_runtime.io.volume import read_volume, write_volume
 from hz_train.cohort import read_participants
 from hz_train.simulate import Simulation, anatomy, label_maps, named_site, render, simulate, subjects
 from hz_train.simulate_heads import Grid, label_head

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hz_runtime.geometry import Geometry
-from hz_runtime.recipe import Recipe, outside, prepare
-from hz_runtime.volume import read_volume, write_volume
+from hz_runtime.io.geometry import Geometry
+from hz_runtime.io.volume import read_volume, write_volume
+from hz_runtime.model_space.recipe import Recipe, outside, to_model_space
 from hz_train.datasets import statistics
 from hz_train.simulate import Simulation, anatomy, render, subjects
 from hz_train.simulate_anatomy import GREY_YEARLY, REGIONS, Subject, ventricle_growth
@@ -188,7 +188,7 @@ def test_scans_are_prepared_without_flags(built_in: Simulation, tmp_path: Path) 
         path = tmp_path / f"{number}.nii.gz"
         scan = render(subject, simulation.site(subject.home), simulation)
         write_volume(path, scan, Geometry.from_affine(scan.shape, simulation.grid.affine))
-        prepared = prepare(read_volume(path), Recipe())
+        prepared = to_model_space(read_volume(path), Recipe())
         assert prepared.flags == ()
         assert prepared.shift_mm == (0, 0, 0)
         assert prepared.grid.shape == (64, 64, 64)

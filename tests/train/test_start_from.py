@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from hz_runtime.errors import UsageError  # noqa: E402
-from hz_runtime.recipe import Recipe  # noqa: E402
+from hz_runtime.model_space.recipe import Recipe  # noqa: E402
 from hz_train.checkpoint import load_checkpoint  # noqa: E402
 from hz_train.cohort import Cohort, read_participants  # noqa: E402
 from hz_train.cyclegan_task import Settings  # noqa: E402

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hz_runtime.slices import SliceHarmonizer, SlicePredictor
+from hz_runtime.inference.slice_wise import SliceHarmonizer, SlicePredictor
 from hz_train.fit import Run
 from hz_train.slice_cyclegan import SliceGenerator
 from hz_train.slice_resnet import SliceResNet

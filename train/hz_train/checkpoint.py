@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hz_runtime.errors import UsageError
-from hz_runtime.files import atomic_write_bytes, sha256_file
+from hz_runtime.io.atomic import atomic_write_bytes, sha256_file
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hz_runtime.errors import UsageError
-from hz_runtime.files import sha256_bytes
+from hz_runtime.io.atomic import sha256_bytes
 
 COLUMNS = ("file", "site", "age", "sex", "group")
 

@@ -243,8 +243,8 @@ class CycleGANTask:
 
     def picture(self, path: Path) -> None:
         """Middle axial slices of fixed held-out source scans: before above, after below."""
-        from hz_runtime.files import atomic_write_bytes
-        from hz_runtime.png import encode_png
+        from hz_runtime.io.atomic import atomic_write_bytes
+        from hz_runtime.report.png import encode_png
 
         volumes = self.shown
         if self.settings.augmentation is not None:

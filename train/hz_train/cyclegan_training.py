@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import UsageError
-from hz_runtime.outliers import reference_of
-from hz_runtime.recipe import Recipe
+from hz_runtime.model_space.outliers import reference_of
+from hz_runtime.model_space.recipe import Recipe
 from hz_train.augment import Augmentation
 from hz_train.checkpoint import load_checkpoint, save_checkpoint, with_prefix, without_prefix
 from hz_train.cohort import Cohort

@@ -1,4 +1,4 @@
-"""Prepared volumes in memory: 64^3 float32 are 1 MB each, so that whole cohorts fit."""
+"""ModelInput volumes in memory: 64^3 float32 are 1 MB each, so that whole cohorts fit."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from hz_runtime.n4 import corrected
-from hz_runtime.recipe import Prepared, Recipe, prepare
-from hz_runtime.volume import read_volume
+from hz_runtime.io.volume import read_volume
+from hz_runtime.model_space.recipe import ModelInput, Recipe, to_model_space
+from hz_runtime.preparation.n4 import corrected
 from hz_train.cohort import Cohort, Scan
 
 F32 = NDArray[np.float32]
@@ -50,16 +50,16 @@ class PreparedCohort:
 def load(cohort: Cohort, recipe: Recipe, n4: bool = False) -> PreparedCohort:
     """Read and prepare every scan with the runtime's own code. Raises ScanError naming the first bad file.
 
-    n4 : take the receive field out first (`hz_runtime.n4`). The features stay those of the scans as they
-        are, because that is how hz-run will meet scans.
+    n4 : take the receive field out first (`hz_runtime.preparation.n4`). The features stay those of the
+        scans as they are, because that is how hz-run will meet scans.
     """
 
-    def one(scan: Scan) -> tuple[Prepared, str]:
+    def one(scan: Scan) -> tuple[ModelInput, str]:
         volume = read_volume(scan.path)
-        prepared = prepare(volume, recipe)
+        prepared = to_model_space(volume, recipe)
         if n4:
             flat = replace(volume, data=corrected(volume.data, volume.affine))
-            prepared = replace(prepared, grid=prepare(flat, recipe).grid)
+            prepared = replace(prepared, grid=to_model_space(flat, recipe).grid)
         return prepared, volume.sha256
 
     with ThreadPoolExecutor(2) as pool:

@@ -80,7 +80,7 @@ class Task(Protocol):
 
 
 @runtime_checkable
-class Watchful(Protocol):
+class EarlyStopping(Protocol):
     """A task whose learning rate, or end, depends on how training went."""
 
     def review(self, history: Sequence[Mapping[str, float]]) -> bool:
@@ -212,10 +212,10 @@ def fit(
     logs = _Logs(out, first) if run.rank == 0 else None
     with tqdm(total=total, unit="step", disable=None if run.rank == 0 else True, smoothing=0.05) as bar:
         for epoch in range(first, schedule.epochs):
-            if isinstance(task, Watchful) and task.review(history):
+            if isinstance(task, EarlyStopping) and task.review(history):
                 break
             row = _one_epoch(task, run, epoch, bar, logs)
-            history.append(run.shared(row) if isinstance(task, Watchful) else row)
+            history.append(run.shared(row) if isinstance(task, EarlyStopping) else row)
             if run.rank == 0:
                 _save(task, run, out, history, identity)
                 every = schedule.picture_every
@@ -223,7 +223,7 @@ def fit(
                     task.picture(out / f"epoch-{epoch + 1:03d}.png")
             if after_epoch:
                 after_epoch(epoch)
-    if isinstance(task, Watchful):
+    if isinstance(task, EarlyStopping):
         task.review(history)
 
 

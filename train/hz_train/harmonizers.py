@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hz_runtime.errors import UsageError
-from hz_runtime.recipe import Recipe
+from hz_runtime.model_space.recipe import Recipe
 from hz_train.apply import applied
 from hz_train.checkpoint import load_checkpoint, without_prefix
 from hz_train.fit import Run

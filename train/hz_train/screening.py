@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from hz_runtime import markup
 from hz_runtime.errors import ScanError
-from hz_runtime.files import atomic_write_bytes
-from hz_runtime.grid import axis_weights
-from hz_runtime.outliers import (
+from hz_runtime.io.atomic import atomic_write_bytes
+from hz_runtime.io.volume import read_volume
+from hz_runtime.model_space.outliers import (
     COARSE,
     LEAST_SCANS,
     MEASURES,
@@ -32,10 +31,11 @@ from hz_runtime.outliers import (
     cohort_scores,
     measured,
 )
-from hz_runtime.png import encode_png
-from hz_runtime.recipe import Recipe, prepare
+from hz_runtime.model_space.recipe import Recipe, to_model_space
+from hz_runtime.model_space.resample import axis_weights
+from hz_runtime.report import markup
 from hz_runtime.report.page import page
-from hz_runtime.volume import read_volume
+from hz_runtime.report.png import encode_png
 from hz_train.cohort import Cohort, Scan
 
 F32 = NDArray[np.float32]
@@ -96,7 +96,7 @@ def screen(
 
     def one(scan: Scan) -> tuple[Screened, F32 | None]:
         try:
-            prepared = prepare(read_volume(scan.path), recipe)
+            prepared = to_model_space(read_volume(scan.path), recipe)
         except ScanError as error:
             return Screened(scan, OutlierScore(float("inf"), {}, {}, (error.one_line,))), None
         features = {**prepared.features, "shift_mm": float(np.linalg.norm(prepared.shift_mm))}

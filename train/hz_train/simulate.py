@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from hz_runtime.errors import UsageError
-from hz_runtime.files import atomic_write_bytes, sha256_file
-from hz_runtime.geometry import Geometry
-from hz_runtime.volume import write_volume
+from hz_runtime.io.atomic import atomic_write_bytes, sha256_file
+from hz_runtime.io.geometry import Geometry
+from hz_runtime.io.volume import write_volume
 from hz_train.cohort import read_participants
 from hz_train.simulate_anatomy import Subject, Tissues, tissues
 from hz_train.simulate_heads import BUILT_IN, F32, Grid, Head, built_in_head, label_head

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 from scipy.special import expit
 
-from hz_runtime.recipe import Recipe
+from hz_runtime.model_space.recipe import Recipe
 from hz_train.simulate_heads import EDGE_MM, F32, F64, SHIFTS, Grid, Head
 
 ANATOMY = 1  # number of the random stream; simulate_site has 2

@@ -17,9 +17,9 @@ from scipy.ndimage import binary_closing, binary_fill_holes, distance_transform_
 from scipy.special import expit
 
 from hz_runtime.errors import UsageError
-from hz_runtime.grid import resample, scaled_affine
-from hz_runtime.recipe import Recipe
-from hz_runtime.volume import read_volume
+from hz_runtime.io.volume import read_volume
+from hz_runtime.model_space.recipe import Recipe
+from hz_runtime.model_space.resample import resample, scaled_affine
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

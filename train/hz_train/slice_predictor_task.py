@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hz_runtime.slices import axial_slices
+from hz_runtime.inference.slice_wise import axial_slices
 from hz_train.ahead import Ahead
 from hz_train.apply import applied
 from hz_train.augment import Augmentation, scanner

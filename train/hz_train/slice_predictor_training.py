@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import UsageError
-from hz_runtime.outliers import reference_of
-from hz_runtime.recipe import Recipe
-from hz_runtime.slices import middle
+from hz_runtime.inference.slice_wise import middle
+from hz_runtime.model_space.outliers import reference_of
+from hz_runtime.model_space.recipe import Recipe
 from hz_train.checkpoint import load_checkpoint, save_checkpoint, with_prefix
 from hz_train.cohort import Cohort, Scan, pseudonym, pseudonyms
 from hz_train.datasets import PreparedCohort, describe, load, statistics

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hz_runtime.errors import UsageError
-from hz_runtime.recipe import Recipe, Shape
+from hz_runtime.model_space.recipe import Recipe, Shape
 
 # The 182 x 218 x 182 voxels of 1 mm of the MNI152 template, and two more at each upper end: networks that
 # halve a slice twice need sizes that 4 divides, and a grid that is larger from the start costs no resampling.
@@ -22,8 +22,8 @@ def slice_recipe(
     grid : (D, H, W) voxels over the template's field of view. Up to 91 x 109 x 91 they are taken from the
         2 mm template, as Komandur 2023 prepares volumes; larger ones from that of 1 mm.
     slices : middle axial slices that a predictor reads; None for those of 80 mm.
-    intensity : see `hz_runtime.intensity`. Min-max leaves a slice's brightness to the one brightest voxel
-        of its scan; percentiles do not.
+    intensity : see `hz_runtime.model_space.intensity`. Min-max leaves a slice's brightness to the
+        one brightest voxel of its scan; percentiles do not.
     Raises UsageError for a grid that the networks cannot take.
     """
     if any(n % 4 for n in grid[:2]) or min(grid) < LEAST:

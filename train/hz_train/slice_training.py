@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hz_runtime.errors import UsageError
-from hz_runtime.recipe import Recipe
+from hz_runtime.model_space.recipe import Recipe
 from hz_train.cohort import Cohort
 from hz_train.cyclegan_training import Preset, System, train_cyclegan
 from hz_train.fit import Schedule

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from hz_runtime.backends.base import Backend, describe, installed, open_backend
-from hz_runtime.backends.ladder import choose
+from hz_runtime.backends.fallback import choose
 
 __all__ = ["Backend", "choose", "describe", "installed", "open_backend"]

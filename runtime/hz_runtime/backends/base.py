@@ -11,9 +11,9 @@ import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hz_runtime.backends.selfcontained import check_self_contained
+from hz_runtime.backends.external_data import check_self_contained
+from hz_runtime.bundle.manifest import TensorSpec
 from hz_runtime.errors import BackendError, UsageError
-from hz_runtime.manifest import TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,7 +156,7 @@ def open_backend(
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads make no sense.", "Use 1 or more.")
     if name not in ("onnxruntime", "openvino"):
-        raise UsageError(f"No backend is called {name!r}.", "Known: onnxruntime, openvino.")
+        raise UsageError(f"No backend is called {name!r}.", "Known: onnxruntime, ov.")
     if find_spec(name) is None:
         raise BackendError(f"{name} is not installed.", f"pip install {name}")
     check_self_contained(model, where)
@@ -165,9 +165,9 @@ def open_backend(
         from hz_runtime.backends import ort
 
         return ort.open_model(model, device, count, where)
-    from hz_runtime.backends import openvino
+    from hz_runtime.backends import ov
 
-    return openvino.open_model(model, device, count, where)
+    return ov.open_model(model, device, count, where)
 
 
 def check_batch(batch: Any, spec: TensorSpec) -> NDArray[np.float32]:
@@ -199,7 +199,7 @@ def check_outputs(outputs: dict[str, NDArray[np.float32]], ran: str) -> dict[str
     """The outputs, or BackendError where one is not finite: an overflow must not become an image.
 
     That an output is finite does not prove that nothing overflowed: engines may turn NaN into 0 in a Relu or
-    Clip further inside (openvino.py says what was measured there). Parity on real volumes shows that.
+    Clip further inside (ov.py says what was measured there). Parity on real volumes shows that.
     """
     for name, array in outputs.items():
         _check_finite(

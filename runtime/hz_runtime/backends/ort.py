@@ -18,10 +18,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hz_runtime.backends import cuda
+from hz_runtime.backends import cuda_driver
 from hz_runtime.backends.base import EngineFailure, OutOfMemory, arithmetic, check_batch, check_outputs
+from hz_runtime.bundle.manifest import TensorSpec
 from hz_runtime.errors import BackendError
-from hz_runtime.manifest import TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +65,7 @@ def quiet_onnxruntime() -> Any:
 
 def open_model(model: bytes, device: str, threads: int, where: str) -> OrtBackend:
     """Open ONNX bytes on "cpu", "cuda" or "auto"; BackendError where not every node runs there."""
-    on_gpu = device == "cuda" or (device == "auto" and has_cuda() and cuda.probe().usable)
+    on_gpu = device == "cuda" or (device == "auto" and has_cuda() and cuda_driver.probe().usable)
     wanted = _CUDA if on_gpu else _CPU
     if wanted == _CUDA and not has_cuda():
         raise BackendError("No CUDAExecutionProvider in this onnxruntime.", "pip install 'hz-mri[gpu]'")

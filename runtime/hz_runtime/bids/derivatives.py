@@ -19,8 +19,10 @@ from typing import Any
 from hz_runtime.bids.layout import Unit, description
 from hz_runtime.bids.record import Run, comparable, merged, outputs, read_run, results, table
 from hz_runtime.errors import HzError, UsageError
-from hz_runtime.files import atomic_write_bytes, shown, sync_folder, temporary_name
-from hz_runtime.results import dataset_description, hz_version, to_json
+from hz_runtime.io.atomic import atomic_write_bytes, shown, sync_folder, temporary_name
+from hz_runtime.io.json_text import to_json
+from hz_runtime.results.run_report import dataset_description
+from hz_runtime.results.versions import hz_version
 
 WORK_NAME = ".hz"
 BIDSIGNORE = f"{WORK_NAME}/\n*.html\nfigures/\nlogs/\n*_predictions.tsv\npredictions.tsv\npredictions.json\n"
@@ -38,7 +40,7 @@ device.
 - `.hz/`: what lets an interrupted run go on, with the pictures that the group report shows. It may be removed
   when all participants and the group are done.
 """
-# Columns of predictions.tsv (hz_runtime.results, and the two that a group's table adds).
+# Columns of predictions.tsv (hz_runtime.results.scan_result, and the two that a group's table adds).
 DICTIONARY: dict[str, dict[str, Any]] = {
     "participant_id": {"Description": "Participant, as in the raw data set"},
     "session_id": {"Description": "Session, as in the raw data set; n/a where there are none"},

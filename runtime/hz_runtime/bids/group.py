@@ -10,7 +10,9 @@ from hz_runtime.bids.derivatives import WORK_NAME, dictionary, shared_file
 from hz_runtime.bids.participant import Level
 from hz_runtime.bids.record import Run, read_run, results, table, ways
 from hz_runtime.errors import UsageError
-from hz_runtime.results import ScanResult, count, to_json
+from hz_runtime.io.json_text import to_json
+from hz_runtime.results.run_report import count
+from hz_runtime.results.scan_result import ScanResult
 
 
 def run_group(out: Path, subjects: Sequence[str] = (), work: Path | None = None) -> Level:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hz_runtime.errors import UsageError
-from hz_runtime.files import shown
-from hz_runtime.inputs import certain, read_rows, years
+from hz_runtime.io.atomic import shown
+from hz_runtime.io.participants import certain, read_rows, years
 
 _T1W = re.compile(r"_T1w\.nii(\.gz)?$")
 Row = Mapping[str, str]  # of a table: column -> value, unknown ones left out

@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hz_runtime.batch.executor import Event
+from hz_runtime.batch.folder_lock import locked
+from hz_runtime.batch.known_ages import KnownAges
+from hz_runtime.batch.run import RunOptions, run_batch
 from hz_runtime.bids.derivatives import WORK_NAME, describe_dataset, publish, write_dataset_files
 from hz_runtime.bids.layout import Unit
 from hz_runtime.errors import HzError, UsageError
-from hz_runtime.files import shown
-from hz_runtime.flow import Event
-from hz_runtime.inputs import KnownAges
-from hz_runtime.pipeline import RunOptions, run_batch
-from hz_runtime.results import NOT_REACHED, ScanResult
-from hz_runtime.resume import locked
+from hz_runtime.io.atomic import shown
+from hz_runtime.results.scan_result import NOT_REACHED, ScanResult
 
 if TYPE_CHECKING:
-    from hz_runtime.bundle import Bundle
+    from hz_runtime.bundle.store import Bundle
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from hz_runtime.errors import UsageError
-from hz_runtime.results import NOT_REACHED, ScanResult, count, predictions_tsv
-from hz_runtime.volume import is_scan_name
+from hz_runtime.io.volume import is_scan_name
+from hz_runtime.results.prediction import predictions_tsv
+from hz_runtime.results.run_report import count
+from hz_runtime.results.scan_result import NOT_REACHED, ScanResult
 
 Run = Mapping[str, Any]
 Scan = Mapping[str, Any]

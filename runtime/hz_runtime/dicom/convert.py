@@ -22,14 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import HzError, UnreadableScan, UsageError
-from ..files import atomic_write_bytes, gzipped
-from ..geometry import Array
-from ..header import HEAD_BYTES, ReadLimits, encode_header, parse_header
-from . import deidentify as de
-from .intake import no_room, private_folder
-from .selection import judge
-from .series import Series
+from hz_runtime.dicom import deidentify as de
+from hz_runtime.dicom.intake import no_room, private_folder
+from hz_runtime.dicom.selection import judge
+from hz_runtime.dicom.series import Series
+from hz_runtime.errors import HzError, UnreadableScan, UsageError
+from hz_runtime.io.atomic import atomic_write_bytes, gzipped
+from hz_runtime.io.geometry import Array
+from hz_runtime.io.nifti_header import HEAD_BYTES, ReadLimits, encode_header, parse_header
 
 _MAX_SECONDS = 600
 _SAME_MM = 0.05  # of every corner: dcm2niix works in float32
@@ -145,7 +145,7 @@ def sidecar(series: Series, keep_ids: bool = False) -> dict[str, Any]:
     """BIDS sidecar of a series: numbers (times in seconds) and known words only."""
     import dcm2niix
 
-    from .. import __version__
+    from hz_runtime import __version__
 
     def seconds(keyword: str) -> float | None:
         value = de.number(series.get(keyword))

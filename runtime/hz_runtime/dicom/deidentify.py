@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import UsageError
+from hz_runtime.errors import UsageError
 
 SALT = "hz-dicom-1"  # public: see `pseudonym`
 NAME_DIGITS = 12

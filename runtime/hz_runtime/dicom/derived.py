@@ -20,17 +20,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import GridMismatch
-from ..files import atomic_write_bytes
-from ..header import HEAD_BYTES, ReadLimits, parse_header
-from ..stream import ScanStream
-from ..volume import Volume, read_volume, write_volume
-from . import deidentify as de
-from .convert import geometry_difference, index_map
-from .deidentify import listed
-from .export_folder import replacing
-from .intake import private_folder
-from .series import Series
+from hz_runtime.dicom import deidentify as de
+from hz_runtime.dicom.convert import geometry_difference, index_map
+from hz_runtime.dicom.deidentify import listed
+from hz_runtime.dicom.export_folder import replacing
+from hz_runtime.dicom.intake import private_folder
+from hz_runtime.dicom.series import Series
+from hz_runtime.errors import GridMismatch
+from hz_runtime.io.atomic import atomic_write_bytes
+from hz_runtime.io.nifti_header import HEAD_BYTES, ReadLimits, parse_header
+from hz_runtime.io.verified_stream import ScanStream
+from hz_runtime.io.volume import Volume, read_volume, write_volume
 
 Int16 = npt.NDArray[np.int16]
 RESEARCH = "Research use only. Not for diagnosis."

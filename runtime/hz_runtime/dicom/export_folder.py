@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import HzError, UsageError
-from ..files import shown, sync_folder
-from .convert import make_folder
-from .deidentify import quiet
-from .series import Series
+from hz_runtime.dicom.convert import make_folder
+from hz_runtime.dicom.deidentify import quiet
+from hz_runtime.dicom.series import Series
+from hz_runtime.errors import HzError, UsageError
+from hz_runtime.io.atomic import shown, sync_folder
 
 _REFERENCES = ("SourceImageSequence", "CurrentRequestedProcedureEvidenceSequence")
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-from ..errors import HzError, UnreadableScan, UnsupportedScan
+from hz_runtime.errors import HzError, UnreadableScan, UnsupportedScan
 
 _BLOCK = 1 << 20
 _GZIP_MAGIC, _ZIP_MAGIC = b"\x1f\x8b", b"PK"

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
-from ..files import shown
-from ..resume import read_record
-from ..volume import stem
-from .derived import Origin
-from .structured_report import PredictedAge
+from hz_runtime.dicom.derived import Origin
+from hz_runtime.dicom.structured_report import PredictedAge
+from hz_runtime.errors import UsageError
+from hz_runtime.io.atomic import shown
+from hz_runtime.io.volume import stem
+from hz_runtime.results.record import read_record
 
 
 def read_result(volume: Path, sidecar: Path | None = None) -> tuple[Origin, PredictedAge | None]:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from ..errors import HzError, UnsupportedScan, UsageError
-from ..volume import is_scan_name
-from .convert import convert
-from .deidentify import SALT, need
-from .intake import begins_like_dicom, dicom_files, private_folder
-from .selection import choose_each
-from .series import find_series
+from hz_runtime.dicom.convert import convert
+from hz_runtime.dicom.deidentify import SALT, need
+from hz_runtime.dicom.intake import begins_like_dicom, dicom_files, private_folder
+from hz_runtime.dicom.selection import choose_each
+from hz_runtime.dicom.series import find_series
+from hz_runtime.errors import HzError, UnsupportedScan, UsageError
+from hz_runtime.io.volume import is_scan_name
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 

@@ -26,9 +26,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import UnsupportedScan, UsageError
-from .deidentify import IMAGE_TYPES, SCANNING_SEQUENCES, SEQUENCE_VARIANTS, listed, number, texts, words
-from .series import MR_CLASSES, Series
+from hz_runtime.dicom.deidentify import (
+    IMAGE_TYPES,
+    SCANNING_SEQUENCES,
+    SEQUENCE_VARIANTS,
+    listed,
+    number,
+    texts,
+    words,
+)
+from hz_runtime.dicom.series import MR_CLASSES, Series
+from hz_runtime.errors import UnsupportedScan, UsageError
 
 _THICKEST_MM, _THINNEST_MM, _LEAST_COVERED_MM, _LEAST_MATRIX = 3.0, 0.3, 90.0, 16
 _NOT_A_HEAD = frozenset(

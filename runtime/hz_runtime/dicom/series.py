@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..errors import UnsupportedScan
-from ..geometry import Array
-from .deidentify import listed, need, number, quiet, texts
+from hz_runtime.dicom.deidentify import listed, need, number, quiet, texts
+from hz_runtime.errors import UnsupportedScan
+from hz_runtime.io.geometry import Array
 
 MR_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.4": "MR Image",

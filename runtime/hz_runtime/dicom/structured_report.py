@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
-from ..files import atomic_write_bytes
-from . import deidentify as de
-from .convert import make_folder
-from .deidentify import listed
-from .derived import (
+from hz_runtime.dicom import deidentify as de
+from hz_runtime.dicom.convert import make_folder
+from hz_runtime.dicom.deidentify import listed
+from hz_runtime.dicom.derived import (
     PATIENT_AND_STUDY,
     RESEARCH,
     SERIES_NUMBER_ADDED,
@@ -29,8 +27,10 @@ from .derived import (
     study_of,
     taken_out,
 )
-from .export_folder import earlier_export
-from .series import Series
+from hz_runtime.dicom.export_folder import earlier_export
+from hz_runtime.dicom.series import Series
+from hz_runtime.errors import UsageError
+from hz_runtime.io.atomic import atomic_write_bytes
 
 SCHEME = "99HZ"
 _IDENTIFYING = listed("SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID SeriesNumber Modality")

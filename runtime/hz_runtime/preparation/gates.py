@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import ScanError
-from hz_runtime.grid import resample
+from hz_runtime.io.volume import Volume
+from hz_runtime.model_space.foreground import FEWEST_LEVELS, LARGEST_BRAIN_CM3, grey_levels, thinned
+from hz_runtime.model_space.resample import resample
 from hz_runtime.preparation.morphology import eroded
 from hz_runtime.preparation.registration import scales
 from hz_runtime.preparation.template import Template
-from hz_runtime.recipe import FEWEST_LEVELS, LARGEST_BRAIN_CM3, grey_levels, thinned
-from hz_runtime.volume import Volume
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import ScanError, UsageError
-from hz_runtime.n4 import COARSEST_MM, CONVERGENCE, ITERATIONS
+from hz_runtime.preparation.n4 import COARSEST_MM, CONVERGENCE, ITERATIONS
 from hz_runtime.preparation.template import Template
 
 F32 = NDArray[np.float32]

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_runtime.grid import resample
-from hz_runtime.intensity import foreground_threshold
+from hz_runtime.model_space.foreground import foreground_threshold
+from hz_runtime.model_space.resample import resample
 from hz_runtime.preparation.morphology import dilated, eroded, filled, reached
 from hz_runtime.preparation.template import Template
 
@@ -23,7 +23,7 @@ Mask = NDArray[np.bool_]
 # A stripped scan has one value outside the brain, and inside at most what a skull holds; a head has more.
 LARGEST_STRIPPED_CM3 = 2300.0
 LEAST_STRIPPED_AIR = 0.3
-# In voxels of the template's 2 mm: how far the brain may end outside the carried mask, and inside it.
+# In voxels of the template's 2 mm: how far the brain may end outside the propagated mask, and inside it.
 REACH, DOUBT = 2, 5
 BRIDGE = 1  # half the width of what is cut between brain and skull
 # Of the median of the core: darker is fluid, skull or air; brighter is fat, or a vessel.
@@ -46,7 +46,7 @@ def stripped(data: F32, affine: F64) -> Mask | None:
     return filled(tissue) & inside
 
 
-def carried(data: F32, affine: F64, pose: F64, template: Template) -> Mask:
+def propagated_mask(data: F32, affine: F64, pose: F64, template: Template) -> Mask:
     """The template's mask through an affine pose onto a scan, refined by its intensities: (I, J, K) bool.
 
     data : (I, J, K) float32, whole head, with `affine` (4, 4), voxel to world mm.

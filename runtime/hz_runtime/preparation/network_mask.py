@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_runtime.backends import open_backend
-from hz_runtime.bundle import Bundle, load_bundle
+from hz_runtime.backends.base import open_backend
+from hz_runtime.bundle.manifest import ModelEntry
+from hz_runtime.bundle.store import Bundle, load_bundle
 from hz_runtime.errors import BundleError, NoBrain, UsageError
-from hz_runtime.manifest import ModelEntry
+from hz_runtime.io.volume import Volume
 from hz_runtime.preparation.morphology import filled, largest
-from hz_runtime.volume import Volume
 
 F32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]

@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import GridMismatch, HzError, ScanError, UsageError
-from hz_runtime.files import sha256_file
-from hz_runtime.geometry import Geometry
-from hz_runtime.n4 import niimath_program
+from hz_runtime.io.atomic import sha256_file
+from hz_runtime.io.geometry import Geometry
+from hz_runtime.io.volume import Volume, read_volume
+from hz_runtime.model_space.recipe import ModelInput, Recipe, to_model_space
+from hz_runtime.preparation.n4 import niimath_program
 from hz_runtime.preparation.registration import rotation_degrees, scales
 from hz_runtime.preparation.steps import MaskChoice, PreparedHead, prepare_head
 from hz_runtime.preparation.template import Template, mni152
-from hz_runtime.recipe import Prepared, Recipe, prepare
-from hz_runtime.volume import Volume, read_volume
 
 if TYPE_CHECKING:
-    from hz_runtime.bundle import Bundle
+    from hz_runtime.bundle.store import Bundle
     from hz_runtime.preparation.network_mask import MaskNetwork
 
 VERSION = 2  # raised when the same scan and choices would give another brain
@@ -101,7 +101,7 @@ class Preparer:
         asked, file = choices.brain_mask, choices.mask_file
         if file is not None or asked in ("none", "template"):
             return cls(choices)
-        from hz_runtime.backends import installed
+        from hz_runtime.backends.base import installed
         from hz_runtime.preparation.network_mask import find_mask_network
 
         if asked == "auto" and not installed():  # hz-prepare does without an engine
@@ -150,14 +150,14 @@ class Preparer:
 
     def onto_grid(
         self, head: PreparedHead, recipe: Recipe, statistics: Mapping[str, Mapping[str, float]] | None
-    ) -> Prepared:
+    ) -> ModelInput:
         """The brain on the network's grid, in the template's world.
 
         Where the registration put it is where it stays: the recipe moves only brains that nobody placed.
         Raises what `recipe.prepare` raises.
         """
         brain = Volume(head.template_brain, self.template.affine, self.geometry, "", "float32", 0)
-        return prepare(brain, replace(recipe, placement="none"), statistics)
+        return to_model_space(brain, replace(recipe, placement="none"), statistics)
 
     def transform(self, head: PreparedHead) -> dict[str, Any]:
         """The pose and what it was found by, in plain JSON types."""
@@ -194,7 +194,7 @@ def _mask_of(volume: Volume, file: Path) -> Mask:
     return mask.data > 0
 
 
-def told(preparer: Preparer, head: PreparedHead) -> dict[str, Any]:
+def preparation_metadata(preparer: Preparer, head: PreparedHead) -> dict[str, Any]:
     """What a sidecar says about a scan's preparation, in plain JSON types."""
     return {
         "brain_mask": head.how,

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import HzError, ScanError
-from hz_runtime.geometry import spacing_of
-from hz_runtime.grid import resample, scaled_affine
-from hz_runtime.intensity import foreground_threshold
-from hz_runtime.n4 import niimath
+from hz_runtime.io.geometry import spacing_of
+from hz_runtime.model_space.foreground import foreground_threshold
+from hz_runtime.model_space.resample import resample, scaled_affine
+from hz_runtime.preparation.n4 import niimath
 from hz_runtime.preparation.template import Template, points
 
 F32 = NDArray[np.float32]

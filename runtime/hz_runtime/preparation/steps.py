@@ -17,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import GridMismatch, NoBrain
-from hz_runtime.grid import bounding_box, resample
-from hz_runtime.intensity import foreground_threshold
-from hz_runtime.n4 import corrected
+from hz_runtime.io.volume import Volume
+from hz_runtime.model_space.foreground import foreground_threshold
+from hz_runtime.model_space.resample import bounding_box, resample
 from hz_runtime.preparation import gates
-from hz_runtime.preparation.mask import carried, stripped
+from hz_runtime.preparation.mask import propagated_mask, stripped
 from hz_runtime.preparation.morphology import filled
+from hz_runtime.preparation.n4 import corrected
 from hz_runtime.preparation.registration import mean_distance, registered, rigid_pose
 from hz_runtime.preparation.template import Template, points
-from hz_runtime.volume import Volume
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -88,7 +88,7 @@ def prepare_head(
         checks = gates.of_registration(volume, affine, found, seen, template)
     verdicts = _passed(verdicts + checks)
     with _timed(seconds, "mask"):
-        mask = known if known is not None else carried(volume.data, volume.affine, affine, template)
+        mask = known if known is not None else propagated_mask(volume.data, volume.affine, affine, template)
         if not mask.any():
             raise NoBrain("no brain was found in this scan.", "Give a mask:  --brain-mask FILE")
     with _timed(seconds, "n4"):

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import UsageError
-from hz_runtime.grid import resample
-from hz_runtime.recipe import Recipe
-from hz_runtime.volume import read_volume
+from hz_runtime.io.volume import read_volume
+from hz_runtime.model_space.recipe import Recipe
+from hz_runtime.model_space.resample import resample
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hz_runtime import markup
+from hz_runtime.report import markup
 
 _WIDTH, _HEIGHT, _EDGE, _LINE = 320, 58, 14, 20
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hz_runtime import markup
+from hz_runtime.report import markup
 
 Gates = Sequence[Mapping[str, Any]]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from hz_runtime import markup
-from hz_runtime.figure import Figure
+from hz_runtime.report import markup
 from hz_runtime.report.age_scale import key, pair, shown_age
+from hz_runtime.report.figure import Figure
 from hz_runtime.report.page import NOTICE, page
 from hz_runtime.report.plot import ASPECT, Line, Point, mark, scatter
 from hz_runtime.report.projection import project, site_share

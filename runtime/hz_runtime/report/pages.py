@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hz_runtime.errors import HzError
-from hz_runtime.figure import Figure
-from hz_runtime.files import atomic_write_bytes
+from hz_runtime.io.atomic import atomic_write_bytes
+from hz_runtime.report.figure import Figure
 from hz_runtime.report.group import render_group
 from hz_runtime.report.scans import render_report
 

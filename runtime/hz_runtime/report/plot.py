@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hz_runtime import markup
+from hz_runtime.report import markup
 
 COLOURS = 8
 _SHAPES = (  # as tall and wide as a circle of radius 4.5 looks

@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from hz_runtime import answers, markup
-from hz_runtime.figure import DIFFERENCE_LIMIT, Figure, difference_colours
-from hz_runtime.histogram import Counts, histogram_svg
-from hz_runtime.report import gates, viewer
+from hz_runtime.report import gates, markup, predictions, viewer
 from hz_runtime.report.age_scale import AgeScale, pair
+from hz_runtime.report.figure import DIFFERENCE_LIMIT, Figure, difference_colours
+from hz_runtime.report.histogram import Counts, histogram_svg
 from hz_runtime.report.page import NOTICE, page
 
 STATUSES = ("ok", "flagged", "failed", "skipped")
@@ -194,15 +193,17 @@ def _table(scans: Sequence[Mapping[str, Any]], labels: Mapping[str, Any], scale:
         f'<th scope="col"{kind}>{name}</th>'
         for name, kind in (
             *((name, "") for name in ("Scan", "Status", "Why", *(("Gates",) if gated else ()))),
-            *((name, ' class="num"') for name in answers.columns(labels, interval)),
+            *((name, ' class="num"') for name in predictions.columns(labels, interval)),
         )
     )
     parts = [
-        f'<h2>Scans</h2>\n<p class="soft small">{answers.explained(labels, interval)}</p>\n',
+        f'<h2>Scans</h2>\n<p class="soft small">{predictions.column_legend(labels, interval)}</p>\n',
         f'<div class="scroll"><table id="scans"><thead><tr>{heads}</tr></thead>\n<tbody>\n',
     ]
     for number, scan in enumerate(scans, 1):
-        numbers = "".join(f'<td class="num">{cell}</td>' for cell in answers.cells(scan, labels, interval))
+        numbers = "".join(
+            f'<td class="num">{cell}</td>' for cell in predictions.cells(scan, labels, interval)
+        )
         if gated:
             numbers = f'<td class="gated">{gates.summary(gates.gates_of(scan))}</td>{numbers}'
         parts.append(
@@ -295,7 +296,7 @@ def _details(
     scan: Mapping[str, Any], figure: Figure | None, labels: Mapping[str, Any], scale: AgeScale
 ) -> str:
     parts = []
-    facts = answers.facts(scan, labels, scale.interval_name())
+    facts = predictions.facts(scan, labels, scale.interval_name())
     if figure is not None:
         facts.append(("Mean change", f"{figure.mean_change:.3f} of the range"))
     shown = _facts(facts)

@@ -151,10 +151,10 @@ def test_what_cannot_be_compared_is_refused():
 
 def test_real_tissue_maps_agree(scans):
     """OASIS scans on the prepared grid, against the maps that came with them (another program's)."""
-    from hz_runtime.recipe import Recipe, prepare
-    from hz_runtime.volume import read_volume
+    from hz_runtime.io.volume import read_volume
+    from hz_runtime.model_space.recipe import Recipe, to_model_space
     from hz_train.cohort import Scan
-    from hz_train.studies.floors import foreground
+    from hz_train.studies.baselines import foreground
     from hz_train.studies.truth import label_map
 
     folder = scans / "real_cohort_2mm"
@@ -163,7 +163,7 @@ def test_real_tissue_maps_agree(scans):
         labels = label_map(
             Scan(path, name, "oasis1", None, "n/a", "n/a", labels=folder / f"{name}_tissues.nii.gz"), Recipe()
         )
-        grid = prepare(read_volume(path), Recipe()).grid
+        grid = to_model_space(read_volume(path), Recipe()).grid
         mask = foreground(grid) & (labels > 0)
         assert dice(mask, labels > 0) > 0.95  # the map lies on the scan
         inside = np.where(mask, labels, 0).astype(np.uint8)

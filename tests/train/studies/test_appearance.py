@@ -10,11 +10,11 @@ pytest.importorskip("matplotlib", reason="studies draw with matplotlib")
 pytest.importorskip("sklearn", reason="t-SNE is scikit-learn's")
 
 from hz_runtime.errors import UsageError
-from hz_runtime.png import png_size
+from hz_runtime.report.png import png_size
 from hz_train.cohort import Cohort, Scan
 from hz_train.studies import appearance as study
-from hz_train.studies.floors import ComBat, Nyul, Raw
-from hz_train.studies.record import write
+from hz_train.studies.baselines import ComBat, Nyul, Raw
+from hz_train.studies.result import write
 from small_study import Perfect, cohort, settings, table, value
 
 

@@ -9,16 +9,16 @@ pytest.importorskip("torch", reason="studies train networks")
 pytest.importorskip("matplotlib", reason="studies draw with matplotlib")
 
 import small_study
-from hz_runtime.recipe import Recipe
+from hz_runtime.model_space.recipe import Recipe
 from hz_train.cohort import read_participants
 from hz_train.datasets import load
 from hz_train.studies import audit as study
 from hz_train.studies import truth as known_truth
+from hz_train.studies.baselines import ComBat, Raw, ZScore
 from hz_train.studies.classifier import Training
 from hz_train.studies.comparison import BETWEEN, Known, rescan_rows
-from hz_train.studies.floors import ComBat, Raw, ZScore
 from hz_train.studies.predictability import AuditPlan
-from hz_train.studies.record import write
+from hz_train.studies.result import write
 from small_study import Eroding, Perfect, cohort, settings, table, value
 
 METHODS = ("raw", "z-score", Perfect.name, Eroding.name)
@@ -130,7 +130,7 @@ def test_travelling_heads_are_pairs_between_sites():
 
 def test_truth_and_labels_from_a_table(tmp_path):
     """The optional columns, read, prepared like scans, and laid on a scan's grid."""
-    from hz_runtime.volume import Geometry, write_volume
+    from hz_runtime.io.volume import Geometry, write_volume
     from small_scans import SHAPE, small_head
 
     lines = ["file\tparticipant_id\tsite\tage\tsex\tgroup\ttruth\tlabels"]

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the classifiers are torch networks")
 
-from hz_runtime.small_volume import block_means
+from hz_runtime.model_space.foreground import block_means
 from hz_train.studies.classifier import Training, fit_cnn, fit_linear, scrambled, subject_folds
 
 SIZE = 16

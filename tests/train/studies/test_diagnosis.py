@@ -17,11 +17,11 @@ from hz_train.cohort import Cohort, Scan
 from hz_train.datasets import PreparedCohort
 from hz_train.fit import Run, Schedule
 from hz_train.studies import diagnosis as diagnosis_module
+from hz_train.studies.baselines import Blocks, ComBat
 from hz_train.studies.diagnosis import LEFT, check, diagnosis, splits
-from hz_train.studies.floors import Blocks, ComBat
 from hz_train.studies.predictors import DiagnosisTask
 from hz_train.studies.presets import StudySettings, study_preset
-from hz_train.studies.record import StudyResult
+from hz_train.studies.result import StudyResult
 
 SITES = ("bonn", "oslo", "rome")
 

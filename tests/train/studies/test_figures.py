@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib", reason="studies draw with matplotlib")
 from matplotlib import image
 
 from hz_train.studies import figures
-from hz_train.studies.record import Metric, Row
+from hz_train.studies.result import Metric, Row
 
 NAMES = ["bonn", "oslo"]
 SITES = ["bonn"] * 4 + ["oslo"] * 4

@@ -16,12 +16,12 @@ from hz_runtime.errors import UsageError
 from hz_train.cohort import Cohort, Scan
 from hz_train.datasets import PreparedCohort
 from hz_train.studies import pooled as pooled_module
-from hz_train.studies.floors import Raw
+from hz_train.studies.baselines import Raw
 from hz_train.studies.method import CycleGAN
 from hz_train.studies.pooled import check, pooled
 from hz_train.studies.predictors import Fitted, Predictors, ridge
 from hz_train.studies.presets import StudySettings, study_preset, whom
-from hz_train.studies.record import Row, StudyResult
+from hz_train.studies.result import Row, StudyResult
 
 F32 = NDArray[np.float32]
 SHIFT = np.float32(0.25)

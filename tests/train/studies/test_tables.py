@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="studies train networks")
 
 from hz_train.scores import age_scores, auc, diagnosis_scores
 from hz_train.studies.predictors import ridge
-from hz_train.studies.record import Column, Metric, Prediction, Row, StudyResult, Table, write
+from hz_train.studies.result import Column, Metric, Prediction, Row, StudyResult, Table, write
 from hz_train.studies.tables import age_metrics, auc_metrics, scored, summarised
 
 AGES = np.array([20.0, 30.0, 30.0, 41.0, 55.0, 62.0])

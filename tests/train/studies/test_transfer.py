@@ -12,13 +12,13 @@ pytest.importorskip("torch", reason="studies train networks")
 pytest.importorskip("matplotlib", reason="studies draw figures")
 
 from hz_runtime.errors import UsageError
-from hz_runtime.small_volume import block_means
+from hz_runtime.model_space.foreground import block_means
 from hz_train.cohort import Cohort, Scan
 from hz_train.datasets import PreparedCohort
 from hz_train.studies import transfer as transfer_module
-from hz_train.studies.floors import Blocks, ComBat
+from hz_train.studies.baselines import Blocks, ComBat
 from hz_train.studies.presets import Leak, StudySettings, study_preset
-from hz_train.studies.record import Row, StudyResult
+from hz_train.studies.result import Row, StudyResult
 from hz_train.studies.transfer import MEAN_AGE, check, transfer
 from hz_train.studies.views import OTHERS
 

@@ -16,12 +16,12 @@ from hz_train.cohort import Cohort, Scan
 from hz_train.datasets import PreparedCohort, describe
 from hz_train.studies import figures
 from hz_train.studies.anatomy import TISSUES, tissues
+from hz_train.studies.baselines import foreground
 from hz_train.studies.estimate import Statistic, estimates
-from hz_train.studies.floors import foreground
 from hz_train.studies.held_out import held_out_remark
 from hz_train.studies.overlap import COMPONENTS, NEIGHBOURS, Energy, Neighbours, distances, embed, principal
 from hz_train.studies.presets import StudySettings, split_cohort
-from hz_train.studies.record import Column, Figure, Row, StudyResult, Table
+from hz_train.studies.result import Column, Figure, Row, StudyResult, Table
 from hz_train.studies.tables import summarised
 from hz_train.studies.views import ALL, OTHERS, View, check_sites, compared, flat_blocks, views
 

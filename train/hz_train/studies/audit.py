@@ -33,7 +33,7 @@ from hz_train.studies.comparison import (
 from hz_train.studies.held_out import held_out_remark
 from hz_train.studies.predictability import ACCURACY, CLASSIFIERS, PLANS, REAL, RECALL, AuditPlan, SiteAudit
 from hz_train.studies.presets import StudySettings, split_cohort
-from hz_train.studies.record import Column, Figure, Row, StudyResult, Table
+from hz_train.studies.result import Column, Figure, Row, StudyResult, Table
 from hz_train.studies.tables import summarised
 from hz_train.studies.truth import NAME, label_maps, truths
 from hz_train.studies.views import View, check_sites, compared, views

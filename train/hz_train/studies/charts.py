@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hz_runtime.errors import UsageError
-from hz_train.studies.record import Column, Figure, Prediction, Row
+from hz_train.studies.result import Column, Figure, Prediction, Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

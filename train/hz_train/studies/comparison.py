@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from hz_train.cohort import Cohort
 from hz_train.datasets import PreparedCohort
 from hz_train.studies.anatomy import Kept, kept, kept_of_labels, tissue_volumes, tissues
+from hz_train.studies.baselines import Raw, foreground
 from hz_train.studies.estimate import by_site, estimates
-from hz_train.studies.floors import Raw, foreground
 from hz_train.studies.overlap import distances
-from hz_train.studies.record import Column, Row
+from hz_train.studies.result import Column, Row
 from hz_train.studies.similarity import mean_absolute_error, ssim
 from hz_train.studies.truth import NAME
 from hz_train.studies.views import OTHERS, flat_blocks

@@ -22,7 +22,7 @@ from hz_train.studies.held_out import COMBAT_REMARK, held_out_remark, how, predi
 from hz_train.studies.method import Method, methods
 from hz_train.studies.predictors import Predictors
 from hz_train.studies.presets import StudySettings, check_cohort, split_cohort
-from hz_train.studies.record import Prediction, StudyResult, Table
+from hz_train.studies.result import Prediction, StudyResult, Table
 from hz_train.studies.tables import AUC_COLUMNS, auc_metrics, baselines, scored, summarised
 
 F32 = NDArray[np.float32]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hz_train import scores
 from hz_train.scores import RESAMPLES, Statistic
-from hz_train.studies.record import Metric
+from hz_train.studies.result import Metric
 
 F64 = NDArray[np.float64]
 STREAM = (0, 11)  # of random numbers: that of the audits and appearances published so far

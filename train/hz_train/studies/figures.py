@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_train.studies.charts import canvas, chosen, picture, site_colours
-from hz_train.studies.record import Figure, Row
+from hz_train.studies.result import Figure, Row
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -11,7 +11,7 @@ from hz_train.datasets import PreparedCohort
 from hz_train.studies.method import Method
 from hz_train.studies.predictors import Fitted
 from hz_train.studies.presets import StudySettings, check_cohort, refuse_leak
-from hz_train.studies.record import Prediction
+from hz_train.studies.result import Prediction
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

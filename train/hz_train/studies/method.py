@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import UsageError
-from hz_runtime.files import sha256_bytes, sha256_file
-from hz_runtime.recipe import Recipe
+from hz_runtime.io.atomic import sha256_bytes, sha256_file
+from hz_runtime.model_space.recipe import Recipe
 from hz_train.apply import applied
 from hz_train.checkpoint import load_checkpoint, without_prefix
 from hz_train.cohort import Cohort
@@ -22,7 +22,7 @@ from hz_train.datasets import PreparedCohort
 from hz_train.fit import Run, Schedule
 from hz_train.harmonizers import GENERATORS
 from hz_train.slice_training import train_canonical
-from hz_train.studies.floors import Blocks, ComBat, Nyul, Raw, ZScore
+from hz_train.studies.baselines import Blocks, ComBat, Nyul, Raw, ZScore
 from hz_train.studies.presets import StudySettings, whom
 
 F32 = NDArray[np.float32]

@@ -20,7 +20,7 @@ from hz_train.studies.classifier import (
     subject_folds,
 )
 from hz_train.studies.estimate import balanced, estimates
-from hz_train.studies.record import Column, Metric, Row
+from hz_train.studies.result import Column, Metric, Row
 from hz_train.studies.views import ALL, View, flat_blocks
 
 F32 = NDArray[np.float32]

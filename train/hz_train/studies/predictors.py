@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from hz_runtime.slices import middle
+from hz_runtime.inference.slice_wise import middle
 from hz_train.age_cnn import AgeCNN
 from hz_train.age_task import AgeSettings, AgeTask
 from hz_train.cohort import Cohort

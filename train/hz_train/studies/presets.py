@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hz_runtime.errors import UsageError
-from hz_runtime.recipe import Recipe
+from hz_runtime.model_space.recipe import Recipe
 from hz_train.age_task import AgeSettings
 from hz_train.age_training import PRESETS as AGE_PRESETS
 from hz_train.augment import Augmentation

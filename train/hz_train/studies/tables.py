@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_train.scores import areas, by_subject, correlation, mean
-from hz_train.studies.floors import Blocks, Raw
+from hz_train.studies.baselines import Blocks, Raw
 from hz_train.studies.predictors import RIDGE
-from hz_train.studies.record import Column, Metric, Prediction, Row
+from hz_train.studies.result import Column, Metric, Prediction, Row
 
 F64 = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from hz_train.studies.held_out import COMBAT_REMARK, ages_of, check_ages, held_o
 from hz_train.studies.method import Method, methods
 from hz_train.studies.predictors import Predictors
 from hz_train.studies.presets import StudySettings, split_cohort
-from hz_train.studies.record import Prediction, StudyResult, Table
+from hz_train.studies.result import Prediction, StudyResult, Table
 from hz_train.studies.tables import AGE_COLUMNS, age_metrics, baselines, scored, summarised
 from hz_train.studies.views import OTHERS
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import UsageError
-from hz_runtime.grid import resample
-from hz_runtime.recipe import Recipe, prepare
-from hz_runtime.volume import read_volume
+from hz_runtime.io.volume import read_volume
+from hz_runtime.model_space.recipe import Recipe, to_model_space
+from hz_runtime.model_space.resample import resample
 from hz_train.cohort import Cohort, Scan
 from hz_train.datasets import PreparedCohort, load
 
@@ -51,7 +51,7 @@ def label_map(scan: Scan, recipe: Recipe) -> U8:
             f"{scan.labels.name} has labels from {values.min():g} to {values.max():g}.",
             "Tissue maps hold 0 background, 1 CSF, 2 grey and 3 white matter.",
         )
-    affine = prepare(read_volume(scan.path), recipe).grid_affine  # follows the shift of this scan
+    affine = to_model_space(read_volume(scan.path), recipe).grid_affine  # follows the shift of this scan
     parts = [
         resample(np.asarray(values == k, np.float32), labels.affine, recipe.grid_shape, affine)
         for k in (1, 2, 3)

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import UsageError
-from hz_runtime.small_volume import block_means
+from hz_runtime.model_space.foreground import block_means
 from hz_train.cohort import Cohort
 from hz_train.datasets import PreparedCohort
-from hz_train.studies.floors import Blocks, Raw
+from hz_train.studies.baselines import Blocks, Raw
 from hz_train.studies.method import Method, methods
 from hz_train.studies.presets import StudySettings, check_cohort, refuse_leak
 

@@ -1,0 +1,112 @@
+"""A bundle's files on every engine of this machine, as contenders for timing.
+
+Engines are opened by the runtime's own ladder, so that what is timed is what hz-run would run: its checks
+of shape and finiteness are part of every call. A TensorRT engine that neither bundle nor cache holds is built
+first, as hz-run would: a race without the fastest engine would say nothing. Building is not timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hz_export.bench import F32, Candidate, Contender
+from hz_export.engine import builder
+from hz_runtime.backends.base import LADDER, Backend, describe
+from hz_runtime.backends.fallback import choose
+
+if TYPE_CHECKING:
+    from hz_runtime.bundle.store import Bundle, ModelEntry
+
+# A CPU has no use for a graph typed for a GPU's units: it is computed in float32, with more casts.
+ON_CPU = ("fp32", "int8")
+
+
+def entries(bundle: Bundle, role: str, to: str | None = None) -> list[ModelEntry]:
+    """The bundle's files of one role and target, in its order; raises as `Bundle.model` does."""
+    target = bundle.model(role, to=to).target
+    return [entry for entry in bundle.models if entry.role == role and entry.target == target]
+
+
+def engine_candidates(
+    bundle: Bundle,
+    role: str = "harmonizer",
+    to: str | None = None,
+    threads: int | None = None,
+    rungs: Sequence[str] = (),
+) -> list[Candidate]:
+    """Every rung of the ladder with every file that makes sense there, e.g. "openvino int8".
+
+    rungs : names of the ladder to keep, none for all.  threads : of the CPU, None for all.
+    """
+    found = []
+    for rung, _, device, _ in LADDER:
+        for entry in entries(bundle, role, to):
+            if (rungs and rung not in rungs) or (device == "cpu" and entry.precision not in ON_CPU):
+                continue
+            found.append(
+                Candidate(f"{rung} {entry.precision}", _opener(bundle, entry, rung, device, threads))
+            )
+    return found
+
+
+def _opener(
+    bundle: Bundle, entry: ModelEntry, rung: str, device: str, threads: int | None
+) -> Callable[[], Contender]:
+    def open_it() -> Contender:
+        backend, _ = choose(
+            bundle,
+            entry.role,
+            require=rung,
+            to=entry.target,
+            precision=entry.precision,
+            threads=threads,
+            build=builder(),
+        )
+        return from_backend(f"{rung} {entry.precision}", backend, device, entry.precision)
+
+    return open_it
+
+
+def from_backend(name: str, backend: Backend, device: str, precision: str) -> Contender:
+    """An opened backend as a contender.  device : "cpu" or "cuda".  precision : of the file it runs."""
+
+    def answer(batch: F32) -> F32:
+        return next(iter(backend.run(batch).values()))
+
+    return Contender(
+        name, device, precision, describe(backend), answer, _resident(backend, device), backend.close
+    )
+
+
+def _resident(backend: Any, device: str) -> Callable[[F32], Callable[[], object]] | None:
+    """How this engine runs on data that is already in the GPU's memory; None where it does not say."""
+    if device == "cpu":
+        return None
+    if hasattr(backend, "resident"):
+        return backend.resident  # type: ignore[no-any-return]
+    if backend.name == "onnxruntime":
+        return lambda batch: bound(backend, batch, device)
+    return None
+
+
+def bound(backend: Any, batch: F32, device: str) -> Callable[[], object]:
+    """onnxruntime with input and output bound to `device` memory: a call that moves nothing and waits.
+
+    Reaches into the backend's session: the runtime itself has no use for data that stays on the GPU.
+    """
+    from hz_runtime.backends.ort import quiet_onnxruntime
+
+    session = backend._session
+    binding = session.io_binding()
+    value = quiet_onnxruntime().OrtValue.ortvalue_from_numpy(batch, device, 0)
+    binding.bind_ortvalue_input(backend.inputs[0].name, value)
+    for spec in backend.outputs:
+        binding.bind_output(spec.name, device, 0)
+
+    def call() -> object:
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return binding
+
+    return call

@@ -1,0 +1,163 @@
+"""OpenVINO, on the CPU.
+
+Its Relu, Clip and MaxPool turn NaN into a number (2026.4; onnxruntime's pass it on), so that a finite result
+proves little. Therefore weights that are not finite are refused when a network is opened, and the values in
+front of a network's last Clip or Relu are checked with every run. What stays unseen is an overflow of float32
+further inside; norms hide that from onnxruntime too (a variance that is infinite gives 0).
+
+This file shares its name with the package; absolute imports keep the two apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import threading
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from hz_runtime.backends.base import EngineFailure, arithmetic, check_batch, check_outputs
+from hz_runtime.bundle.manifest import TensorSpec
+from hz_runtime.errors import BackendError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_CUTS = ("Clamp", "Maximum", "Minimum", "Relu")  # operations that end a network and hide NaN
+_REMEDY = "Re-export the bundle, or use another backend (--backend onnxruntime-cpu)."
+
+
+def open_model(model: bytes, device: str, threads: int, where: str) -> OpenVinoBackend:
+    """Open ONNX bytes on the CPU; BackendError where OpenVINO cannot."""
+    if device not in ("auto", "cpu"):
+        raise BackendError(
+            f"OpenVINO runs on the CPU here, not on {device}.", "Use --backend onnxruntime-cuda."
+        )
+    try:
+        return OpenVinoBackend(model, threads)
+    except BackendError as error:
+        raise BackendError(f"{where}: {error.message}", error.remedy) from None
+    except Exception as error:  # OpenVINO raises plain RuntimeError
+        raise BackendError(f"OpenVINO cannot open {where}: {_brief(error)}", _REMEDY) from None
+
+
+@cache
+def quiet_openvino() -> Any:
+    """The package, imported without its telemetry.
+
+    The mere import of openvino 2026.4 writes a client id to ~/intel and queues an event for Google
+    Analytics, without asking; its switch is a file in the user's home. A hospital's machine does not do
+    that: with openvino_telemetry out of sight the package takes its own silent stub.
+    """
+    unseen = "openvino_telemetry" not in sys.modules
+    if unseen:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # "cannot be imported"
+    try:
+        return import_module("openvino")
+    finally:
+        if unseen:
+            sys.modules.pop("openvino_telemetry", None)
+
+
+class OpenVinoBackend:
+    """A network in OpenVINO; see `Backend`. Each thread has its own infer request on one compiled network."""
+
+    name = "openvino"
+    provider = "CPU"
+
+    def __init__(self, model: bytes, threads: int) -> None:
+        openvino = quiet_openvino()
+        core = openvino.Core()
+        network = core.read_model(model)
+        _refuse_weights(network)
+        self._results = len(network.outputs)
+        network.add_outputs(_before_cuts(network))
+        self._compiled: Any = core.compile_model(
+            network,
+            "CPU",
+            {
+                # Left to itself it computes in bfloat16 where the CPU can; fp32 means fp32.
+                "INFERENCE_PRECISION_HINT": "f32",
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_NUM_THREADS": threads,
+                "NUM_STREAMS": 1,
+                "ENABLE_CPU_PINNING": False,  # pinned threads wait for a core that another process holds
+            },
+        )
+        self._local = threading.local()
+        self.version = str(openvino.__version__)
+        self.device = str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
+        self.inputs = tuple(_spec(port) for port in self._compiled.inputs)
+        self.outputs = tuple(_spec(port) for port in self._compiled.outputs[: self._results])
+        self.precision = arithmetic(model, _precision(self._compiled))
+        self.sha256 = hashlib.sha256(model).hexdigest()
+
+    def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        compiled = self._compiled  # one look: another thread may close meanwhile
+        if compiled is None:
+            raise BackendError("This backend was closed.", "Open it again.")
+        fed = check_batch(batch, self.inputs[0])
+        try:
+            request = getattr(self._local, "request", None)
+            if request is None:
+                request = self._local.request = compiled.create_infer_request()
+            request.infer({0: fed})
+            found = [request.get_output_tensor(i).data for i in range(len(compiled.outputs))]
+        except Exception as error:
+            raise EngineFailure(f"OpenVINO cannot run the network: {_brief(error)}", _REMEDY) from None
+        results = {spec.name: data for spec, data in zip(self.outputs, found, strict=False)}
+        uncut = {f"in front of result {k + 1}": data for k, data in enumerate(found[self._results :])}
+        check_outputs({**results, **uncut}, "OpenVINO CPU")
+        return {name: data.copy() for name, data in results.items()}
+
+    def close(self) -> None:
+        self._compiled = None
+        self._local = threading.local()
+
+
+def _refuse_weights(network: Any) -> None:
+    """BackendError where a weight is not finite."""
+    import numpy as np
+
+    for node in network.get_ordered_ops():
+        is_weight = node.get_type_name() == "Constant" and _kind(node) in ("float16", "float32")
+        if is_weight and not np.isfinite(node.data).all():
+            name = node.get_friendly_name()
+            raise BackendError(f"Weight {name} holds values that are not finite.", _REMEDY)
+
+
+def _before_cuts(network: Any) -> list[Any]:
+    """What the last Clip or Relu of every result reads, of those that end in one."""
+    found = []
+    for result in network.get_results():
+        value, cut = result.input_value(0), False
+        while (kind := value.get_node().get_type_name()) in (*_CUTS, "Convert"):
+            cut = cut or kind in _CUTS
+            inputs = value.get_node().input_values()
+            value = next((i for i in inputs if i.get_node().get_type_name() != "Constant"), inputs[0])
+        if cut:
+            found.append(value)
+    return found
+
+
+def _kind(port: Any) -> str:
+    kinds = {"f32": "float32", "f16": "float16", "f64": "float64"}
+    kind = str(port.get_element_type().get_type_name())
+    return kinds.get(kind, kind)
+
+
+def _precision(compiled: Any) -> str:
+    """The precision that the compiled network reports, in hz's words."""
+    name = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+    return {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}.get(name, name)
+
+
+def _spec(port: Any) -> TensorSpec:
+    shape = tuple("N" if axis.is_dynamic else int(axis.get_length()) for axis in port.get_partial_shape())
+    return TensorSpec(str(port.get_any_name()), shape, _kind(port))
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

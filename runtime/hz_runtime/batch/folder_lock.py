@@ -1,0 +1,74 @@
+"""The lock that one run holds on its output folder, and what dead runs left half-written there."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from hz_runtime.errors import UsageError
+from hz_runtime.io.atomic import sweep_temporaries
+
+LOCK_NAME = ".hz.lock"  # also marks a folder as one that hz-run wrote: never searched for inputs
+_TEMP = re.compile(r"^\..+\.\d+\.tmp$", re.DOTALL)
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the output folder, made if absent, for one run; removes what dead runs left half-written.
+
+    Raises UsageError when another run holds it or it cannot be written. The lock is the kernel's, so a
+    killed run leaves none.
+    """
+    import fcntl
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK | os.X_OK):  # an earlier run's lock file may still be writable
+            raise PermissionError(errno.EACCES, "it is read-only, or you have no permission to write")
+        handle = os.open(out / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write into the output folder {out.name}: {error.strerror}.",
+            "Choose a folder that you may write to:  --out DIR",
+        ) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            sure = True
+        except BlockingIOError as error:
+            raise UsageError(
+                f"another run of hz is writing into {out.name}.",
+                "Wait until it has ended, or choose another folder with --out DIR.",
+            ) from error
+        except OSError:  # some network file systems have no locks; then nobody else's files are touched
+            sure = False
+        remove_leftovers(out, sure=sure)
+        yield
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(out: Path, *, sure: bool = True) -> list[str]:
+    """Remove temp files that runs which are gone left in `out` and `out`/figures; returns their names.
+
+    sure : the folder is locked, so every temp file is a dead run's, even where its process number is in
+        use again (in a container it always is). Otherwise only those go whose process is gone.
+    """
+    removed: list[str] = []
+    for folder in (out, out / "figures"):
+        if not folder.is_dir():
+            continue
+        if not sure:
+            sweep_temporaries(folder)
+            continue
+        for entry in sorted(os.listdir(folder)):
+            if not _TEMP.match(entry):
+                continue
+            with contextlib.suppress(OSError):
+                (folder / entry).unlink()
+                removed.append(entry)
+    return removed

@@ -1,0 +1,184 @@
+"""What a bundle can do, as numpy-in, numpy-out objects: harmonize a volume, predict an age or a diagnosis.
+
+Whether a network reads whole volumes (Komandur 2023) or axial slices (Bashyam 2020) shows in its input alone.
+
+They hold no state besides an opened backend and may be called from several threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hz_runtime.backends.base import Backend
+from hz_runtime.errors import BundleError, GridMismatch, NoBrain, UnsupportedScan
+from hz_runtime.inference.slice_wise import of_volumes, slice_wise
+from hz_runtime.io.geometry import Geometry
+from hz_runtime.io.volume import Volume
+from hz_runtime.model_space.guided_filter import native_harmonized
+from hz_runtime.model_space.recipe import ModelInput, Recipe, to_model_space
+
+if TYPE_CHECKING:
+    from hz_runtime.bundle.age_calibration import AgeInterval
+    from hz_runtime.bundle.store import AgeBias, ModelEntry
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Harmonized:
+    """One scan before and after.
+
+    native : (I, J, K) float32 on the scan's own grid, intensities in [0, 1], zero outside the brain.
+    grid : (64, 64, 64) float32, the network's own output.  prepared : what the network was given.
+    """
+
+    native: F32
+    grid: F32
+    prepared: ModelInput
+
+
+class Harmonizer:
+    """Maps prepared volumes to the reference site.
+
+    backend : an opened harmonizer network.  recipe : how scans are prepared for it.
+    """
+
+    def __init__(self, backend: Backend, recipe: Recipe, entry: ModelEntry) -> None:
+        self.backend = backend
+        self.recipe = recipe
+        self.entry = entry
+
+    @property
+    def slice_wise(self) -> bool:
+        """Whether the network reads axial slices. Then each volume runs by itself, however many are given."""
+        return slice_wise(self.backend)
+
+    def __call__(self, grids: F32) -> F32:
+        """Harmonize prepared volumes, (64, 64, 64) or (N, 64, 64, 64) float32 in [0, 1]; same shape back.
+
+        The result is clipped to [0, 1]. Raises GridMismatch for another grid, BackendError where the
+        engine fails.
+        """
+        clipped: F32 = np.clip(of_volumes(self.backend)(_batch(grids, self.recipe)), 0, 1)
+        return clipped.reshape(grids.shape)
+
+    def volume(self, data: F32, affine: NDArray[np.float64]) -> Harmonized:
+        """Harmonize a skull-stripped volume at its own resolution.
+
+        data : (I, J, K), any real dtype and unit.  affine : (4, 4), voxel to world mm (RAS+), as in
+        nibabel; any orientation. `Harmonized.native` comes back on the very same voxels.
+        Raises NoBrain for an empty volume, UnsupportedScan for another shape.
+        """
+        volume = _volume(data, affine)
+        prepared = to_model_space(volume, self.recipe)
+        grid = self(prepared.grid)
+        native = native_harmonized(volume, prepared, grid)
+        return Harmonized(volume.geometry.from_ras(native), grid, prepared)
+
+
+@dataclass(frozen=True)
+class Ages:
+    """Predicted ages in years, (N,) float64.
+
+    raw : what the network said.  corrected : with the bundle's age-bias correction; equal to raw where
+    the bundle holds none.
+    interval : (N, 2), lower and upper limits around `corrected`; None where the bundle holds none. It covers
+    the true age with the probability of `AgePredictor.interval.level` for people and scans like those it was
+    calibrated on, not for a scan that hz-run would flag.
+    """
+
+    raw: NDArray[np.float64]
+    corrected: NDArray[np.float64]
+    interval: NDArray[np.float64] | None = None
+
+
+class AgePredictor:
+    """Predicts brain age from harmonized, prepared volumes.
+
+    Of a slice-wise network it is the median over the middle slices of the recipe.
+
+    bias : the correction of corrected ages, None for none.  interval : the bundle's prediction interval.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        bias: AgeBias | None,
+        recipe: Recipe | None = None,
+        interval: AgeInterval | None = None,
+    ) -> None:
+        self.backend = backend
+        self.bias = bias
+        self.recipe = recipe or Recipe()
+        self.interval = interval
+        self.width = None if interval is None else interval.of(bias)
+        self._answers = of_volumes(backend, self.recipe.middle_slices)
+
+    def __call__(self, grids: F32) -> Ages:
+        """Ages of (64, 64, 64) or (N, 64, 64, 64) float32 volumes in [0, 1], harmonized first.
+
+        Raises GridMismatch for another grid, BackendError where the engine fails.
+        """
+        raw = self._answers(_batch(grids, self.recipe)).astype(np.float64)
+        shown = raw if self.bias is None else self.bias.corrected(raw)
+        return Ages(raw, shown, None if self.width is None else self.width.limits(shown))
+
+
+class DiagnosisPredictor:
+    """Predicts how probable the positive of two labels is, from harmonized, prepared volumes.
+
+    labels : (negative, positive), as in the training cohort's `group` column.
+    Of a slice-wise network it is the median over the middle slices of the recipe (Bashyam 2020). How probable
+    a label is depends on how common it was in the training cohort; nothing here knows how common it is.
+    Raises BundleError where the entry names no labels.
+    """
+
+    def __init__(self, backend: Backend, entry: ModelEntry, recipe: Recipe) -> None:
+        if len(entry.labels) != 2:
+            raise BundleError(
+                f"{entry.file} predicts one of two labels, and the bundle does not say which.",
+                "Export it again from its checkpoint:  hz-export --help",
+            )
+        self.backend = backend
+        self.recipe = recipe
+        self.labels = (entry.labels[0], entry.labels[1])
+        self._answers = of_volumes(backend, recipe.middle_slices)
+
+    def __call__(self, grids: F32) -> NDArray[np.float64]:
+        """Probabilities (N,) float64 of (64, 64, 64) or (N, 64, 64, 64) float32 volumes, harmonized first.
+
+        Raises GridMismatch for another grid, BackendError where the engine fails.
+        """
+        return np.clip(self._answers(_batch(grids, self.recipe)).astype(np.float64), 0, 1)
+
+
+def _volume(data: F32, affine: NDArray[np.float64]) -> Volume:
+    """An array as the pipeline would have read it from a file."""
+    if data.ndim != 3 or not data.size:
+        raise UnsupportedScan(f"an array of shape {data.shape} is not one volume.", "Give (I, J, K).")
+    if data.dtype.kind not in "biuf":
+        raise UnsupportedScan(f"an array of {data.dtype} is no scan.", "Give real numbers.")
+    geometry = Geometry.from_affine(data.shape, np.asarray(affine, np.float64))
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is refused as such
+        ras = np.asfortranarray(geometry.to_ras(data), np.float32)
+    if not np.isfinite(ras).all():
+        raise NoBrain(
+            "the array holds values that are not finite, or too large for float32.",
+            "Replace them, for example with numpy.nan_to_num.",
+        )
+    return Volume(ras, geometry.ras_affine, geometry, "", str(data.dtype), 0)
+
+
+def _batch(grids: F32, recipe: Recipe) -> F32:
+    """(N, D, H, W) float32 of one or several volumes on the recipe's grid."""
+    if grids.shape[-3:] != recipe.grid_shape or grids.ndim not in (3, 4):
+        raise GridMismatch(
+            f"volumes of shape {grids.shape}; the network takes {recipe.grid_shape}.",
+            "Bring scans there with hz_runtime.model_space.recipe.to_model_space, or give native volumes to "
+            "Harmonizer.volume.",
+        )
+    return np.ascontiguousarray(grids, np.float32).reshape(-1, *recipe.grid_shape)

@@ -1,0 +1,56 @@
+"""Intensity rules: min-max as in Komandur 2023, percentiles of the brain, and what counts as foreground."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hz_runtime.errors import NoBrain
+from hz_runtime.model_space.foreground import foreground_threshold
+
+F32 = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+PERCENTILES = (0.5, 99.5)  # of the foreground
+
+
+def min_max(data: F32) -> tuple[F32, float, float]:
+    """Scale a volume linearly so that its minimum is 0 and its maximum 1 (Komandur 2023, Methods).
+
+    data : (D, H, W) float32, any unit. Returns (scaled float32, minimum, maximum).
+    Raises NoBrain where the volume is constant.
+    """
+    low, high = float(data.min()), float(data.max())
+    if not high > low:
+        raise NoBrain(
+            f"every voxel is {low:g}: there is no brain in this scan.",
+            "Check the file in a viewer; an empty export or a failed mask looks like this.",
+        )
+    return ((data - np.float32(low)) / np.float32(high - low)).astype(np.float32), low, high
+
+
+def percentile(data: F32) -> tuple[F32, float, float]:
+    """Scale a volume linearly so that the foreground's 0.5 and 99.5 percentiles are 0 and 1; the rest clips.
+
+    Bashyam 2020 leave their intensity rule open; this one does not hang on a volume's single brightest voxel.
+    data : (D, H, W) float32, any unit. Returns (scaled float32, intensity at 0, intensity at 1).
+    Raises NoBrain where the volume, or all of its foreground, is constant.
+    """
+    inside = data[data > foreground_threshold(data)]
+    low, high = (float(level) for level in np.percentile(inside, PERCENTILES))
+    if not high > low:
+        raise NoBrain(
+            f"every voxel of the foreground is {low:g}: this is a mask, not a scan.",
+            "Give the T1-weighted volume itself.",
+        )
+    scaled = (data - np.float32(low)) / np.float32(high - low)
+    return np.clip(scaled, 0, 1).astype(np.float32), low, high
+
+
+# The recipe's `intensity` -> (D, H, W) float32 to (the same in [0, 1], intensity at 0, intensity at 1).
+RULES: Mapping[str, Callable[[F32], tuple[F32, float, float]]] = MappingProxyType(
+    {"min-max": min_max, "percentile": percentile}
+)

@@ -1,0 +1,295 @@
+"""The recipe: how a scan becomes what a network was trained on, as Komandur 2023 prepares it.
+
+One place for training, calibration, parity and running, so that they cannot drift apart. The numbers
+live in the bundle (`Recipe.to_dict`); the defaults here are those of the paper: the MNI152 template
+grid of 91 x 109 x 91 voxels of 2 mm, resized to 64 x 64 x 64, min-max to [0, 1].
+
+What this module does not do: N4, skull stripping, and the six-degree registration (`preparation` does). It
+expects a skull-stripped scan. A brain that sits elsewhere than the template's is shifted there (translation
+only) and flagged; a rotation is not undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hz_runtime.errors import BundleError, NoBrain
+from hz_runtime.io.volume import Volume
+from hz_runtime.model_space.foreground import (
+    FEWEST_LEVELS,
+    LARGEST_BRAIN_CM3,
+    SMALLEST_BRAIN_CM3,
+    air_of,
+    centroid,
+    foreground_threshold,
+    grey_levels,
+    thinned,
+)
+from hz_runtime.model_space.intensity import RULES
+from hz_runtime.model_space.resample import bounding_box, resample, scaled_affine
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+Triple = tuple[float, float, float]
+Shape = tuple[int, int, int]
+
+LEAST_COVERAGE = 0.5
+LONGEST_AXIS = 1024  # of a grid, as of a scan (`header.ReadLimits`)
+UNPLACED = "its header tells left from right by default only (no sform, no qform): it may be mirrored"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Preparation parameters, stored in a bundle and in every checkpoint.
+
+    template_origin_mm and template_spacing_mm place voxel (0, 0, 0) and the grid in MNI152 world
+    coordinates (RAS+). `centre_mm` is where the centroid of the foreground is expected, with
+    `centre_tolerance_mm` around it; foreground as in `intensity.foreground_threshold`.
+    intensity : which of `intensity.RULES` brings a volume into [0, 1].
+    middle_slices : how many axial slices around the middle of the grid's last axis a slice-wise predictor
+    reads (Bashyam 2020 take 80); 0 for networks that read whole volumes.
+    """
+
+    orientation: str = "RAS"
+    template: str = "MNI152"
+    template_shape: Shape = (91, 109, 91)
+    template_origin_mm: Triple = (-90.0, -126.0, -72.0)
+    template_spacing_mm: float = 2.0
+    grid_shape: Shape = (64, 64, 64)
+    placement: str = "centroid"
+    centre_mm: Triple = (0.0, -21.0, 11.0)
+    centre_tolerance_mm: float = 8.0
+    intensity: str = "min-max"
+    middle_slices: int = 0
+
+    def __post_init__(self) -> None:
+        known = {"orientation": ("RAS",), "placement": ("centroid", "none"), "intensity": tuple(RULES)}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise BundleError(
+                    f"the recipe asks for {name} {getattr(self, name)!r}; this hz knows {', '.join(values)}.",
+                    "Install a newer hz, or export the bundle again with this one.",
+                )
+        self._check_numbers()
+        count = self.middle_slices
+        if type(count) is not int or not 0 <= count <= self.grid_shape[2]:
+            raise BundleError(
+                f"the recipe asks for {count!r} middle slices; its grid has {self.grid_shape[2]}.",
+                "Train again with as many slices as the grid has, or fewer.",
+            )
+
+    def _check_numbers(self) -> None:
+        """Raise BundleError for a grid that cannot be: said once, before any scan is read."""
+        wrong = [
+            name
+            for name in ("template_shape", "grid_shape")
+            if not _triple(getattr(self, name), int, 1, LONGEST_AXIS)
+        ]
+        wrong += [
+            name
+            for name in ("template_origin_mm", "centre_mm")
+            if not _triple(getattr(self, name), (int, float), -1e6, 1e6)
+        ]
+        sizes = {"template_spacing_mm": 1e-3, "centre_tolerance_mm": 0.0}
+        wrong += [name for name, least in sizes.items() if not _within(getattr(self, name), least, 1e6)]
+        wrong += [] if isinstance(self.template, str) and self.template.isalnum() else ["template"]
+        if wrong:
+            raise BundleError(
+                f"the recipe's {wrong[0]} is {getattr(self, wrong[0])!r:.80}, which makes no grid.",
+                "Export the bundle again from its checkpoints:  hz-export --help",
+            )
+
+    def prepares_as(self, other: Recipe) -> bool:
+        """Whether both give the same volumes; which slices of them a network reads may differ."""
+        return replace(self, middle_slices=0) == replace(other, middle_slices=0)
+
+    @property
+    def template_affine(self) -> F64:
+        """(4, 4) voxel to world mm of the template grid."""
+        affine = np.diag([*(self.template_spacing_mm,) * 3, 1.0])
+        affine[:3, 3] = self.template_origin_mm
+        return affine
+
+    @property
+    def grid_affine(self) -> F64:
+        """(4, 4) voxel to world mm of the network's grid."""
+        return scaled_affine(self.template_shape, self.template_affine, self.grid_shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, as a bundle or checkpoint stores them.
+
+        `middle_slices` is said only where there are any, so that a recipe of volumes equals one that was
+        stored before slices were known.
+        """
+        stored = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        if not self.middle_slices:
+            del stored["middle_slices"]
+        return stored
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Recipe:
+        """The recipe of a bundle or checkpoint; unknown keys are ignored. Raises BundleError."""
+        fields = cls.__dataclass_fields__
+        known: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in fields
+        }
+        try:
+            return cls(**known)
+        except TypeError as error:
+            raise BundleError(f"the recipe cannot be read: {error}.", "Export the bundle again.") from error
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """A scan on the network's grid, and what is needed to go back.
+
+    grid : (64, 64, 64) float32 in [0, 1], RAS axes.
+    low, high : the scan's own intensities that became 0 and 1.
+    shift_mm : translation (x, y, z) that was applied to bring the brain to the template's place.
+    grid_affine : (4, 4) voxel of `grid` to the scan's own world mm (the shift undone).
+    features : numbers describing size, position and contrast, compared with the training cohort's.
+    flags : reasons to look at this scan before trusting its result; empty when there are none.
+    """
+
+    grid: F32
+    low: float
+    high: float
+    shift_mm: Triple
+    grid_affine: F64
+    features: dict[str, float]
+    flags: tuple[str, ...]
+
+
+def to_model_space(
+    volume: Volume, recipe: Recipe, statistics: Mapping[str, Mapping[str, float]] | None = None
+) -> ModelInput:
+    """Bring a skull-stripped scan onto the network's grid.
+
+    statistics : per-feature min, max and sd of the training cohort, from the bundle; None skips the
+        comparison.
+    Raises NoBrain for a constant volume, a label map, one with less than 100 or more than 2300 cm3 of
+    foreground, or one of which less than half lies within the template's field of view after placement.
+    """
+    thin, thin_affine = thinned(volume)
+    mask = thin > foreground_threshold(thin)
+    cm3 = float(mask.sum()) * abs(float(np.linalg.det(thin_affine[:3, :3]))) / 1000
+    if cm3 < SMALLEST_BRAIN_CM3:
+        raise NoBrain(
+            f"only {cm3:.3g} cm3 of foreground: an adult brain has 900 to 1900.",
+            "Give a skull-stripped T1-weighted head (a whole one to  hz-run --prepare), and check that the "
+            "voxel sizes in its header are in mm.",
+        )
+    if cm3 > LARGEST_BRAIN_CM3:
+        raise NoBrain(
+            f"{cm3:.0f} cm3 of foreground: an adult brain has 900 to 1900.",
+            "If the skull is still on, have it stripped:  hz-run --prepare SCAN  (else check that the voxel "
+            "sizes in the header are in mm).",
+        )
+    if (levels := grey_levels(thin)) < FEWEST_LEVELS:
+        raise NoBrain(
+            f"only {levels} different intensities: a mask or a label map, not a scan.",
+            "Give the T1-weighted scan that it was made from.",
+        )
+    offset = centroid(mask, thin_affine) - np.asarray(recipe.centre_mm)
+    moved = recipe.placement == "centroid" and float(np.linalg.norm(offset)) > recipe.centre_tolerance_mm
+    shift = -offset if moved else np.zeros(3)
+
+    moved_by = np.eye(4)
+    moved_by[:3, 3] = shift
+    coverage = _coverage(mask, moved_by @ thin_affine, recipe)
+    if coverage < LEAST_COVERAGE:
+        raise NoBrain(
+            f"only {coverage:.0%} of the brain lies within the {recipe.template} field of view.",
+            "Register the scan to the template first:  hz-run --prepare SCAN",
+        )
+    # What lies outside the scan's field of view is air, as bright as the scan's own air, which need not be 0.
+    air = np.float32(air_of(thin) or 0.0)
+    data = volume.data - air if air else volume.data
+    template = resample(data, moved_by @ volume.affine, recipe.template_shape, recipe.template_affine)
+    resized = resample(template, recipe.template_affine, recipe.grid_shape, recipe.grid_affine)
+    if air:
+        resized += air
+    grid, low, high = RULES[recipe.intensity](resized)
+    grid_affine = recipe.grid_affine
+    grid_affine[:3, 3] -= shift
+
+    features = {**describe(grid, recipe), "coverage": coverage}
+    flags = [*_placement_flags(offset, moved, features), *outside(features, statistics or {})]
+    if not volume.geometry.placed:
+        flags.append(UNPLACED)
+    return ModelInput(grid, low, high, (shift[0], shift[1], shift[2]), grid_affine, features, tuple(flags))
+
+
+def describe(grid: F32, recipe: Recipe) -> dict[str, float]:
+    """Numbers that place a prepared scan among others.
+
+    grid : (D, H, W) float32 in [0, 1] on the recipe's grid.
+    Returns brain_cm3, extent_x/y/z_mm (left-right, back-front, foot-head), and the mean, sd and quartile
+    ratio of the foreground's intensities in units of the full range.
+    """
+    mask = grid > foreground_threshold(grid)
+    spacing = np.linalg.norm(recipe.grid_affine[:3, :3], axis=0)
+    inside = grid[mask]
+    lower, median, upper = np.percentile(inside, [25, 50, 75])
+    features = {
+        "brain_cm3": float(mask.sum() * spacing.prod() / 1000),
+        "mean": float(inside.mean()),
+        "sd": float(inside.std()),
+        "contrast": float((upper - lower) / max(median, 1e-6)),
+    }
+    for name, span, step in zip("xyz", bounding_box(mask), spacing, strict=True):
+        features[f"extent_{name}_mm"] = float((span.stop - span.start) * step)
+    return features
+
+
+def outside(features: Mapping[str, float], statistics: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Flags for features further from the training cohort's range than one of its standard deviations."""
+    flags = []
+    for name, value in features.items():
+        seen = statistics.get(name)
+        if seen is None:
+            continue
+        low, high, slack = seen["min"], seen["max"], seen["sd"]
+        if not low - slack <= value <= high + slack:
+            flags.append(f"{name} {value:.4g} is outside the training range {low:.4g} to {high:.4g}")
+    return flags
+
+
+def _within(value: object, least: float, most: float, kind: Any = (int, float)) -> bool:
+    """Whether this is a number of that kind between two others; NaN is not, nor is True."""
+    return isinstance(value, kind) and not isinstance(value, bool) and least <= value <= most
+
+
+def _triple(value: object, kind: Any, least: float, most: float) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and all(_within(n, least, most, kind) for n in value)
+
+
+def _coverage(mask: NDArray[np.bool_], affine: F64, recipe: Recipe) -> float:
+    """Share of the foreground that falls within the template grid."""
+    to_template = np.linalg.inv(recipe.template_affine) @ affine
+    index = np.ogrid[tuple(slice(n) for n in mask.shape)]
+    within = mask
+    for row, size in zip(to_template[:3], recipe.template_shape, strict=True):
+        # Terms that are zero stay out: then `at` has one axis, not three, unless the scan is oblique.
+        at = row[3] + sum(factor * n for factor, n in zip(row, index, strict=False) if factor)
+        within = within & ((at > -0.5) & (at < size - 0.5))
+    return float(within.sum() / mask.sum())
+
+
+def _placement_flags(offset: F64, moved: bool, features: Mapping[str, float]) -> list[str]:
+    flags = []
+    distance = float(np.linalg.norm(offset))
+    if moved:
+        flags.append(
+            f"the brain lay {distance:.0f} mm from the template's place and was shifted there; "
+            "a rotation, if there is one, was not undone (hz-run --prepare registers a head or a brain)"
+        )
+    if features["coverage"] < 0.98:
+        flags.append(f"{1 - features['coverage']:.0%} of the brain lies outside the template's field of view")
+    return flags

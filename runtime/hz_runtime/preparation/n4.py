@@ -1,0 +1,99 @@
+"""N4: the receive field out of a scan (Tustison 2010), by niimath's port of ITK's filter.
+
+Komandur 2023 corrects every volume so before anything else. A scan that is harmonized does not need it,
+since the harmonizer is trained on simulated fields; scans that a harmonizer learns its target from do, or
+it learns their field as well.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hz_runtime.errors import HzError, UsageError
+from hz_runtime.model_space.foreground import foreground_threshold
+
+F32 = NDArray[np.float32]
+
+# Early stopping: at 1e-3 the field is within a hundredth of where ten times as many iterations leave it.
+CONVERGENCE = 1e-3
+ITERATIONS = "50x50x50x50"
+COARSEST_MM = 4.0  # the field is estimated on voxels of about this size, as ITK's shrink factor of 4 does
+
+
+def corrected(data: F32, affine: NDArray[np.float64]) -> F32:
+    """The scan divided by its smooth multiplicative field, whose geometric mean in the foreground is 1.
+
+    The field is estimated in the foreground and applied everywhere: dark fluid inside the brain must not
+    be left behind.
+
+    data : (I, J, K) float32, any unit.  affine : (4, 4) float64, voxel -> mm.
+    Raises UsageError where niimath is missing or fails, HzError where it is killed, NoBrain for an empty
+    scan.
+    """
+    import nibabel
+
+    nib: Any = nibabel  # ships no types for what is used here
+    mask = data > foreground_threshold(data)
+    spacing = float(np.linalg.norm(affine[:3, :3], axis=0).mean())
+    shrink = max(1, round(COARSEST_MM / spacing))
+    with tempfile.TemporaryDirectory(prefix="hz-n4-") as name:
+        folder = Path(name)
+        nib.save(nib.Nifti1Image(data, affine), folder / "scan.nii")
+        nib.save(nib.Nifti1Image(mask.astype(np.uint8), affine), folder / "mask.nii")
+        options = ["-mask", "mask.nii", "-shrink", str(shrink), "-iter", ITERATIONS]
+        command = ["scan.nii", "-n4", *options, "-convergence", str(CONVERGENCE)]
+        said = niimath("N4", [*command, "-field", "field.nii", "out.nii", "-odt", "float"], folder)
+        if said is not None or not (folder / "field.nii").exists():
+            raise UsageError(
+                f"niimath could not correct a scan ({said or 'it wrote nothing'}).",
+                "Use scans corrected elsewhere.",
+            )
+        image: Any = nib.load(folder / "field.nii")
+        field = np.array(np.asarray(image.dataobj), np.float32)  # a copy: the file goes
+    if not (np.isfinite(field).all() and field.min() > 0):
+        raise UsageError("niimath's field is not positive everywhere.", "Use scans corrected elsewhere.")
+    return np.asarray(data / field * np.exp(np.log(field[mask]).mean()), np.float32)
+
+
+def niimath(step: str, arguments: Sequence[str], folder: Path, threads: int | None = None) -> str | None:
+    """Run niimath in `folder`; None where it succeeds, else what it said, in at most 200 characters.
+
+    threads : OpenMP's; None: as the environment says. A Ctrl-C of the terminal does not reach it, so that a
+    scan in flight is finished. Raises UsageError where it is missing, HzError where something killed it: that
+    says nothing about the scan.
+    """
+    more = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(
+        [niimath_program(step), *arguments],
+        cwd=folder,
+        env={**os.environ, "FSLOUTPUTTYPE": "NIFTI", **more},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        process_group=0,
+    )
+    if done.returncode < 0:
+        raise HzError(
+            f"{step} was ended from outside (niimath, signal {-done.returncode}).",
+            "Most often memory ran out: run the same command again, with fewer --workers.",
+        )
+    return " ".join((done.stderr or done.stdout).split())[:200] if done.returncode else None
+
+
+def niimath_program(step: str) -> str:
+    """Path of niimath's binary. Raises UsageError that names the step where it is not installed."""
+    try:
+        import niimath
+    except ImportError:
+        raise UsageError(
+            f"{step} needs niimath.", "pip install 'hz-mri[prep]'  (or do it elsewhere first)"
+        ) from None
+    return str(niimath.bin)

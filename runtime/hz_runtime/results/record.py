@@ -1,0 +1,141 @@
+"""The commit record of a scan, which lets a killed run go on.
+
+A scan is done when its record is there and true. The record is the JSON sidecar of its first output; it
+is written last, atomically, and holds the sha256 of the input, the bundle's id, a fingerprint of the
+options that shape the result, and the size and sha256 of every output. It holds no time, no path and no
+machine, so that a repeated run writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hz_runtime.io.atomic import sha256_file
+
+RECORD_VERSION = 5  # raised when the same scan, bundle and options would give other bytes
+_MAX_RECORD_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Record:
+    """The part of a sidecar that hz reads back, stored under its key "hz".
+
+    outputs : name relative to the output folder -> {"bytes": int, "sha256": hex}.
+    age_interval : around the age shown, years; age_interval_coverage : its nominal coverage.
+    gates, engine : what the gates of preparation found, and what ran the network (`stages._engine`). They
+        stand in the sidecar outside of this part, and are only read back with it.
+    """
+
+    input_sha256: str
+    bundle: str
+    fingerprint: str
+    status: str
+    flags: tuple[str, ...]
+    age_raw: float | None
+    age_corrected: float | None
+    outputs: Mapping[str, Mapping[str, Any]]
+    figure: str | None
+    diagnosis_probability: float | None = None
+    gates: tuple[Mapping[str, Any], ...] = ()
+    age_interval: tuple[float, float] | None = None
+    age_interval_coverage: float | None = None
+    engine: Mapping[str, str] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        predictions: dict[str, Any] = {"age_raw": self.age_raw, "age_corrected": self.age_corrected}
+        if self.age_interval is not None:
+            predictions["age_interval"] = list(self.age_interval)
+            predictions["age_interval_coverage"] = self.age_interval_coverage
+        if self.diagnosis_probability is not None:
+            predictions["diagnosis_probability"] = self.diagnosis_probability
+        return {
+            "record": RECORD_VERSION,
+            "input_sha256": self.input_sha256,
+            "bundle": self.bundle,
+            "options_fingerprint": self.fingerprint,
+            "status": self.status,
+            "flags": list(self.flags),
+            "predictions": predictions,
+            "outputs": {name: dict(self.outputs[name]) for name in sorted(self.outputs)},
+            "figure": self.figure,
+        }
+
+
+def fingerprint(options: Mapping[str, Any]) -> str:
+    """sha256 hex of the options that shape a result.
+
+    Not of those that only move its rounding: backend, batch, and OpenVINO's threads. Else a run that goes on
+    on another machine would do everything again.
+    """
+    text = json.dumps({"record": RECORD_VERSION, **options}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_record(path: Path) -> Record | None:
+    """The record in the sidecar `path`, or None when there is none that this version wrote."""
+    try:
+        if path.stat().st_size > _MAX_RECORD_BYTES:
+            return None
+        content = json.loads(path.read_bytes())
+        stored, around = content["hz"], content.get("Preparation", content)
+        if stored["record"] != RECORD_VERSION:
+            return None
+        ages = stored["predictions"]
+        return Record(
+            str(stored["input_sha256"]),
+            str(stored["bundle"]),
+            str(stored["options_fingerprint"]),
+            str(stored["status"]),
+            tuple(str(f) for f in stored["flags"]),
+            _number(ages["age_raw"]),
+            _number(ages["age_corrected"]),
+            {
+                str(k): {"bytes": int(v["bytes"]), "sha256": str(v["sha256"])}
+                for k, v in stored["outputs"].items()
+            },
+            None if stored["figure"] is None else str(stored["figure"]),
+            _number(ages.get("diagnosis_probability")),
+            gates=tuple(dict(gate) for gate in around.get("gates", ())),
+            age_interval=_pair(ages.get("age_interval")),
+            age_interval_coverage=_number(ages.get("age_interval_coverage")),
+            engine=_engine(content),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _engine(content: Mapping[str, Any]) -> dict[str, str] | None:
+    """None in the records of hz-prepare, which runs no network on a grid."""
+    made = content.get("GeneratedBy")
+    return {str(k): str(v) for k, v in made[0]["Engine"].items()} if made else None
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _pair(value: Any) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    low, high = value
+    return float(low), float(high)
+
+
+def intact(out: Path, record: Record) -> bool:
+    """Whether every output of the record is in `out` with the recorded size and sha256."""
+    for name, expected in record.outputs.items():
+        path = out / name
+        if os.path.isabs(name) or ".." in Path(name).parts:
+            return False
+        try:
+            if path.stat().st_size != expected["bytes"] or sha256_file(path) != expected["sha256"]:
+                return False
+        except OSError:
+            return False
+    return True
