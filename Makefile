@@ -10,7 +10,7 @@ WORKERS ?= 2
 
 PIP_FLAGS = --disable-pip-version-check --no-compile --quiet --constraint constraints.txt
 ROOMS = runtime calibration train export cli
-SOURCES = $(shell find $(ROOMS) models -type f -not -path '*/__pycache__/*' 2>/dev/null)
+SOURCES = $(shell find $(ROOMS) -type f -not -path '*/__pycache__/*' 2>/dev/null)
 
 .PHONY: help demo test lint format clean python-ok
 .DEFAULT_GOAL := help

@@ -1,7 +1,7 @@
 """What the prediction interval of an age network really covers.
 
     python benchmarks/age_interval.py simulated COHORT/participants.tsv --site SITE
-    python benchmarks/age_interval.py real AGE.json COHORT/participants.tsv [--bundle models/reference.hz]
+    python benchmarks/age_interval.py real AGE.json COHORT/participants.tsv [--bundle NAME.hz]
 
 simulated: trains a small age network on some subjects of one site, with the cross-validation that the
 interval is made of, exports it, and counts how many of the other subjects of this site and of other sites
@@ -47,7 +47,7 @@ def main() -> None:
     of = kinds.add_parser("real")
     of.add_argument("checkpoint", type=Path, help="JSON of an age checkpoint")
     of.add_argument("cohort", type=Path)
-    of.add_argument("--bundle", type=Path, default=Path("models/reference.hz"))
+    of.add_argument("--bundle", type=Path, help="[default: the reference bundle]")
     given = parser.parse_args()
     result = simulated(given) if given.kind == "simulated" else real(given)
     print(json.dumps({"kind": given.kind, **result, "machine": describe_machine()}, indent=2))

@@ -102,7 +102,7 @@ def timed_once(contender: Mapping[str, Any]) -> bool:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "reference.hz")
+    parser.add_argument("--bundle", type=Path, default=ROOT / "runtime/hz_runtime/models/reference.hz")
     parser.add_argument("--checkpoint", type=Path, help="harmonizer.safetensors that the bundle was made of")
     parser.add_argument("--volumes", type=Path, help=".npz with one array (n, D, H, W), float32 in [0, 1]")
     parser.add_argument("--batch", default="1,4,16", help="volumes a call, with commas")

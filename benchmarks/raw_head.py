@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("heads", nargs="*", type=Path)
     parser.add_argument("--batch", type=int, default=10, help="heads of the batch; 0 for none")
-    parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "reference.hz")
+    parser.add_argument("--bundle", type=Path, default=ROOT / "runtime/hz_runtime/models/reference.hz")
     parser.add_argument("--brain-mask", default="auto")
     parser.add_argument("--dof", default="6", choices=["6", "12"])
     parser.add_argument("--reference", action="append", default=[], metavar="HEAD=STRIPPED")

@@ -201,7 +201,7 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "reference.hz")
+    parser.add_argument("--bundle", type=Path, default=ROOT / "runtime/hz_runtime/models/reference.hz")
     parser.add_argument("--checkpoint", type=Path, help="CycleGAN checkpoint for the plain script")
     parser.add_argument("--scans", type=int, default=20)
     parser.add_argument("--repeat", type=int, default=3)

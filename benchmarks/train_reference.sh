@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How models/reference.hz was made. Needs the cohort (participants.tsv and its scans) and hours of CPU.
+# How the reference bundle was made. Needs the cohort (participants.tsv and its scans) and hours of CPU.
 #   benchmarks/train_reference.sh COHORT/participants.tsv WORK_FOLDER [SCANS_FOR_PARITY...]
 # Only the permissively licensed sites are named: nothing trained on oasis1 (CC BY-NC) ships.
 set -euo pipefail
@@ -17,7 +17,7 @@ mapfile -t calibration < <(awk -F'\t' 'NR > 1 && $3 != "oasis1" {print $1}' "$co
 hz-calibrate "$work/harmonizer/harmonizer.safetensors" "${calibration[@]/#/$folder/}" --participants "$cohort" \
   --no-half --out "$work/plan.json" --overwrite
 hz-export --fp16 --int8 --plan "$work/plan.json" --half-weights "$work/harmonizer/harmonizer.safetensors" "$work/age/age.safetensors" \
-  --out models/reference.hz --name reference --overwrite "${scans[@]}" --note "The harmonizer's held-out \
+  --out runtime/hz_runtime/models/reference.hz --name reference --overwrite "${scans[@]}" --note "The harmonizer's held-out \
 subjects were looked at while its training was developed, through scanners simulated as in training: \
 development scores, no independent test. The age network was cross-validated by subject on scans that had passed \
 through this harmonizer, which had itself been trained on most of them (without their ages). One of all three sites was set aside \

@@ -1,6 +1,6 @@
 """How far scans of one real head agree before and after harmonization, on heads of a site never trained on.
 
-    python benchmarks/travelling_head.py COHORT/participants.tsv --site SITE [--bundle models/reference.hz]
+    python benchmarks/travelling_head.py COHORT/participants.tsv --site SITE [--bundle NAME.hz]
 
 Every subject's first scan goes through three simulated scanners, drawn within the range of the demo's three
 by code that is not the training's, and then through the bundle's harmonizer as hz-run would send it.
@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("cohort", type=Path)
     parser.add_argument("--site", required=True)
-    parser.add_argument("--bundle", type=Path, default=Path("models/reference.hz"))
+    parser.add_argument("--bundle", type=Path, help="[default: the reference bundle]")
     parser.add_argument("--seed", type=int, default=1000)
     given = parser.parse_args()
 

@@ -33,7 +33,7 @@ REAL = (
     "skullstripped/oasis_1023_brain.nii.gz",
     "nasty/*.nii.gz",
 )
-BUNDLES = ("runtime/hz_runtime/bundle/reference.hz", "models/reference.hz")
+BUNDLE = "runtime/hz_runtime/models/reference.hz"
 # Of run.json: when it ran, how long it took, and on what.
 VOLATILE = ("started", "seconds", "versions", "timings")
 
@@ -72,10 +72,9 @@ def hashes_of(folder: Path) -> dict[str, str]:
 def run_hz(out: Path, *arguments: str, root: Path = ROOT) -> dict[str, str]:
     """Hashes of what hz-run writes into `out`, on one thread of onnxruntime."""
     rooms = os.pathsep.join(str(root / room) for room in ("runtime", "cli"))
-    bundle = next(p for p in (root / place for place in BUNDLES) if p.is_dir())
     command = [sys.executable, "-m", "hz_cli.run", *arguments, "--out", str(out), "--plain", "--quiet"]
     command += ["--require", "onnxruntime-cpu", "--threads", "1"]
-    command += ["--model", str(bundle)]
+    command += ["--model", str(root / BUNDLE)]
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": rooms}, capture_output=True, text=True, check=False
     )

@@ -83,7 +83,7 @@ def test_everything_copied_is_there() -> None:
     assert docker == apptainer
     assert all((ROOT / name).exists() for name in docker)
     packages = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    assert {Path(package).parts[0] for package in packages} | {"models", "constraints.txt"} <= docker
+    assert {Path(package).parts[0] for package in packages} | {"constraints.txt"} <= docker
 
 
 def test_who_runs_what() -> None:

@@ -156,7 +156,10 @@ def _candidates(
         if not here:  # one line for all of them says enough
             kept = []
             left_out.append(
-                {"name": ", ".join((*rungs, *torch_baselines.gpu_only("cpu"))), "why": "no NVIDIA GPU or no driver"}
+                {
+                    "name": ", ".join((*rungs, *torch_baselines.gpu_only("cpu"))),
+                    "why": "no NVIDIA GPU or no driver",
+                }
             )
         found[device] = kept
     return found

@@ -196,7 +196,7 @@ def test_what_is_no_evidence_is_a_usage_error(tmp_path: Path, text: str) -> None
 
 
 def test_the_manifest_of_a_bundle_is_evidence_too(root: Path) -> None:
-    done = run("parity", "--rejudge", root / "models" / "reference.hz" / "bundle.json")
+    done = run("parity", "--rejudge", root / "runtime/hz_runtime/models/reference.hz/bundle.json")
     assert done.exit_code == 0, done.output
     assert "harmonizer.onnx" in done.stdout
 

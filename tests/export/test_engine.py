@@ -24,7 +24,7 @@ from hz_export.to_onnx import OUTPUTS, to_onnx  # noqa: E402
 from hz_runtime.bundle.engine_cache import Profile  # noqa: E402
 from hz_runtime.errors import BackendError, BundleError, HzError  # noqa: E402
 
-REFERENCE = Path(__file__).resolve().parents[2] / "models/reference.hz"
+REFERENCE = Path(__file__).resolve().parents[2] / "runtime/hz_runtime/models/reference.hz"
 PORTABLE = ("8.0", "8.6", "8.9", "12.0", "12.1")
 
 

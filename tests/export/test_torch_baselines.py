@@ -30,7 +30,9 @@ def expected(network: torch.nn.Module, batch: np.ndarray) -> np.ndarray:
 
 
 def test_a_cpu_has_no_half_precision_peers(network: torch.nn.Module) -> None:
-    assert [c.name for c in torch_baselines.torch_candidates(network, "cpu")] == [way.name for way in torch_baselines.ON_CPU]
+    assert [c.name for c in torch_baselines.torch_candidates(network, "cpu")] == [
+        way.name for way in torch_baselines.ON_CPU
+    ]
     assert all(way.precision == "fp32" for way in torch_baselines.ON_CPU)
     assert "torch eager fp16" in torch_baselines.gpu_only("cpu")
     assert torch_baselines.gpu_only("cuda") == []

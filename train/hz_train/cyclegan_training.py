@@ -64,7 +64,7 @@ PRESETS = {
         Settings(Weights(restore=10.0), Augmentation.strong(), coarse=2, warmup=1),
         n4=False,
     ),
-    # What models/reference.hz was trained with: hours of CPU, not days of GPU. Restoration, which has a
+    # What the reference bundle was trained with: hours of CPU, not days of GPU. Restoration, which has a
     # known answer, does most of the work; the adversarial epochs are few.
     "reference": Preset(
         Schedule(epochs=150, batch=1, lr=5e-5, milestones=(), precision="bf16", seed=2023, picture_every=10),

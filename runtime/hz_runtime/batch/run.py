@@ -283,7 +283,9 @@ def _age(stages: Stages) -> dict[str, Any]:
         return {}
     bundle = stages.bundle
     return {
-        "age": age_calibration.age_metadata(bundle.age_interval, bundle.age_bias, bundle.cohort.get("age_range"))
+        "age": age_calibration.age_metadata(
+            bundle.age_interval, bundle.age_bias, bundle.cohort.get("age_range")
+        )
     }
 
 

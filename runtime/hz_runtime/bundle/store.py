@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import stat
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
@@ -55,6 +54,7 @@ __all__ = [
 ]
 
 MANIFEST = "bundle.json"
+REFERENCE = "models/reference.hz"  # in the package, as data
 MAX_FILE_BYTES = 2 << 30  # ONNX's own limit: one protobuf message holds less than 2 GiB
 _CHUNK = 1 << 20
 
@@ -192,7 +192,12 @@ def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
 
 
 def default_bundle() -> Path:
-    """$HZ_BUNDLE, ./models/reference.hz, the source tree's, the installed one; BundleError where none is."""
+    """The bundle that $HZ_BUNDLE names, else the reference bundle, which is part of the package.
+
+    No folder of that name where hz happens to be started counts. Raises BundleError where there is none.
+    """
+    from importlib import resources
+
     named = os.environ.get("HZ_BUNDLE")
     if named:
         if not Path(named).is_dir():
@@ -200,16 +205,11 @@ def default_bundle() -> Path:
                 f"$HZ_BUNDLE names {Path(named).name}, which is not there.", "Correct or unset HZ_BUNDLE."
             )
         return Path(named)
-    places = (
-        Path("models/reference.hz"),
-        Path(__file__).resolve().parents[2] / "models" / "reference.hz",
-        Path(sys.prefix) / "share" / "hz" / "reference.hz",
-    )
-    for place in places:
-        if (place / MANIFEST).is_file():
-            return place
+    place = resources.files("hz_runtime") / REFERENCE
+    if isinstance(place, Path) and (place / MANIFEST).is_file():  # else hz runs from inside an archive
+        return place
     raise BundleError(
-        "No bundle was named, and no reference.hz is installed.",
+        "No bundle was named, and hz was installed without its reference bundle.",
         "Name one (--model NAME.hz), or set HZ_BUNDLE to its path.",
     )
 

@@ -192,13 +192,11 @@ def test_default_bundle(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(BundleError, match=r"\$HZ_BUNDLE names gone\.hz"):
         default_bundle()
     monkeypatch.delenv("HZ_BUNDLE")
-    here = tmp_path / "here"
-    (here / "models").mkdir(parents=True)
-    tiny.make_tiny_bundle(here / "models" / "reference.hz")
-    monkeypatch.chdir(here)
-    assert load_bundle().path == here / "models" / "reference.hz"
+    tiny.make_tiny_bundle(tmp_path / "models" / "reference.hz")  # of whoever owns the working directory
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bundles, "__file__", str(tmp_path / "a" / "b" / "c.py"))
-    monkeypatch.setattr("sys.prefix", str(tmp_path / "prefix"))
-    with pytest.raises(BundleError, match=r"no reference\.hz is installed"):
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    assert default_bundle() == Path(bundles.__file__).parents[1] / "models" / "reference.hz"
+    assert load_bundle().name == "reference"
+    monkeypatch.setattr(bundles, "REFERENCE", "models/nonesuch.hz")
+    with pytest.raises(BundleError, match="without its reference bundle"):
         default_bundle()
