@@ -54,7 +54,7 @@ class Mark:
 
 
 class Driver:
-    """cuda_driver.bindings.driver, as far as the runtime uses it: functions give (code, value...).
+    """cuda.bindings.driver, as far as the runtime uses it: functions give (code, value...).
 
     room : bytes of GPU memory.  calls : names of the functions called.  fail : function name -> code to give.
     """
@@ -444,7 +444,7 @@ def install(monkeypatch: Any, driver: Driver, *modules: Any, state: DriverState 
     monkeypatch.setattr(cuda_driver, "has_driver", lambda: True)
     monkeypatch.setattr(cuda_driver, "probe", lambda: state)
     monkeypatch.setattr(cuda_driver, "bindings", lambda: driver)
-    known = ("cuda", "cuda_driver.bindings")
+    known = ("cuda", "cuda.bindings")
     monkeypatch.setattr(trt, "find_spec", lambda name: name if name in (*by_name, *known) else None)
     monkeypatch.setattr(trt, "import_module", by_name.__getitem__)
     monkeypatch.setattr(trt, "_built_for", lambda module: 13)

@@ -19,7 +19,7 @@ def gpu() -> Iterator[cuda_driver.Cuda]:
     state = cuda_driver.probe()
     if not state.usable:
         pytest.skip(f"{state.problem} here")
-    if find_spec("cuda") is None or find_spec("cuda_driver.bindings") is None:
+    if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
         pytest.skip("cuda-bindings is not installed here")
     opened = cuda_driver.Cuda()
     yield opened

@@ -57,7 +57,7 @@ def missing(flavour: str) -> tuple[str, str]:
     modules = [name for name in MODULES[flavour] if find_spec(name) is not None]
     if not modules:
         return f"{' or '.join(MODULES[flavour])} is not installed", EXTRAS[flavour]
-    if find_spec("cuda") is None or find_spec("cuda_driver.bindings") is None:
+    if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
         return "cuda-bindings is not installed", "pip install cuda-bindings"
     state = cuda_driver.probe()
     if not state.usable:

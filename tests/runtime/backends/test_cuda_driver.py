@@ -201,6 +201,6 @@ def test_bindings_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_real_bindings_load_without_a_driver() -> None:
-    pytest.importorskip("cuda_driver.bindings", reason="cuda-bindings is not installed here")
+    pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed here")
     assert ctypes.sizeof(ctypes.c_void_p) == 8
-    assert cuda_driver.bindings().__name__ == "cuda_driver.bindings.driver"
+    assert cuda_driver.bindings().__name__ == "cuda.bindings.driver"
