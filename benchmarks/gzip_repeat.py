@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import statistics
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ from multiprocessing import get_context
 import numpy as np
 from isal import isal_zlib
 
+from hz_runtime.cpus import usable_cpus
 from machine import describe_machine
 
 LEVELS = (0, 1, 2, 3)
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=200)
     parser.add_argument("--volumes", type=int, default=20)
     given = parser.parse_args()
-    at_once = 2 * (os.cpu_count() or 1)
+    at_once = 2 * usable_cpus()
     with ProcessPoolExecutor(at_once, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         runs = list(pool.map(digests, [given.volumes] * given.processes))
     levels = {}

@@ -41,6 +41,7 @@ import nibabel as nib  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from hz_runtime.cpus import usable_cpus  # noqa: E402
 from machine import describe_machine  # noqa: E402
 from plain_script import harmonize_all  # noqa: E402
 from weights import load_from_onnx  # noqa: E402
@@ -205,7 +206,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="CycleGAN checkpoint for the plain script")
     parser.add_argument("--scans", type=int, default=20)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--require", help="engine of hz-run, e.g. onnxruntime-cuda: fails rather than falls")
     parser.add_argument("--no-report", action="store_true", help="hz-run without pictures and report")
     args = parser.parse_args()

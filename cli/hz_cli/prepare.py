@@ -69,6 +69,7 @@ def main(
     from hz_runtime.batch.folder_lock import locked
     from hz_runtime.batch.inputs import collect
     from hz_runtime.batch.prepare_run import HeadFolder, brain_suffix, write_preparation_tsv
+    from hz_runtime.cpus import usable_cpus
     from hz_runtime.dicom.scans import dicom_scans
     from hz_runtime.preparation.preparer import Preparation, Preparer
 
@@ -81,7 +82,7 @@ def main(
         with ExitStack() as held:
             found = collect(inputs, out, held.enter_context(dicom_scans()))
             choices.check(len(found.scans))
-            workers = min(workers or min(4, os.cpu_count() or 1), len(found.scans))
+            workers = min(workers or min(4, usable_cpus()), len(found.scans))
             held.enter_context(locked(out))
             folder = HeadFolder(out, Preparer.opened(choices), overwrite)
             for note in found.notes:

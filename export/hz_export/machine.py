@@ -16,6 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from hz_runtime.cpus import usable_cpus
+
 PACKAGES = (
     "numpy",
     "scipy",
@@ -40,7 +42,7 @@ def describe_machine() -> dict[str, Any]:
     """CPU, cores this process may use, memory, load, GPU and driver, and package versions."""
     return {
         "cpu": cpu_model(),
-        "cores": cores(),
+        "cores": usable_cpus(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         # A machine that is busy with something else spoils every ratio here: the reader should know.
         "load_1min_at_start": round(os.getloadavg()[0], 2),
@@ -49,11 +51,6 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := installed(name))},
     }
-
-
-def cores() -> int:
-    """CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_model() -> str:
@@ -146,7 +143,7 @@ def _on_cpu(n: int, threads: int | None) -> Matmul:
     except ImportError:
         return _numpy(n)
     a, b, out = torch.rand(n, n), torch.rand(n, n), torch.empty(n, n)
-    wanted = threads or cores()
+    wanted = threads or usable_cpus()
 
     def call() -> object:
         before = torch.get_num_threads()

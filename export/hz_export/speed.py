@@ -34,7 +34,7 @@ from hz_export.candidates import engine_candidates, entries
 from hz_export.engine import builder
 from hz_export.machine import Matmul, describe_machine, gpu, matmul
 from hz_export.synthetic import SOURCE, synthetic_heads
-from hz_runtime.backends.base import usable_threads
+from hz_runtime.cpus import usable_cpus
 from hz_runtime.errors import HzError, UsageError
 from hz_runtime.inference.slice_wise import SLICE_RANK, axial_slices
 
@@ -89,7 +89,7 @@ def measure_speed(bundle: Bundle, options: SpeedOptions, say: Say = lambda _: No
             "conv_flops": flops,
         },
         "volumes": source,
-        "threads": options.threads or usable_threads(),
+        "threads": options.threads or usable_cpus(),
         "plan": asdict(options.plan),
         "contenders": [],
         "left_out": [],

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hz_export.bench import F32, Candidate, Contender
-from hz_export.machine import cores
+from hz_runtime.cpus import usable_cpus
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +84,7 @@ class TorchPeer:
     def __init__(self, network: nn.Module, way: Way, device: str, threads: int | None = None) -> None:
         import torch
 
-        self.torch, self.way, self.device, self.threads = torch, way, device, threads or cores()
+        self.torch, self.way, self.device, self.threads = torch, way, device, threads or usable_cpus()
         self.dtype = getattr(torch, way.stored)
         self.layout = torch.channels_last_3d if way.channels_last else torch.contiguous_format
         module = copy.deepcopy(network).eval().to(device=device, dtype=self.dtype)

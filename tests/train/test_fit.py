@@ -282,7 +282,7 @@ def test_half_precision_scales_its_losses_and_resumes_the_scale(tmp_path):
 @pytest.mark.parametrize(("device", "together"), [("cpu", 1), ("meta", 3)])
 def test_for_a_gpu_several_steps_are_made_at_once(monkeypatch, device, together):
     """In order, each once, and never more than there are threads to spare."""
-    monkeypatch.setattr(ahead, "usable_threads", lambda: 4)
+    monkeypatch.setattr(ahead, "usable_cpus", lambda: 4)
     first = threading.Barrier(together, timeout=30)
     made = []
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hz_runtime.backends.base import usable_threads
+from hz_runtime.cpus import usable_cpus
 from hz_train.fit import Run
 
 F32 = NDArray[np.float32]
@@ -27,7 +27,7 @@ class Ahead:
         self, arrays: Callable[[int, int], tuple[F32, ...]], steps: Callable[[int], int], run: Run
     ) -> None:
         self.arrays, self.steps, self.run = arrays, steps, run
-        spare = 1 if run.device.type == "cpu" else usable_threads() // run.world - 1
+        spare = 1 if run.device.type == "cpu" else usable_cpus() // run.world - 1
         self.workers = min(MOST, max(1, spare))
         self.pool = ThreadPoolExecutor(self.workers)
         self.made: dict[tuple[int, int], Future[tuple[F32, ...]]] = {}

@@ -7,12 +7,12 @@ output that is not finite, so that a fault never becomes an image.
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hz_runtime.backends.external_data import check_self_contained
 from hz_runtime.bundle.manifest import TensorSpec
+from hz_runtime.cpus import usable_cpus
 from hz_runtime.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
@@ -136,13 +136,6 @@ def installed() -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def usable_threads() -> int:
-    """CPUs this process may use (its affinity, not the machine's count): the default for `threads`."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return max(1, os.cpu_count() or 1)
-
-
 def open_backend(
     name: str, model: bytes, *, device: str = "auto", threads: int | None = None, where: str = "model"
 ) -> Backend:
@@ -156,11 +149,11 @@ def open_backend(
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads make no sense.", "Use 1 or more.")
     if name not in ("onnxruntime", "openvino"):
-        raise UsageError(f"No backend is called {name!r}.", "Known: onnxruntime, ov.")
+        raise UsageError(f"No backend is called {name!r}.", "Known: onnxruntime, openvino.")
     if find_spec(name) is None:
         raise BackendError(f"{name} is not installed.", f"pip install {name}")
     check_self_contained(model, where)
-    count = threads or usable_threads()
+    count = threads or usable_cpus()
     if name == "onnxruntime":
         from hz_runtime.backends import ort
 

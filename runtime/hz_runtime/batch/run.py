@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hz_runtime.backends.base import notes, on_gpu, usable_threads
+from hz_runtime.backends.base import notes, on_gpu
 from hz_runtime.batch.executor import Event, Executor
 from hz_runtime.batch.failures import scrub
 from hz_runtime.batch.folder_lock import locked
@@ -32,6 +32,7 @@ from hz_runtime.batch.known_ages import KnownAges
 from hz_runtime.batch.log import LOG_NAME, RunLog
 from hz_runtime.batch.stages import Space, Stages
 from hz_runtime.bundle import age_calibration
+from hz_runtime.cpus import usable_cpus
 from hz_runtime.errors import HzError, UsageError
 from hz_runtime.io.atomic import atomic_write_bytes
 from hz_runtime.io.json_text import to_json
@@ -134,7 +135,7 @@ def run_batch(
                 log.write(note)
                 emit(Event("note", note))
             stop = stop or threading.Event()
-            threads = options.threads or usable_threads()
+            threads = options.threads or usable_cpus()
             flow = Executor(stages, threads, options.max_voxels, options.ages, log, emit, stop)
             started, clock = datetime.now(UTC), time.perf_counter()
             scans = flow.run(chosen.scans)
