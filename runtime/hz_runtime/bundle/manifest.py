@@ -203,7 +203,7 @@ def _check_schema(raw: Mapping[str, Any], where: str) -> None:
     if int(found[1]) > ours:
         raise BundleError(
             f"{where}: bundle schema {schema} is newer than this hz reads ({ours}.x).",
-            "Upgrade hz:  pip install --upgrade hz",
+            "Upgrade hz:  pip install --upgrade hz-mri",
         )
     if int(found[1]) < ours:
         raise BundleError(

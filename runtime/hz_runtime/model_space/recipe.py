@@ -41,6 +41,7 @@ Shape = tuple[int, int, int]
 
 LEAST_COVERAGE = 0.5
 LONGEST_AXIS = 1024  # of a grid, as of a scan (`header.ReadLimits`)
+UPGRADE = "Upgrade hz (pip install --upgrade hz-mri), or export the bundle again with this one."
 UNPLACED = "its header tells left from right by default only (no sform, no qform): it may be mirrored"
 
 
@@ -74,7 +75,7 @@ class Recipe:
             if getattr(self, name) not in values:
                 raise BundleError(
                     f"the recipe asks for {name} {getattr(self, name)!r}; this hz knows {', '.join(values)}.",
-                    "Install a newer hz, or export the bundle again with this one.",
+                    UPGRADE,
                 )
         self._check_numbers()
         count = self.middle_slices
@@ -134,15 +135,17 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Recipe:
-        """The recipe of a bundle or checkpoint; unknown keys are ignored. Raises BundleError."""
-        fields = cls.__dataclass_fields__
-        known: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in fields
-        }
-        try:
-            return cls(**known)
-        except TypeError as error:
-            raise BundleError(f"the recipe cannot be read: {error}.", "Export the bundle again.") from error
+        """The recipe of a bundle or checkpoint; keys left out have their defaults.
+
+        Raises BundleError for keys that this hz does not know: they may ask for what it would not do, and a
+        network would read volumes that are prepared otherwise than those it learned from.
+        """
+        if unknown := sorted(set(stored) - set(cls.__dataclass_fields__)):
+            raise BundleError(
+                f"the recipe asks for {', '.join(map(repr, unknown)):.200}, which this hz does not know.",
+                UPGRADE,
+            )
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,15 @@ def test_round_trip_through_json():
 
     recipe = Recipe(centre_mm=(1.0, 2.0, 3.0))
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
-    assert Recipe.from_dict({**recipe.to_dict(), "added_later": 1}) == recipe
+    assert Recipe.from_dict({}) == Recipe()
+
+
+def test_keys_of_a_newer_recipe_are_refused_by_name():
+    newer = {**Recipe().to_dict(), "denoise": True, "bias_field": "n4"}
+    with pytest.raises(BundleError, match="'bias_field', 'denoise', which this hz does not know") as caught:
+        Recipe.from_dict(newer)
+    assert caught.value.exit_code == 4
+    assert "--upgrade hz-mri" in caught.value.remedy
 
 
 def test_unknown_rule_is_refused_by_name():
