@@ -10,11 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hz_runtime.bundle.fields import REMEDY, get, number
+from hz_runtime.errors import BundleError
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
+MIN_AGE_SLOPE = 0.05  # a flatter fit says that the predictor does not see age; dividing by it invents ages
 Years = TypeVar("Years", float, "NDArray[np.float64]")
 
 
@@ -104,3 +108,57 @@ def age_metadata(interval: AgeInterval | None, bias: AgeBias | None, age_range: 
         "measured_coverage": width.coverage,
         "measured_coverage_ci95": list(width.coverage_ci95),
     }
+
+
+def parse_age_bias(raw: object, where: str) -> AgeBias | None:
+    """The object "age_bias" of bundle.json, checked. `where` starts the message of a BundleError."""
+    if raw is None:
+        return None
+    if not isinstance(raw, dict):
+        raise BundleError(f"{where} is neither an object nor null.", REMEDY)
+    slope = number(raw.get("slope"), f"{where}: slope")
+    if slope <= MIN_AGE_SLOPE:
+        raise BundleError(
+            f"{where}: slope {slope:g} is too flat to correct with (must exceed {MIN_AGE_SLOPE}).", REMEDY
+        )
+    return AgeBias(
+        slope=slope,
+        intercept=number(raw.get("intercept"), f"{where}: intercept"),
+        n=get(raw, "n", int, where),
+        how=get(raw, "how", str, where, ""),
+    )
+
+
+def parse_age_interval(raw: object, where: str) -> AgeInterval | None:
+    """The object "age_interval" of bundle.json, checked; None in bundles of before intervals, and in those
+    that say why they have none ("none")."""
+    if raw is None or (isinstance(raw, dict) and "none" in raw):
+        return None
+    if not isinstance(raw, dict):
+        raise BundleError(f"{where} is neither an object nor null.", REMEDY)
+    level = number(raw.get("level"), f"{where}: level")
+    if not 0 < level < 1:
+        raise BundleError(f"{where}: level {level:g} is not a coverage between 0 and 1.", REMEDY)
+    corrected = raw.get("corrected")
+    return AgeInterval(
+        level=level,
+        n=get(raw, "n", int, where),
+        method=get(raw, "method", str, where),
+        how=get(raw, "how", str, where, ""),
+        raw=_width(raw.get("raw"), f"{where}: raw"),
+        corrected=None if corrected is None else _width(corrected, f"{where}: corrected"),
+    )
+
+
+def _width(raw: object, where: str) -> IntervalWidth:
+    if not isinstance(raw, dict):
+        raise BundleError(f"{where} is not an object.", REMEDY)
+    half_width = number(raw.get("half_width"), f"{where}: half_width")
+    if half_width < 0:
+        raise BundleError(f"{where}: half_width {half_width:g} is negative.", REMEDY)
+    at = f"{where}: coverage"
+    coverage: dict[str, Any] = get(raw, "coverage", dict, where)
+    ends = [number(end, f"{at}: ci95") for end in get(coverage, "ci95", list, at)]
+    if len(ends) != 2:
+        raise BundleError(f"{at}: ci95 should hold two numbers.", REMEDY)
+    return IntervalWidth(half_width, number(coverage.get("value"), f"{at}: value"), (ends[0], ends[1]))

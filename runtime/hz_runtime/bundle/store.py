@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hz_runtime.bundle.age_calibration import AgeBias
+from hz_runtime.bundle.fields import REMEDY
 from hz_runtime.bundle.manifest import (
     MAX_MANIFEST_BYTES,
     PRECISIONS,
-    REMEDY,
     ROLES,
     SCHEMA,
     EngineEntry,

@@ -14,10 +14,17 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-SMALLEST_BRAIN_CM3 = 100.0  # a newborn's brain has about 350; less is no brain at all
-LARGEST_BRAIN_CM3 = 2300.0  # stripped heads have up to 1900 with their fluid, whole ones from 2450
+# With its fluid. Less than the first is no brain at all (a newborn's has about 350), less than the second no
+# adult's (1000 to 1900; masks differ by a tenth), more than the last a head: stripped heads have up to 1900,
+# whole ones from 2450.
+SMALLEST_BRAIN_CM3 = 100.0
+SMALLEST_ADULT_BRAIN_CM3 = 700.0
+LARGEST_BRAIN_CM3 = 2300.0
 FEWEST_LEVELS = 32  # different intensities; a label map or a thresholded picture has fewer
-LEAST_AIR = 0.2  # of a stripped scan's voxels; cropped to the brain's own box half of them are air
+# Shares of a stripped scan's voxels. Cropped to the brain's own box half of them are air: a fifth is enough
+# to know what intensity air has. That a head is stripped already, so that nothing is to be done, takes more.
+LEAST_AIR = 0.2
+LEAST_STRIPPED_AIR = 0.3
 
 
 def thinned(volume: Volume) -> tuple[F32, F64]:
@@ -44,7 +51,27 @@ def grey_levels(thin: F32) -> int:
     return len(np.unique(thin.ravel(order="K")[:: max(1, thin.size // 200_000)]))
 
 
-def centroid(mask: NDArray[np.bool_], affine: F64) -> F64:
+def volume_cm3(mask: Mask, affine: F64) -> float:
+    """Volume of the True voxels of an (I, J, K) mask with `affine` (4, 4), voxel to world mm."""
+    return float(mask.sum()) * abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+
+
+def share_within(mask: Mask, affine: F64, shape: tuple[int, int, int], grid_affine: F64) -> float:
+    """Share of a mask's voxels, (I, J, K) with `affine` (4, 4), that falls within another grid's box.
+
+    shape, grid_affine : of that grid; both affines lead to the same world.
+    """
+    to_grid = np.linalg.inv(grid_affine) @ affine
+    index = np.ogrid[tuple(slice(n) for n in mask.shape)]
+    within = mask
+    for row, size in zip(to_grid[:3], shape, strict=True):
+        # Terms that are zero stay out: then `at` has one axis, not three, unless the scan is oblique.
+        at = row[3] + sum(factor * n for factor, n in zip(row, index, strict=False) if factor)
+        within = within & ((at > -0.5) & (at < size - 0.5))
+    return float(within.sum() / mask.sum())
+
+
+def centroid(mask: Mask, affine: F64) -> F64:
     """World mm of the foreground's centre of mass, every foreground voxel weighing the same."""
     counts = [mask.sum(axis=tuple(k for k in range(3) if k != axis)) for axis in range(3)]
     index = np.array([float(c @ np.arange(c.size)) / float(c.sum()) for c in counts])

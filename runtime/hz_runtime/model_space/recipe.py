@@ -28,7 +28,9 @@ from hz_runtime.model_space.foreground import (
     centroid,
     foreground_threshold,
     grey_levels,
+    share_within,
     thinned,
+    volume_cm3,
 )
 from hz_runtime.model_space.intensity import RULES
 from hz_runtime.model_space.resample import bounding_box, resample, scaled_affine
@@ -145,7 +147,8 @@ class Recipe:
                 f"the recipe asks for {', '.join(map(repr, unknown)):.200}, which this hz does not know.",
                 UPGRADE,
             )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        return cls(**known)
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,7 @@ def to_model_space(
     """
     thin, thin_affine = thinned(volume)
     mask = thin > foreground_threshold(thin)
-    cm3 = float(mask.sum()) * abs(float(np.linalg.det(thin_affine[:3, :3]))) / 1000
+    cm3 = volume_cm3(mask, thin_affine)
     if cm3 < SMALLEST_BRAIN_CM3:
         raise NoBrain(
             f"only {cm3:.3g} cm3 of foreground: an adult brain has 900 to 1900.",
@@ -205,10 +208,10 @@ def to_model_space(
 
     moved_by = np.eye(4)
     moved_by[:3, 3] = shift
-    coverage = _coverage(mask, moved_by @ thin_affine, recipe)
-    if coverage < LEAST_COVERAGE:
+    held = share_within(mask, moved_by @ thin_affine, recipe.template_shape, recipe.template_affine)
+    if held < LEAST_COVERAGE:
         raise NoBrain(
-            f"only {coverage:.0%} of the brain lies within the {recipe.template} field of view.",
+            f"only {held:.0%} of the brain lies within the {recipe.template} field of view.",
             "Register the scan to the template first:  hz-run --prepare SCAN",
         )
     # What lies outside the scan's field of view is air, as bright as the scan's own air, which need not be 0.
@@ -222,7 +225,7 @@ def to_model_space(
     grid_affine = recipe.grid_affine
     grid_affine[:3, 3] -= shift
 
-    features = {**describe(grid, recipe), "coverage": coverage}
+    features = {**describe(grid, recipe), "coverage": held}
     flags = [*_placement_flags(offset, moved, features), *outside(features, statistics or {})]
     if not volume.geometry.placed:
         flags.append(UNPLACED)
@@ -271,18 +274,6 @@ def _within(value: object, least: float, most: float, kind: Any = (int, float)) 
 
 def _triple(value: object, kind: Any, least: float, most: float) -> bool:
     return isinstance(value, tuple) and len(value) == 3 and all(_within(n, least, most, kind) for n in value)
-
-
-def _coverage(mask: NDArray[np.bool_], affine: F64, recipe: Recipe) -> float:
-    """Share of the foreground that falls within the template grid."""
-    to_template = np.linalg.inv(recipe.template_affine) @ affine
-    index = np.ogrid[tuple(slice(n) for n in mask.shape)]
-    within = mask
-    for row, size in zip(to_template[:3], recipe.template_shape, strict=True):
-        # Terms that are zero stay out: then `at` has one axis, not three, unless the scan is oblique.
-        at = row[3] + sum(factor * n for factor, n in zip(row, index, strict=False) if factor)
-        within = within & ((at > -0.5) & (at < size - 0.5))
-    return float(within.sum() / mask.sum())
 
 
 def _placement_flags(offset: F64, moved: bool, features: Mapping[str, float]) -> list[str]:

@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 
 from hz_runtime.errors import ScanError
 from hz_runtime.io.volume import Volume
-from hz_runtime.model_space.foreground import FEWEST_LEVELS, LARGEST_BRAIN_CM3, grey_levels, thinned
+from hz_runtime.model_space.foreground import (
+    FEWEST_LEVELS,
+    LARGEST_BRAIN_CM3,
+    SMALLEST_ADULT_BRAIN_CM3,
+    grey_levels,
+    thinned,
+)
 from hz_runtime.model_space.resample import resample
 from hz_runtime.preparation.morphology import eroded
 from hz_runtime.preparation.registration import scales
@@ -34,7 +40,7 @@ SMALLEST_VIEW_MM = 100.0  # an adult brain is about 140 x 170 x 120 mm
 THICKEST_MM = 3.0  # the network's voxel is 2.84 mm: thicker slices do not hold what it reads
 AIR_HU = -300.0  # only computed tomography goes there: air is -1000, fat -100
 MOST_AIR_HU = 0.02  # share of voxels
-BRAIN_CM3 = (700.0, LARGEST_BRAIN_CM3)  # with its fluid: adults have 1000 to 1900; masks differ by a tenth
+BRAIN_CM3 = (SMALLEST_ADULT_BRAIN_CM3, LARGEST_BRAIN_CM3)
 STRETCH = (0.72, 1.45)  # brain to template along any axis: real heads 0.96 to 1.30
 LEAST_OUTLINE = 0.85  # Dice with the template's mask: real heads 0.93 and more
 LEAST_SIMILARITY = 0.40  # real heads 0.49 to 0.72; a head that registration lost 0.26

@@ -11,7 +11,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_runtime.model_space.foreground import foreground_threshold
+from hz_runtime.model_space.foreground import (
+    LARGEST_BRAIN_CM3,
+    LEAST_STRIPPED_AIR,
+    foreground_threshold,
+    volume_cm3,
+)
 from hz_runtime.model_space.resample import resample
 from hz_runtime.preparation.morphology import dilated, eroded, filled, reached
 from hz_runtime.preparation.template import Template
@@ -20,9 +25,6 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-# A stripped scan has one value outside the brain, and inside at most what a skull holds; a head has more.
-LARGEST_STRIPPED_CM3 = 2300.0
-LEAST_STRIPPED_AIR = 0.3
 # In voxels of the template's 2 mm: how far the brain may end outside the propagated mask, and inside it.
 REACH, DOUBT = 2, 5
 BRIDGE = 1  # half the width of what is cut between brain and skull
@@ -38,8 +40,7 @@ def stripped(data: F32, affine: F64) -> Mask | None:
     """
     air = float(np.median(data[:, :, 0]))
     inside: Mask = data != air
-    cm3 = float(inside.sum()) * abs(float(np.linalg.det(affine[:3, :3]))) / 1000
-    if cm3 > LARGEST_STRIPPED_CM3 or inside.mean() > 1 - LEAST_STRIPPED_AIR:
+    if volume_cm3(inside, affine) > LARGEST_BRAIN_CM3 or inside.mean() > 1 - LEAST_STRIPPED_AIR:
         return None
     tissue = data > foreground_threshold(data)
     # A window around the brain, or scalp kept with a blanked background, is larger than its tissue.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hz_runtime.errors import GridMismatch, NoBrain
 from hz_runtime.io.volume import Volume
-from hz_runtime.model_space.foreground import foreground_threshold
+from hz_runtime.model_space.foreground import foreground_threshold, volume_cm3
 from hz_runtime.model_space.resample import bounding_box, resample
 from hz_runtime.preparation import gates
 from hz_runtime.preparation.mask import propagated_mask, stripped
@@ -105,7 +105,7 @@ def prepare_head(
         resampled = resample(brain, pose @ volume.affine, template.mask.shape, template.affine)
         template_brain = np.asfortranarray(np.where(template_mask, np.maximum(resampled, 0), 0), np.float32)
         fitted = template_mask if dof == 12 else _mask_through(mask, affine @ volume.affine, template)
-    cm3 = float(mask.sum()) * abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000
+    cm3 = volume_cm3(mask, volume.affine)
     outline = 2 * float((fitted & template.mask).sum()) / float(fitted.sum() + template.mask.sum())
     checks = gates.of_brain(cm3, outline, _within_grid(at, pose, template), apart)
     return PreparedHead(

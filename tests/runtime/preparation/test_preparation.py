@@ -89,11 +89,11 @@ def test_stripped_scans_are_known_from_heads(made) -> None:
     assert mask.stripped(np.where(head > 100, head, 0), affine) is None  # a defaced or thresholded head
 
 
-def test_the_carried_mask_finds_the_brain(made, mni: template.Template) -> None:
+def test_the_propagated_mask_finds_the_brain(made, mni: template.Template) -> None:
     head, brain, affine = made
     # 4 mm off and 4 % too large, as an affine registration of another person's head would leave it.
     pose = moved((2, 0, 1), (2, -3, 2)) @ np.diag([1.04, 1.04, 1.04, 1])
-    found = mask.carried(head, affine, pose, mni)
+    found = mask.propagated_mask(head, affine, pose, mni)
     dice = 2 * (found & brain).sum() / (found.sum() + brain.sum())
     assert dice > 0.95
 
