@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -205,7 +206,7 @@ def _dcm2niix(series: Series, folder: Path, keep_ids: bool) -> tuple[Path, dict[
     for number, path in enumerate(series.files, 1):
         _staged(path, source / f"{number:06}.dcm")
     command = [dcm2niix.bin, "-b", "y" if keep_ids else "n", "-ba", "n", "-f", "scan", "-z", "n", "-i", "n"]
-    command += ["-l", "o", "-x", "n", "-g", "i", "-w", "1", "-o", str(target), str(source)]
+    command += ["-l", "o", "-x", "n", "-g", "i", "-w", "2", "-m", "y", "-o", str(target), str(source)]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_MAX_SECONDS, check=False, cwd=target)
     except subprocess.TimeoutExpired as error:
@@ -218,7 +219,10 @@ def _dcm2niix(series: Series, folder: Path, keep_ids: bool) -> tuple[Path, dict[
     found = sorted(p for p in target.iterdir() if p.suffix == ".nii")
     if len(found) != 1:
         what = (
-            f"made {len(found)} volumes of it" if found else f"could not convert it (exit {done.returncode})"
+            f"made {len(found)} volumes of it, so that something it splits by differs between the images "
+            "(StudyTime, or a slice that is missing or doubled)"
+            if found
+            else f"could not convert it (exit {done.returncode})"
         )
         raise UnreadableScan(
             f"series {series.number}: dcm2niix {what}.", "Export the series again, or pick another one."
@@ -242,6 +246,12 @@ def _nifti(path: Path, series: Series, keep_ids: bool) -> bytes:
     voxels = data[header.offset : header.offset + header.data_bytes]
     if len(voxels) < header.data_bytes:
         raise UnreadableScan(f"{name}: dcm2niix wrote too little.", "Make room on the disk.")
+    if header.voxels != math.prod(series.shape):
+        raise UnreadableScan(
+            f"{name}: dcm2niix put {' x '.join(map(str, header.geometry.shape))} voxels into its volume; the "
+            f"series has {' x '.join(map(str, series.shape))}.",
+            "Export the series again, whole and not resorted.",
+        )
     difference = geometry_difference(
         header.geometry.affine, header.geometry.shape, series.placed(), series.shape
     )

@@ -3,8 +3,9 @@
 Refused (never taken without being asked for by number):
   not MR, not an MR image class; secondary captures, localizers, projections, maps, phase and complex images
   (ImageType, ComplexImageComponent); colour or inverted greys; burned-in annotation; slices missing, uneven,
-  aslant or repeated; 2D slices or gaps thicker than 3 mm, less than 90 mm covered, voxels under 0.3 mm or a
-  matrix under 16.
+  aslant, repeated, between those of another part of the series, or further apart than 1.1 times their
+  thickness; 2D slices or gaps thicker than 3 mm, less than 90 mm covered, voxels under 0.3 mm or a matrix
+  under 16.
 Weighted by T1 where one of these holds:
   gradient echo (ScanningSequence GR) prepared by an inversion (SequenceVariant MP, ScanningSequence IR, or
   InversionTime 300 to 1500 ms) with TE at most 10 ms: MPRAGE, BRAVO, 3D TFE (Mugler & Brookeman 1990);
@@ -39,6 +40,7 @@ from hz_runtime.dicom.series import MR_CLASSES, Series
 from hz_runtime.errors import UnsupportedScan, UsageError
 
 _THICKEST_MM, _THINNEST_MM, _LEAST_COVERED_MM, _LEAST_MATRIX = 3.0, 0.3, 90.0, 16
+MOST_GAP = 1.1  # slice spacing over slice thickness
 _NOT_A_HEAD = frozenset(
     listed(
         "SECONDARY LOCALIZER PROJECTION MIP MINIP PHASE P R I REAL IMAGINARY ADC FA TRACEW DIFFUSION "
@@ -154,9 +156,13 @@ def _refused(series: Series, kinds: Sequence[str]) -> str:
 
 
 def _too_coarse(series: Series) -> str:
-    thickness = max(series.spacing[2], number(series.get("SliceThickness")) or 0.0)
+    stated = number(series.get("SliceThickness")) or 0.0
+    thickness = max(series.spacing[2], stated)
     if thickness > _THICKEST_MM + 0.01:
         return f"thick slices ({thickness:.3g} mm)"
+    if stated > 0 and series.spacing[2] > MOST_GAP * stated + 0.02:
+        apart = series.spacing[2]
+        return f"slices of {stated:.3g} mm lie {apart:.3g} mm apart: some are missing, or there are gaps"
     covered = series.spacing[2] * series.shape[2]
     if covered < _LEAST_COVERED_MM:
         return f"covers only {covered:.0f} mm"
@@ -166,8 +172,10 @@ def _too_coarse(series: Series) -> str:
 
 
 def _name(series: Series) -> str:
-    keywords = ("SeriesDescription", "ProtocolName", "SequenceName", "PulseSequenceName")
-    return " ".join(str(series.get(k) or "") for k in keywords)
+    """What a series is called. ProtocolName counts only where there is no SeriesDescription: on GE it is the
+    exam's, the same in a BRAVO and in a CUBE."""
+    described = str(series.get("SeriesDescription") or "").strip() or str(series.get("ProtocolName") or "")
+    return " ".join([described, *(str(series.get(k) or "") for k in ("SequenceName", "PulseSequenceName"))])
 
 
 def _weighting(series: Series) -> str:

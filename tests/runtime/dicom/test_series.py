@@ -15,8 +15,9 @@ import pydicom
 import small_dicom as small
 from hz_runtime.dicom.convert import output_name, sidecar
 from hz_runtime.dicom.deidentify import quiet
+from hz_runtime.dicom.planes import _TAGS
 from hz_runtime.dicom.selection import choose, choose_each, judge
-from hz_runtime.dicom.series import _TAGS, Series, find_series
+from hz_runtime.dicom.series import Series, find_series
 from hz_runtime.errors import UnsupportedScan, UsageError
 
 
