@@ -8,7 +8,6 @@ the training cohort's range where that is known, and be smooth as tissue is.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from hz_runtime.errors import HzError, ScanError, UsageError
 from hz_runtime.io.atomic import sha256_file, shown
+from hz_runtime.io.participants import certain, read_table
 from hz_runtime.io.volume import Volume, is_scan_name, read_volume
 from hz_runtime.model_space.foreground import foreground_threshold
 from hz_runtime.model_space.recipe import ModelInput, Recipe, to_model_space
@@ -172,26 +172,19 @@ def _turns(queues: Mapping[str, Sequence[tuple[str, str, Path]]]) -> list[tuple[
     return [queue[k] for k in range(longest) for queue in queues.values() if k < len(queue)]
 
 
-def _sites(table: Path) -> dict[str, str]:
+def _sites(path: Path) -> dict[str, str]:
     """Site by path and by file name, of a participants.tsv.
 
     Raises UsageError for a table without these columns.
     """
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream, delimiter="\t"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{table.name} cannot be read: {error}.", "Give a participants.tsv.") from error
-    if not rows or not {"file", "site"} <= {str(name) for name in rows[0]}:
-        raise UsageError(
-            f"{table.name} lacks the columns file and site.", "Write it tab-separated, one scan a line."
-        )
+    table = read_table(path)
+    table.need("file", "site")
     known: dict[str, str] = {}
     by_name: dict[str, set[str]] = {}
-    for row in rows:
-        if row["file"] and row["site"]:
-            path, site = (table.parent / row["file"].strip()).resolve(), row["site"].strip()
-            known[str(path)] = site
-            by_name.setdefault(Path(row["file"].strip()).name, set()).add(site)
+    for row in table.rows:
+        file, site = row.get("file"), row.get("site")
+        if file and site:
+            known[str((path.parent / file).resolve())] = site
+            by_name.setdefault(Path(file).name, set()).add(site)
     # By name alone only where that means one site: scans may lie elsewhere than the table says.
-    return {name: found.pop() for name, found in by_name.items() if len(found) == 1} | known
+    return certain(by_name) | known

@@ -55,7 +55,7 @@ Exit codes: 0 all done; 2 usage; 3 some scans failed, the rest are complete; 4 b
     type=click.Path(path_type=Path),
     help="Known ages, by file or participant_id.",
 )
-@click.option("--age", metavar="YEARS", type=click.FloatRange(0, 130), help="Known age, for a single scan.")
+@click.option("--age", metavar="YEARS", type=click.FloatRange(0, 120), help="Known age, for a single scan.")
 @options.backend
 @options.engine
 @click.option(
@@ -139,8 +139,6 @@ def _known_ages(participants: Path | None, age: float | None) -> KnownAges:
 
     if age is not None and participants is not None:
         raise UsageError("--age and --participants both give ages.", "Leave one of them out.")
-    if age is not None and age != age:
-        raise UsageError("--age nan is no age.", "Leave --age out where it is not known.")
     return KnownAges(only=age) if participants is None else KnownAges.from_tsv(participants)
 
 

@@ -163,11 +163,21 @@ def test_real_heads_are_far_from_the_noise_limit(scans: Path) -> None:
         assert smoothness(read_volume(path).data) > 0.6
 
 
-@pytest.mark.parametrize("text", ["", "file\tage\nx\t3\n"])
-def test_a_table_without_sites_is_refused(cohort: Path, tmp_path: Path, text: str) -> None:
+def test_a_quote_in_the_table_costs_no_site(cohort: Path, tmp_path: Path) -> None:
+    table = tmp_path / "participants.tsv"
+    rows = [f'sub-{n:02}_T1w.nii.gz\t{"ab"[n % 2]}\t"note' for n in range(8)]
+    table.write_text("file\tsite\tcomment\n" + "\n".join(rows) + "\n")
+    found = choose([cohort], Recipe(), count=8, participants=table)
+    assert sorted(scan.site for scan in found.scans) == ["a"] * 4 + ["b"] * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"), [("", "columns file and site"), ("file\tage\nx\t3\n", "column site")]
+)
+def test_a_table_without_sites_is_refused(cohort: Path, tmp_path: Path, text: str, missing: str) -> None:
     table = tmp_path / "participants.tsv"
     table.write_text(text)
-    with pytest.raises(UsageError, match="lacks the columns file and site"):
+    with pytest.raises(UsageError, match=f"lacks the {missing}"):
         choose([cohort], Recipe(), participants=table)
 
 

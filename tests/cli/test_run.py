@@ -102,7 +102,7 @@ def test_some_failed_is_exit_3(hz_run, model: Path, tmp_path: Path) -> None:
         (["a.nii.gz", "--threads", "0"], "threads"),
         (["a.nii.gz", "--to", "nowhere"], "nowhere"),
         (["a.nii.gz", "b.nii.gz", "--age", "30"], "--age is for a single scan"),
-        (["a.nii.gz", "--age", "nan"], "nan is no age"),
+        (["a.nii.gz", "--age", "nan"], "nan is not within 0 to 120 years"),
         (["a.nii.gz", "--participants", "none.tsv"], "none.tsv"),
         (["a.nii.gz", "--out", "a.nii.gz"], "cannot write into"),
     ],

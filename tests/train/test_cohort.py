@@ -107,10 +107,33 @@ def test_missing_file_and_column(tmp_path):
     (tmp_path / "a.nii").unlink()
     with pytest.raises(UsageError, match=r"'a\.nii' does not exist"):
         read_participants(path)
-    with pytest.raises(UsageError, match="lacks the column site"):
+    with pytest.raises(UsageError, match="lacks the columns site, sex and group"):
         read_participants(table(tmp_path, ["a.nii\t40"], "file\tage\tsex"[:8]))
 
 
 def test_empty_site_is_refused_early(rescans):
     with pytest.raises(UsageError, match="site 'C' has no scans in this cohort; it has A, B"):
         rescans.at(["A", "C"])
+
+
+def test_a_quote_swallows_no_rows(tmp_path):
+    """A cell that begins with a double quote and has no end, as free comments do."""
+    header = "file\tsite\tage\tsex\tgroup\tcomment"
+    rows = ['a.nii\tA\t40\tF\tc\t"left', "b.nii\tA\t41\tM\tc\tn/a", 'c.nii\tB\t42\tF\tc\tright"']
+    cohort = read_participants(table(tmp_path, [*rows, "d.nii\tB\t43\tM\tc\tn/a"], header))
+    assert [(s.path.name, s.site, s.age) for s in cohort.scans] == [
+        ("a.nii", "A", 40), ("b.nii", "A", 41), ("c.nii", "B", 42), ("d.nii", "B", 43)
+    ]  # fmt: skip
+
+
+def test_a_fault_below_a_blank_line_is_named_by_its_line_in_the_file(tmp_path):
+    path = table(tmp_path, ["a.nii\tA\t40\tF\tc\ts", "b.nii\tA\t-1\tF\tc\tt"])
+    path.write_text(path.read_text().replace("\nb.nii", "\n\nb.nii"))
+    with pytest.raises(UsageError, match="line 4: age '-1' is not within 0 to 120 years"):
+        read_participants(path)
+
+
+def test_ages_in_months(tmp_path):
+    path = table(tmp_path, ["a.nii\tA\t372\tF\tc\ts", "b.nii\tA\tn/a\tF\tc\tt"])
+    (tmp_path / "participants.json").write_text('{"age": {"Units": "months"}}')
+    assert [s.age for s in read_participants(path).scans] == [31.0, None]

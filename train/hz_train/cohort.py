@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from hz_runtime.errors import UsageError
 from hz_runtime.io.atomic import sha256_bytes
+from hz_runtime.io.participants import Row, Table, read_table
 
 COLUMNS = ("file", "site", "age", "sex", "group")
 
@@ -126,74 +126,46 @@ def read_participants(path: Path) -> Cohort:
     """Read a tab-separated table with the columns file, site, age, sex and group.
 
     `participant_id` names the subject where present, so that rescans are recognised; otherwise every
-    file is its own subject. Files are relative to the table. Ages may be n/a. The optional columns `truth`
-    and `labels` name files as in `Scan`.
+    file is its own subject. Files are relative to the table. Ages may be n/a; they are in years, or in the
+    unit of the data dictionary beside the table. The optional columns `truth` and `labels` name files as in
+    `Scan`.
     Raises UsageError naming the row and column that is wrong.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream, delimiter="\t"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path.name} cannot be read: {error}.", "Give a participants.tsv.") from error
-    if not rows:
+    table = read_table(path)
+    if not table.rows:
         raise UsageError(f"{path.name} has no rows.", "A cohort needs one line per scan.")
-    missing = [c for c in COLUMNS if c not in rows[0]]
-    if missing:
-        raise UsageError(
-            f"{path.name} lacks the column {', '.join(missing)}; it has {', '.join(map(str, rows[0]))}.",
-            f"Columns are tab-separated: {', '.join(COLUMNS)}; participant_id names rescanned subjects.",
-        )
-    return Cohort(tuple(_scan(path, number, row) for number, row in enumerate(rows, start=2)))
+    table.need(*COLUMNS)
+    return Cohort(tuple(_scan(path.parent, table, row) for row in table.rows))
 
 
-def _scan(table: Path, number: int, row: dict[str, str]) -> Scan:
-    file = (row["file"] or "").strip()
-    path = (table.parent / file).resolve()
+def _scan(folder: Path, table: Table, row: Row) -> Scan:
+    file, where = row.get("file"), f"{table.name}, line {row.line}"
+    path = (folder / file).resolve()
     if not file or not path.is_file():
-        raise UsageError(
-            f"{table.name}, line {number}: file {file!r} does not exist.", "Paths are relative to the table."
-        )
-    if not (row["site"] or "").strip():
-        raise UsageError(
-            f"{table.name}, line {number}: the site is empty.", "Every scan needs the site it was taken at."
-        )
+        raise UsageError(f"{where}: file {file!r} does not exist.", "Paths are relative to the table.")
+    if not row.get("site"):
+        raise UsageError(f"{where}: the site is empty.", "Every scan needs the site it was taken at.")
     return Scan(
         path=path,
-        subject=(row.get("participant_id") or file).strip(),
-        site=row["site"].strip(),
-        age=_age(table, number, row["age"]),
-        sex=(row["sex"] or "n/a").strip(),
-        group=(row["group"] or "n/a").strip(),
-        truth=_beside(table, number, row, "truth"),
-        labels=_beside(table, number, row, "labels"),
+        subject=row.get("participant_id", file),
+        site=row.get("site"),
+        age=table.age(row),
+        sex=row.get("sex", "n/a"),
+        group=row.get("group", "n/a"),
+        truth=_beside(folder, where, row, "truth"),
+        labels=_beside(folder, where, row, "labels"),
     )
 
 
-def _beside(table: Path, number: int, row: dict[str, str], column: str) -> Path | None:
+def _beside(folder: Path, where: str, row: Row, column: str) -> Path | None:
     """The file that an optional column names; None where it is missing, empty or n/a."""
-    file = (row.get(column) or "").strip()
+    file = row.get(column)
     if file.lower() in ("", "n/a"):
         return None
-    path = (table.parent / file).resolve()
+    path = (folder / file).resolve()
     if not path.is_file():
         raise UsageError(
-            f"{table.name}, line {number}: {column} {file!r} does not exist.",
+            f"{where}: {column} {file!r} does not exist.",
             "Paths are relative to the table; write n/a where there is none.",
         )
     return path
-
-
-def _age(table: Path, number: int, text: str | None) -> float | None:
-    text = (text or "").strip()
-    if text.lower() in ("", "n/a", "nan"):
-        return None
-    try:
-        age = float(text)
-    except ValueError:
-        age = -1.0
-    if not 0 <= age <= 120:
-        raise UsageError(
-            f"{table.name}, line {number}: age {text!r} is not a number of years.",
-            "Write n/a where it is unknown.",
-        )
-    return age

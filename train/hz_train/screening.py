@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from hz_runtime.errors import ScanError
 from hz_runtime.io.atomic import atomic_write_bytes
+from hz_runtime.io.participants import read_table
 from hz_runtime.io.volume import read_volume
 from hz_runtime.model_space.outliers import (
     COARSE,
@@ -157,23 +158,25 @@ def _cell(value: float | None, digits: int) -> str:
 def without(table: Path, out: Path, left_out: Sequence[Scan]) -> Path:
     """Write out/participants.tsv: the rows of `table` without those scans, file names relative to `out`."""
     gone = {scan.path for scan in left_out}
-    with open(table, newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream, delimiter="\t")
-        columns = list(reader.fieldnames or ())
-        rows = [row for row in reader if (table.parent / row["file"].strip()).resolve() not in gone]
+    read = read_table(table)
     out.mkdir(parents=True, exist_ok=True)
     target = out / "participants.tsv"
     if target.resolve() == table.resolve():
         target = out / "participants_without_outliers.tsv"
-    for row in rows:
+    lines = [read.headings]
+    for row in read.rows:
+        if (table.parent / row.get("file")).resolve() in gone:
+            continue
+        cells = dict(zip(read.columns, row.texts, strict=False))
         for column in FILES:
-            if (row.get(column) or "n/a").strip() not in ("", "n/a"):
-                row[column] = os.path.relpath((table.parent / row[column].strip()).resolve(), out.resolve())
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, delimiter="\t", lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    atomic_write_bytes(target, text.getvalue().encode("utf-8"))
+            if (file := row.get(column, "n/a")).lower() != "n/a":
+                cells[column] = os.path.relpath((table.parent / file).resolve(), out.resolve())
+        lines.append(tuple(cells.get(column) or "n/a" for column in read.columns))
+    text = "".join("\t".join(line) + "\n" for line in lines)
+    atomic_write_bytes(target, text.encode("utf-8"))
+    dictionary = table.with_suffix(".json")
+    if dictionary.is_file():  # the unit of the ages stands there
+        atomic_write_bytes(target.with_suffix(".json"), dictionary.read_bytes())
     return target
 
 

@@ -1,4 +1,7 @@
-"""What a participants table or --age says about the people of a run: their ages, and their sites."""
+"""The known ages and sites of a run's scans, from a participants table or for one scan.
+
+Reading a table is `io.participants`'; here its rows are matched with scans.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 from hz_runtime.batch.inputs import InputScan
 from hz_runtime.errors import UsageError
 from hz_runtime.io.atomic import printable
-from hz_runtime.io.participants import T, certain, read_rows, years
+from hz_runtime.io.participants import AgeIsNoNumber, T, Table, certain, check_age, read_table
 from hz_runtime.io.volume import stem
 
 
@@ -19,7 +22,9 @@ class KnownAges:
 
     by_file, site_by_file : by the end of a scan's path, "sub-1.nii" or "A/sub-1.nii"; and, where a table
     names folders, by "/" and the name alone, for scans that lie elsewhere now.
-    only : age of a run's only scan.  table : name of the file they come from, "" for none.
+    only : age of a run's only scan, in years.  table : name of the file they come from, "" for none.
+    notes : what the user should hear about them, whatever the scans.
+    Raises UsageError where `only` is no age.
     """
 
     by_file: Mapping[str, float] = field(default_factory=dict)
@@ -28,6 +33,11 @@ class KnownAges:
     site_by_file: Mapping[str, str] = field(default_factory=dict)
     site_by_participant: Mapping[str, str] = field(default_factory=dict)
     table: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.only is not None:
+            check_age(self.only, "The known age")
 
     def check(self, scans: int) -> None:
         """Raise UsageError where the age of one scan meets several."""
@@ -48,39 +58,46 @@ class KnownAges:
         return {} if site is None else {"site": site}
 
     def gaps(self, scans: Sequence[InputScan]) -> tuple[str, ...]:
-        """What the user should hear where the table has no age for some of the scans."""
+        """What the user should hear: `notes`, and where the table has no age for some of the scans."""
         without = [scan.label for scan in scans if self.of(scan) is None] if self.table else []
         if not without:
-            return ()
+            return self.notes
         which = f"{len(without)} of {len(scans)} scans, {without[0]} first"
-        return (f"{self.table}: no age for {which}; see its columns file, participant_id and age",)
+        return (
+            *self.notes,
+            f"{self.table}: no age for {which}; see its columns file, participant_id and age",
+        )
 
     @classmethod
     def from_tsv(cls, path: Path) -> KnownAges:
         """Read columns `age`, `file` (or filename) and/or `participant_id`, and `site` where there is one.
 
-        Raises UsageError.
+        Ages are in years, or in the unit of the data dictionary beside the table. A row whose age is no
+        number (89+) has none, which `notes` says.
+        Raises UsageError: no such table, or an age outside 0 to 120 years, whose line it names.
         """
-        columns, rows = read_rows(path)
-        file_column = "file" if "file" in columns else "filename"
-        if not rows or "age" not in columns or not {file_column, "participant_id"} & set(columns):
+        table = read_table(path)
+        file_column = "file" if "file" in table.columns else "filename"
+        if not {file_column, "participant_id"} & set(table.columns):
+            table.need("file or participant_id", "age")
+        table.need("age")
+        if not table.rows:
             raise UsageError(
-                f"{path.name}: needs a column age and a column file or participant_id; "
-                f"found: {', '.join(columns) if rows else 'no rows'}.",
-                "Write it tab-separated, one scan or participant a line.",
+                f"{path.name}: no rows below the column names.", "Write one scan or participant a line."
             )
+        ages, notes = _ages(table)
         found: tuple[dict[str, set[float]], ...] = ({}, {})
         places: tuple[dict[str, set[str]], ...] = ({}, {})
-        for row in rows:
-            file, person = row.get(file_column, ""), row.get("participant_id", "")
+        for row, age in zip(table.rows, ages, strict=True):
+            file, person = row.get(file_column), row.get("participant_id")
             parts = [part for part in Path(file).parts if part not in ("/", "..")]
             by_name = {f"/{parts[-1]}"} if len(parts) > 1 else set()
             keys = {"/".join(parts), *by_name} - {""}, {person, person.removeprefix("sub-")} - {""}
-            age, site = years(row.get("age")), printable(row.get("site", ""))
-            for ages, sites, names in zip(found, places, keys, strict=True):
+            site = printable(row.get("site"))
+            for by_key, sites, names in zip(found, places, keys, strict=True):
                 for name in names:
                     if age is not None:
-                        ages.setdefault(name, set()).add(age)
+                        by_key.setdefault(name, set()).add(age)
                     if site:
                         sites.setdefault(name, set()).add(site)
         return cls(
@@ -89,14 +106,29 @@ class KnownAges:
             site_by_file=certain(places[0]),
             site_by_participant=certain(places[1]),
             table=path.name,
+            notes=notes,
         )
+
+
+def _ages(table: Table) -> tuple[list[float | None], tuple[str, ...]]:
+    """Years of every row, and a note where some are no number. Raises UsageError as `Table.age`."""
+    ages: list[float | None] = []
+    faults: list[str] = []
+    for row in table.rows:
+        try:
+            ages.append(table.age(row))
+        except AgeIsNoNumber as error:
+            ages.append(None)
+            faults.append(error.message)
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return ages, (faults[0] + more,) if faults else ()
 
 
 def _entry(scan: InputScan, by_file: Mapping[str, T], by_participant: Mapping[str, T]) -> T | None:
     """What a table holds for a scan: under its path, else its file's name, else its participant's."""
     parts = scan.path.parts[1:] if scan.path.is_absolute() else scan.path.parts
     keys = ["/".join(parts[start:]) for start in range(len(parts))]
-    if "/" not in scan.label:  # else its folder is told, and is not the one that the table names
+    if "/" not in scan.label:  # else its folder is known, and is not the one that the table names
         keys.append(f"/{scan.path.name}")
     for key in keys:
         if key in by_file:

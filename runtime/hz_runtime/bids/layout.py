@@ -1,7 +1,7 @@
 """The T1-weighted scans of a BIDS data set, by participant and session.
 
-Only what BIDS says about anat/*_T1w files is known here. Everything else in a data set (derivatives/,
-sourcedata/, other modalities, hidden files) is never entered.
+Only what BIDS says about anat/*_T1w files is known here; ages and sites are `people`'s. Everything else in a
+data set (derivatives/, sourcedata/, other modalities, hidden files) is never entered.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hz_runtime.bids.people import PeopleTable, Person
 from hz_runtime.errors import UsageError
 from hz_runtime.io.atomic import shown
-from hz_runtime.io.participants import certain, read_rows, years
 
 _T1W = re.compile(r"_T1w\.nii(\.gz)?$")
-Row = Mapping[str, str]  # of a table: column -> value, unknown ones left out
 _LABEL = re.compile(r"[A-Za-z0-9]+")
 _NO_MAGNITUDE = ("phase", "real", "imag")  # values of the entity part that are not what a scanner shows
 # Names of a filter file (those of PyBIDS) to the keys in file names.
@@ -40,7 +39,8 @@ class Unit:
 
     subject, session : labels without "sub-" and "ses-"; session None where the data set has none.
     scans : their files, sorted.  age, site : years at this session, and where it was scanned, where the data
-        set tells, once (columns age and site of participants.tsv and sub-*_sessions.tsv).
+        set says so (columns age and site of participants.tsv and sub-*_sessions.tsv).
+    notes : why a table, or an age in it, was not taken.
     """
 
     subject: str
@@ -48,6 +48,7 @@ class Unit:
     scans: tuple[Path, ...]
     age: float | None = None
     site: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -112,22 +113,20 @@ def read_filter(path: Path) -> dict[str, tuple[str | None, ...]]:
 
 
 def find_units(root: Path, wanted: Wanted | None = None) -> tuple[tuple[Unit, ...], tuple[str, ...]]:
-    """(units with a wanted scan, in the order of their names, notes about what was left out).
+    """(units with a wanted scan, in the order of their names, notes about the scans that were left out).
 
     Raises UsageError where a participant or session asked for is not there, or nothing is left. Messages do
     not name the data set's folder, which may be a person's.
     """
     wanted = wanted or Wanted()
-    people = _labelled(root, "sub", wanted.subjects)
-    table = _rows(root / "participants.tsv")
+    participants = PeopleTable.read(root / "participants.tsv", "participant_id")
     units: list[Unit] = []
     notes: list[str] = []
-    for person in people:
+    for folder in _subjects(root, wanted.subjects):
         before = len(units)
-        known = [row for row in table if row.get("participant_id") == person.name]
-        units += _units_of(person, wanted, known, notes)
+        units += _units_of(folder, wanted, participants, notes)
         if len(units) == before:
-            notes.append(f"{person.name}: no T1w scan to take")
+            notes.append(f"{folder.name}: no T1w scan to take")
     if wanted.sessions:
         missing = {_bare(s, "ses") for s in wanted.sessions} - {unit.session for unit in units}
         if missing:
@@ -150,13 +149,13 @@ def check_raw(root: Path) -> None:
     """
     if not root.is_dir():
         raise UsageError(f"{shown(root)}: no such folder.", "Check the name of BIDS_DIR.")
-    told = description(root)
-    if not told.get("BIDSVersion"):
+    described = description(root)
+    if not described.get("BIDSVersion"):
         raise UsageError(
             "the data set has no dataset_description.json with a BIDSVersion in it.",
             "Give the root of a BIDS data set, or leave this check out:  --skip-bids-validation",
         )
-    if told.get("DatasetType") == "derivative":
+    if described.get("DatasetType") == "derivative":
         raise UsageError(
             "the data set is a derivative one.",
             "Give the raw one, or leave this check out:  --skip-bids-validation",
@@ -166,35 +165,37 @@ def check_raw(root: Path) -> None:
 def description(root: Path) -> dict[str, Any]:
     """dataset_description.json; empty where it is missing or no JSON object."""
     try:
-        told = json.loads((root / "dataset_description.json").read_text("utf-8-sig"))
+        content = json.loads((root / "dataset_description.json").read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
-def _units_of(person: Path, wanted: Wanted, known: Sequence[Row], notes: list[str]) -> Iterator[Unit]:
-    subject = person.name.removeprefix("sub-")
-    sessions = _labelled(person, "ses", ())
-    table = [*known, *_rows(person / f"{person.name}_sessions.tsv")]
+def _units_of(folder: Path, wanted: Wanted, participants: PeopleTable, notes: list[str]) -> Iterator[Unit]:
+    subject = folder.name.removeprefix("sub-")
+    sessions = PeopleTable.read(
+        folder / f"{folder.name}_sessions.tsv", "session_id", [folder.parent / "sessions.json"]
+    )
+    person = Person(folder.name, participants, sessions)
     chosen = {_bare(s, "ses") for s in wanted.sessions}
-    for folder in (person, *sessions):
-        session = None if folder == person else folder.name.removeprefix("ses-")
+    for place in (folder, *_labelled(folder, "ses", notes)):
+        session = None if place == folder else place.name.removeprefix("ses-")
         if chosen and session not in chosen:
             continue
-        # A row of another session says nothing here; where there are no sessions, no row is of another one.
-        of_any = [row for row in known if session is None or "session_id" not in row]
-        told = _agreed(of_any, [row for row in table if row.get("session_id") == folder.name])
-        unit = Unit(subject, session, (), told.get("age"), told.get("site"))
-        scans = tuple(_scans(folder / "anat", unit.name, wanted, notes))
-        if scans:
-            yield replace(unit, scans=scans)
+        unit = Unit(subject, session, ())
+        if scans := tuple(_scans(place / "anat", unit.name, wanted, notes)):
+            age, site, gaps = person.at(session and place.name)
+            yield replace(unit, scans=scans, age=age, site=site, notes=gaps)
 
 
 def _scans(anat: Path, start: str, wanted: Wanted, notes: list[str]) -> Iterator[Path]:
     """The wanted scans of a folder. A link to content that was not fetched counts: its row will say so."""
     try:
         names = sorted(p.name for p in anat.iterdir() if _T1W.search(p.name) and not p.name.startswith("."))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        notes.append(f"{start}: its folder anat cannot be listed ({error.strerror})")
         return
     for name in names:
         path = anat / name
@@ -206,21 +207,34 @@ def _scans(anat: Path, start: str, wanted: Wanted, notes: list[str]) -> Iterator
             yield path
 
 
-def _labelled(folder: Path, prefix: str, asked: Iterable[str]) -> list[Path]:
-    """Folders PREFIX-LABEL in `folder`, sorted; only those asked for. Raises UsageError where one is not."""
-    try:
-        there = sorted(p for p in folder.iterdir() if p.name.startswith(f"{prefix}-") and p.is_dir())
-    except OSError as error:
-        raise UsageError(f"the data set cannot be listed ({error.strerror}).", "Check its name.") from error
-    there = [p for p in there if _LABEL.fullmatch(_bare(p.name, prefix))]
-    labels = dict.fromkeys(_bare(label, prefix) for label in asked)
-    missing = [label for label in labels if label not in {_bare(p.name, prefix) for p in there}]
+def _subjects(root: Path, asked: Iterable[str]) -> list[Path]:
+    """Folders of the participants, sorted; only those asked for. Raises UsageError where one is not there."""
+    found = _labelled(root, "sub")
+    labels = dict.fromkeys(_bare(label, "sub") for label in asked)
+    missing = [label for label in labels if label not in {_bare(p.name, "sub") for p in found}]
     if missing:
         raise UsageError(
-            f"the data set has no {', '.join(f'{prefix}-{m}' for m in missing)}.",
+            f"the data set has no {', '.join(f'sub-{label}' for label in missing)}.",
             "Check --participant-label.",
         )
-    return [p for p in there if not labels or _bare(p.name, prefix) in labels]
+    return [p for p in found if not labels or _bare(p.name, "sub") in labels]
+
+
+def _labelled(folder: Path, prefix: str, notes: list[str] | None = None) -> list[Path]:
+    """Folders PREFIX-LABEL in `folder`, sorted.
+
+    A folder that cannot be listed has none, which `notes` then says; without notes it raises UsageError.
+    """
+    try:
+        found = sorted(p for p in folder.iterdir() if p.name.startswith(f"{prefix}-") and p.is_dir())
+    except OSError as error:
+        if notes is None:
+            raise UsageError(
+                f"the data set cannot be listed ({error.strerror}).", "Check its name and permissions."
+            ) from error
+        notes.append(f"{folder.name}: the folder cannot be listed ({error.strerror})")
+        return []
+    return [p for p in found if _LABEL.fullmatch(_bare(p.name, prefix))]
 
 
 def _bare(label: str, prefix: str) -> str:
@@ -232,28 +246,3 @@ def _same(found: str | None, wanted: str | None) -> bool:
     if found is None or wanted is None:
         return found is wanted
     return found == wanted or (found.isdigit() and wanted.isdigit() and int(found) == int(wanted))
-
-
-def _rows(path: Path) -> list[Row]:
-    """Rows of a table, their labels with sub- and ses-; none where it cannot be read."""
-    try:
-        _, rows = read_rows(path)
-    except UsageError:
-        return []
-    prefixes = {"participant_id": "sub", "session_id": "ses"}
-    return [
-        {k: f"{prefixes[k]}-{_bare(v, prefixes[k])}" if k in prefixes else v for k, v in row.items()}
-        for row in rows
-    ]
-
-
-def _agreed(*layers: Iterable[Row]) -> dict[str, Any]:
-    """What rows say, later layers before earlier ones; nothing where those of one layer disagree."""
-    told: dict[str, Any] = {}
-    for rows in layers:
-        found: dict[str, set[Any]] = {}
-        for row in rows:
-            for column, value in row.items():
-                found.setdefault(column, set()).add(years(value) if column == "age" else value)
-        told = {column: value for column, value in told.items() if column not in found} | certain(found)
-    return told

@@ -63,26 +63,23 @@ def run_participants(
     _refuse_inside(raw, out)
     if options.preparation:
         options.preparation.check(total)  # `run_batch` sees one unit's scans
-    emit = on_event or (lambda _: None)
     stop = stop or threading.Event()
     work = work or out / WORK_NAME
     write_dataset_files(out, raw)
     linked = "DatasetLinks" in describe_dataset(out, raw)
+    events = _LevelEvents(on_event or (lambda _: None), total)
     scans: list[ScanResult] = []
     problems: list[str] = []
     for unit in units:
         folder = work / unit.name
-        ages = KnownAges(
-            {} if unit.age is None else {p.name: unit.age for p in unit.scans},
-            site_by_file={} if unit.site is None else {p.name: unit.site for p in unit.scans},
-        )
-        heard = _renumbered(emit, len(scans), total, first=not scans)
+        events.done = len(scans)
+        asked = replace(options, ages=known_ages(unit))
         try:
-            report = run_batch(unit.scans, bundle, folder, replace(options, ages=ages), heard, stop)
+            report = run_batch(unit.scans, bundle, folder, asked, events, stop)
         except (UsageError, OSError) as error:
             if not _is_about(unit, error):
                 raise
-            problems.append(f"{unit.name}: {_said(error)}")
+            problems.append(f"{unit.name}: {_one_line(error)}")
             continue
         scans += report.scans
         problems += [f"{unit.name}: {problem}" for problem in report.problems]
@@ -92,10 +89,19 @@ def run_participants(
                 with locked(folder):
                     publish(unit, folder, raw, out, report.run, linked)
             except (HzError, OSError) as error:
-                problems.append(f"{unit.name}: not published: {_said(error)}")
+                problems.append(f"{unit.name}: not published: {_one_line(error)}")
         if report.interrupted:
             break
     return Level(tuple(scans), tuple(problems), stop.is_set())
+
+
+def known_ages(unit: Unit) -> KnownAges:
+    """Age and site of a unit's scans, as a run takes them."""
+    return KnownAges(
+        {} if unit.age is None else {path.name: unit.age for path in unit.scans},
+        site_by_file={} if unit.site is None else {path.name: unit.site for path in unit.scans},
+        notes=unit.notes,
+    )
 
 
 def _is_about(unit: Unit, error: UsageError | OSError) -> bool:
@@ -104,7 +110,7 @@ def _is_about(unit: Unit, error: UsageError | OSError) -> bool:
     return from_system or not any(os.path.lexists(scan) for scan in unit.scans)
 
 
-def _said(error: HzError | OSError) -> str:
+def _one_line(error: HzError | OSError) -> str:
     """An error on one line that names no folder."""
     if isinstance(error, HzError):
         return error.one_line
@@ -112,17 +118,28 @@ def _said(error: HzError | OSError) -> str:
     return f"{named}{error.strerror or type(error).__name__}."
 
 
-def _renumbered(
-    emit: Callable[[Event], None], before: int, total: int, first: bool
-) -> Callable[[Event], None]:
-    """Events of one unit's run as events of the whole level, which starts once."""
+class _LevelEvents:
+    """Passes the events of each unit's run on as those of the whole level.
 
-    def heard(event: Event) -> None:
-        if event.kind == "start" and not first:
-            return
-        emit(replace(event, done=before + event.done, total=total))
+    It starts once, scans are counted over all units, and a note about a table that they share is heard once.
+    """
 
-    return heard
+    def __init__(self, emit: Callable[[Event], None], total: int) -> None:
+        self.done = 0  # scans of the units before
+        self._emit, self._total = emit, total
+        self._started = False
+        self._notes: set[str] = set()
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "start":
+            if self._started:
+                return
+            self._started = True
+        if event.kind == "note":
+            if event.text in self._notes:
+                return
+            self._notes.add(event.text)
+        self._emit(replace(event, done=self.done + event.done, total=self._total))
 
 
 def _refuse_inside(raw: Path, out: Path) -> None:

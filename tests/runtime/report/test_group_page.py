@@ -151,7 +151,7 @@ def test_a_quote_swallows_no_rows(tmp_path):
     known = KnownAges.from_tsv(table)
     assert (known.of(scans[0]), known.site_of(scans[0])) == (30.0, {"site": "A"})
     table.write_text("participant_id\tage\n")
-    with pytest.raises(UsageError, match="found: no rows"):
+    with pytest.raises(UsageError, match="no rows"):
         KnownAges.from_tsv(table)
 
 
