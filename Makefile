@@ -5,6 +5,7 @@
 PYTHON ?= python3
 DEMO_VENV ?= .venv-demo
 TEST_VENV ?= .venv-test
+DOCS_VENV ?= .venv-docs
 ARGS ?=
 WORKERS ?= 2
 
@@ -12,7 +13,7 @@ PIP_FLAGS = --disable-pip-version-check --no-compile --quiet --constraint constr
 ROOMS = runtime calibration train export cli
 SOURCES = $(shell find $(ROOMS) -type f -not -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: help demo test lint format clean python-ok
+.PHONY: help demo test lint format docs clean python-ok
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +21,7 @@ help:
 	@echo "make test    the whole test suite"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  rewrite the code in the project's style"
+	@echo "make docs    the API reference of hz_runtime, from its docstrings; writes build/api"
 	@echo "make clean   remove what the above made, their environments too"
 
 demo: $(DEMO_VENV)/.installed
@@ -37,6 +39,9 @@ format: $(TEST_VENV)/.installed
 	$(TEST_VENV)/bin/ruff check --fix .
 	$(TEST_VENV)/bin/ruff format .
 
+docs: $(DOCS_VENV)/.installed
+	$(DOCS_VENV)/bin/python docs/build_api.py build/api
+
 # The demo runs from a real install, so it also shows that the wheel is complete: any change of a
 # source or of the bundle installs again (pip keeps the dependencies).
 $(DEMO_VENV)/.installed: pyproject.toml constraints.txt README.md $(SOURCES) | $(DEMO_VENV)/bin/python
@@ -50,7 +55,13 @@ $(TEST_VENV)/.installed: pyproject.toml constraints.txt | $(TEST_VENV)/bin/pytho
 	$(TEST_VENV)/bin/python -m pip install $(PIP_FLAGS) --editable ".[dev,train,export,evaluate,prep,prep-itk,dicom,cpu,openvino,demo]"
 	@touch $@
 
-$(DEMO_VENV)/bin/python $(TEST_VENV)/bin/python: | python-ok
+# So is the reference; it needs no engine, no torch.
+$(DOCS_VENV)/.installed: pyproject.toml constraints.txt | $(DOCS_VENV)/bin/python
+	@echo "installing what the reference is made with into $(DOCS_VENV)"
+	$(DOCS_VENV)/bin/python -m pip install $(PIP_FLAGS) --editable ".[docs]"
+	@touch $@
+
+$(DEMO_VENV)/bin/python $(TEST_VENV)/bin/python $(DOCS_VENV)/bin/python: | python-ok
 	$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
 
 python-ok:
@@ -59,5 +70,5 @@ python-ok:
 	  echo "  Name another:  PYTHON=python3.12 make ..."; exit 1; }
 
 clean:
-	rm -rf $(DEMO_VENV) $(TEST_VENV) hz-demo hz-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(DEMO_VENV) $(TEST_VENV) $(DOCS_VENV) hz-demo hz-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

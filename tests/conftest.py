@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,40 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "scans" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.scans)
+
+
+@pytest.fixture(autouse=True)
+def _results_fit_their_schemas(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever run.json and sidecars a test leaves in its folder are as docs/schemas says.
+
+    A test that writes such files itself, on purpose unlike hz's, is marked `made_up_results`.
+    """
+    if "tmp_path" not in request.fixturenames or request.node.get_closest_marker("made_up_results"):
+        yield
+        return
+    folder = request.getfixturevalue("tmp_path")
+    yield
+    from result_schemas import faults
+
+    assert not faults(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_results_fit_their_schemas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The same for folders that several tests share."""
+    made: list[Path] = []
+    make = tmp_path_factory.mktemp
+
+    def noted(basename: str, numbered: bool = True) -> Path:
+        made.append(make(basename, numbered))
+        return made[-1]
+
+    tmp_path_factory.mktemp = noted  # type: ignore[method-assign]
+    yield
+    from result_schemas import faults
+
+    shared = [folder for folder in made if not folder.name.startswith("test_")]  # those are tmp_path
+    assert not [line for folder in shared for line in faults(folder)]
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,9 @@ from hz_runtime.preparation.preparer import Preparation
 from hz_runtime.results.run_report import RunReport
 from hz_runtime.results.scan_result import NOT_REACHED, ScanResult
 
+# The runs that are published here are made up, and hold only what publishing looks at.
+pytestmark = pytest.mark.made_up_results
+
 MADE: dict[str, Any] = {"bundle": {"id": "b"}, "options": {"to": "A", "prepare": None, "precision": None}}
 
 
