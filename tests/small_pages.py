@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from hz_runtime.report.figure import Figure, figure_data
+from hz_runtime.report.drawing import figure_data
+from hz_runtime.report.figure import Figure
 
 VOID = {"meta", "img", "br", "link", "input"}
 HOSTILE = '<script>alert("1")</script>&\'.nii.gz'

@@ -6,7 +6,8 @@ slice viewer do.
 
 from __future__ import annotations
 
-from hz_runtime.report.figure import Figure, figure_data
+from hz_runtime.report.drawing import figure_data
+from hz_runtime.report.figure import Figure
 from hz_runtime.report.group import render_group
 from hz_runtime.report.pages import figures_of, remove_pages, write_pages
 from hz_runtime.report.scans import render_report

@@ -15,7 +15,8 @@ from importlib import resources
 
 from hz_runtime.errors import HzError
 from hz_runtime.report import markup
-from hz_runtime.report.figure import DIFFERENCE_LIMIT, Figure, difference_palette
+from hz_runtime.report.figure import Figure
+from hz_runtime.report.strips import DIFFERENCE_LIMIT, difference_palette
 
 SCRIPT = "viewer.js"
 NIIVUE_SHA256 = "22c51f82467902430e7dff0f222f00e4571cecc65890826de4b3ddfb1739bb5d"

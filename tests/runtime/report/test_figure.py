@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from hz_runtime.errors import GridMismatch, HzError
-from hz_runtime.report.figure import BINS, MAX_PIXELS, Figure, difference_colours, figure_data, histogram
+from hz_runtime.report.drawing import figure_data, histogram
+from hz_runtime.report.figure import BINS, MAX_PIXELS, Figure
 from hz_runtime.report.png import encode_png, png_size
+from hz_runtime.report.strips import difference_colours
 
 
 def decode_png(data: bytes) -> np.ndarray:
