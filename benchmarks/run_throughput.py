@@ -106,8 +106,9 @@ def time_stages(
 ) -> dict[str, float]:
     """Wall seconds of each of hz-run's steps alone over all scans, with that step's threads."""
     from hz_runtime.batch.inputs import collect
-    from hz_runtime.batch.run import RunOptions, _open
-    from hz_runtime.batch.stages import Job
+    from hz_runtime.batch.run import _open
+    from hz_runtime.batch.run_options import RunOptions
+    from hz_runtime.batch.scan_stages import Ticket
     from hz_runtime.bundle.store import load_bundle
 
     out.mkdir(parents=True, exist_ok=True)
@@ -116,27 +117,25 @@ def time_stages(
     )
     workers = {"read": min(4, max(1, threads // 4)), "write": min(8, max(1, threads // 2))}
     workers["prepare"] = workers["read"]
-    jobs = [Job(n, scan) for n, scan in enumerate(collect([str(p) for p in paths], out).scans)]
+    tickets = [Ticket(n, scan) for n, scan in enumerate(collect([str(p) for p in paths], out).scans)]
     seconds = dict.fromkeys(("read", "prepare", "infer", "write"), 0.0)
 
-    def timed(stage: str, group: list[Any], step: Any) -> None:
+    def timed(stage: str, group: list[Any], step: Any) -> list[Any]:
         started = time.perf_counter()
         with ThreadPoolExecutor(workers[stage]) as pool:
-            list(pool.map(step, group))
+            done = list(pool.map(step, group))
         seconds[stage] += time.perf_counter() - started
+        return done
 
     # Groups of a few scans, so that twenty float32 volumes need not lie in memory at once.
-    for start in range(0, len(jobs), 5):
-        group = jobs[start : start + 5]
-        timed("read", group, stages.read)
-        timed("prepare", group, stages.prepare)
+    for start in range(0, len(tickets), 5):
+        prepared = timed("prepare", timed("read", tickets[start : start + 5], stages.read), stages.prepare)
         started = time.perf_counter()
-        for first in range(0, len(group), batch):
-            stages.infer(group[first : first + batch])
+        inferred: list[Any] = []
+        for first in range(0, len(prepared), batch):
+            inferred += stages.infer(prepared[first : first + batch])
         seconds["infer"] += time.perf_counter() - started
-        timed("write", group, stages.write)
-        for job in group:
-            job.drop()
+        timed("write", inferred, lambda scan: stages.write(stages.draw(scan)))
     return seconds
 
 

@@ -154,7 +154,7 @@ def _participants(
     stop = stop_on_signals(quiet)
 
     from hz_runtime.batch.executor import Event
-    from hz_runtime.batch.run import RunOptions
+    from hz_runtime.batch.run_options import RunOptions
     from hz_runtime.bids.layout import Wanted, check_raw, find_units, read_filter
     from hz_runtime.bids.participant import run_participants
     from hz_runtime.bundle.store import load_bundle

@@ -116,9 +116,11 @@ def summary(found: Agreement) -> list[str]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """What hz-run made of each scan, as aligned columns."""
+    from hz_runtime.results.prediction import Prediction
+
     cells = [("scan", "status", "age", "harmonized volume")]
     for row in rows:
-        age = row["age_raw"] if row["age_corrected"] is None else row["age_corrected"]
+        age = Prediction.from_dict(row).age
         volume = next((name for name in row["outputs"] if name.endswith(".nii.gz")), "-")
         cells.append((row["input"], row["status"], "-" if age is None else f"{age:.1f}", volume))
     widths = [max(len(line[k]) for line in cells) for k in range(len(cells[0]))]

@@ -110,9 +110,7 @@ engine = together(
         is_flag=True,
         help="Never build a TensorRT engine here; use those of the bundle and of earlier runs.",
     ),
-    click.option(
-        "--cuda-graphs", "graphs", is_flag=True, help="TensorRT: record the GPU's work once, then replay it."
-    ),
+    click.option("--cuda-graphs", is_flag=True, help="TensorRT: record the GPU's work once, then replay it."),
 )
 heads = together(
     click.option(

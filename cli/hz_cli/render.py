@@ -151,10 +151,10 @@ def say(text: str, *, err: bool = False, bar: Any = None) -> None:
 def scan_line(result: ScanResult) -> str:
     """One scan in one line: name, status, age, and why."""
     parts = [result.input, click.style(result.status, fg=COLOURS[result.status])]
-    if result.age_raw is not None:
-        best = result.age_raw if result.age_corrected is None else result.age_corrected
-        raw = "" if result.age_corrected is None else f" (raw {result.age_raw:.1f})"
-        parts.append(f"age {best:.1f}{raw}")
+    found = result.prediction
+    if found.age_raw is not None and found.age is not None:
+        raw = "" if found.age_corrected is None else f" (raw {found.age_raw:.1f})"
+        parts.append(f"age {found.age:.1f}{raw}")
     if result.reason:
         parts.append(result.reason)
     return "  ".join(parts)

@@ -101,7 +101,8 @@ def main(
     one_core_each()
     stop = stop_on_signals(quiet)
 
-    from hz_runtime.batch.run import RunOptions, run_batch
+    from hz_runtime.batch.run import run_batch
+    from hz_runtime.batch.run_options import RunOptions
     from hz_runtime.bundle.store import load_bundle
 
     ages = _known_ages(participants, age)

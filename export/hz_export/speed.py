@@ -248,7 +248,8 @@ def end_to_end(bundle: Bundle, options: SpeedOptions, rungs: Sequence[str], say:
 
     Runs in this process and without figures; the precision is the rung's own choice.
     """
-    from hz_runtime.batch.run import RunOptions, run_batch
+    from hz_runtime.batch.run import run_batch
+    from hz_runtime.batch.run_options import RunOptions
 
     reports: dict[str, Mapping[str, Any]] = {}
     plan = Plan(repeats=min(3, options.plan.repeats), warmup=1, least=1, most_seconds=600.0)

@@ -13,9 +13,11 @@ from click.testing import CliRunner
 import small_dicom as small
 from help_pages import help_of
 from hz_cli.dicom import dicom
-from hz_runtime.batch.run import RunOptions, run_batch
+from hz_runtime.batch.run import run_batch
+from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bundle.store import load_bundle
 from hz_runtime.errors import HzError, UnreadableScan, UsageError
+from hz_runtime.results.prediction import Prediction
 from hz_runtime.results.record import Record
 from processes import started, until
 
@@ -124,7 +126,7 @@ def result(volume: Path, name: str, age: float | None = None) -> Path:
     """A converted volume under a result's name, with the record that hz-run leaves beside it."""
     made = volume.with_name(f"{name}_desc-harmonized_T1w.nii.gz")
     volume.rename(made)
-    record = Record("", "", "", "ok", (), age, None, {}, None)
+    record = Record("", "", "", "ok", (), Prediction(age), {})
     made.with_name(made.name[:-7] + ".json").write_text(json.dumps({"hz": record.to_dict()}))
     return made
 

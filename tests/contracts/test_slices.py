@@ -16,7 +16,8 @@ import tiny_slices
 from fake_gpu import Driver, engine_bytes, fake_tensorrt, install, record_of
 from hz_runtime.backends.base import LADDER, Backend, installed, open_backend
 from hz_runtime.backends.trt import open_engine
-from hz_runtime.batch.stages import Job, Stages
+from hz_runtime.batch.scan_stages import OnGrid, PreparedScan, Ticket
+from hz_runtime.batch.stages import Stages
 from hz_runtime.bundle.manifest import ModelEntry
 from hz_runtime.errors import BackendError
 from hz_runtime.inference.predictors import AgePredictor, DiagnosisPredictor, Harmonizer
@@ -104,11 +105,16 @@ def stages(rung: str, kind: str, batch: int) -> Stages:
     )
 
 
-def told(step: Stages, grids: list[np.ndarray]) -> list[tuple[bytes, float | None, float | None]]:
+def answers(step: Stages, grids: list[np.ndarray]) -> list[tuple[bytes, float | None, float | None]]:
     """What becomes of scans that travel together: their volumes' bytes, ages and probabilities."""
-    jobs = [Job(n, None, prepared=SimpleNamespace(grid=grid)) for n, grid in enumerate(grids)]  # type: ignore[arg-type]
-    step.infer(jobs)
-    return [(job.harmonized.tobytes(), job.age_raw, job.diagnosis_probability) for job in jobs]  # type: ignore[union-attr]
+    scans = [
+        PreparedScan(Ticket(n, None), None, OnGrid(SimpleNamespace(grid=grid)))  # type: ignore[arg-type]
+        for n, grid in enumerate(grids)
+    ]
+    return [
+        (scan.harmonized.tobytes(), scan.prediction.age_raw, scan.prediction.diagnosis_probability)
+        for scan in step.infer(scans)
+    ]
 
 
 @pytest.mark.parametrize("kind", GRIDS)
@@ -116,16 +122,16 @@ def test_a_scans_result_does_not_depend_on_its_batch_or_neighbours(rung: str, ki
     rng = np.random.default_rng(8)
     a, b, c, d = (rng.random(RECIPE.grid_shape, dtype=np.float32) for _ in range(4))
     step = stages(rung, kind, 4)
-    (alone,) = told(step, [a])
+    (alone,) = answers(step, [a])
     assert alone[1] is not None
     assert alone[2] is not None
     for company in ([a, b], [a, b, c, d], [c, a], [b, c, d, a], [a, a, a]):
         place = next(n for n, grid in enumerate(company) if grid is a)
-        assert told(step, company)[place] == alone
+        assert answers(step, company)[place] == alone
     other = np.full_like(b, 1e3)  # neighbours far out of range
-    assert told(step, [other, a, other])[1] == alone
+    assert answers(step, [other, a, other])[1] == alone
     if kind == "slices":  # whose batches are of slices: even the number of scans a call is nothing to them
-        assert told(stages(rung, kind, 1), [a]) == [alone]
+        assert answers(stages(rung, kind, 1), [a]) == [alone]
 
 
 def test_a_slices_answer_is_the_same_alone(rung: str) -> None:

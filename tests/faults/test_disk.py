@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from hz_runtime.batch.run import RunOptions, run_batch
+from hz_runtime.batch.run import run_batch
+from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bundle.store import load_bundle
 from hz_runtime.io import atomic
 from hz_runtime.results.record import read_record

@@ -10,7 +10,8 @@ import pytest
 
 import tiny
 from fake_gpu import Driver, engine_bytes, fake_tensorrt, install, record_of
-from hz_runtime.batch.run import RunOptions, run_batch
+from hz_runtime.batch.run import run_batch
+from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bundle.store import Bundle, load_bundle, write_bundle
 from small_scans import results, write_scans
 

@@ -7,23 +7,29 @@ whatever the number or size of scans.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from queue import Empty, Queue, SimpleQueue
-from typing import Literal
+from queue import Empty, Full, Queue, SimpleQueue
+from typing import Any, Literal, TypeVar
 
-from hz_runtime.batch.failures import failure
+from hz_runtime.batch.failures import failure, scrub
 from hz_runtime.batch.inputs import InputScan
 from hz_runtime.batch.known_ages import KnownAges
-from hz_runtime.batch.log import RunLog
-from hz_runtime.batch.stages import Job, Stages
-from hz_runtime.results.scan_result import NOT_REACHED, STAGES, ScanResult
+from hz_runtime.batch.log import LOG_NAME, RunLog
+from hz_runtime.batch.scan_stages import InferredScan, PreparedScan, ReadScan, Ticket
+from hz_runtime.batch.stages import Stages
+from hz_runtime.errors import HzError
+from hz_runtime.results.scan_result import NOT_REACHED, ScanResult
 
 VOXELS_A_SCAN = 256**3
 MOST_HEADS = 16  # prepared at a time; each takes about 0.5 GB
+_PATIENCE = 0.5  # seconds that a thread waits before it looks whether the run still goes on
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Budget:
     """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self._limit: float = limit
         self._used = 0
         self._free = threading.Condition()
 
@@ -58,12 +64,19 @@ class Budget:
             self._used -= voxels
             self._free.notify_all()
 
+    def lift(self) -> None:
+        """End the bound, for who waits here and who comes later."""
+        with self._free:
+            self._limit = math.inf
+            self._free.notify_all()
+
 
 class Executor:
     """The threads and queues of one run.
 
-    Readers take scans in order; an end mark (None) follows the last job through every queue, once for each
-    thread of the stage after it. No thread ever dies of a scan: everything a step raises becomes a result.
+    Readers take scans in order; an end mark (None) follows the last scan through every queue, once for each
+    thread of the stage after it. No thread dies of a scan: every Exception that a step raises becomes a
+    result. Where one dies of something else, all others end too, and so does the run, with an error.
     """
 
     def __init__(
@@ -87,160 +100,229 @@ class Executor:
         }
         self._budget = Budget(max_voxels or max(4, threads) * VOXELS_A_SCAN)
         self._results: SimpleQueue[tuple[int, ScanResult]] = SimpleQueue()
+        self._to_prepare: Queue[ReadScan | None] = Queue(self._workers["prepare"])
+        self._to_infer: Queue[PreparedScan | None] = Queue(stages.batch)
+        self._to_write: Queue[InferredScan | None] = Queue(self._workers["write"])
+        self._lock = threading.Lock()
+        self._left = dict(self._workers)
+        self._broken = threading.Event()
+        self._deaths: list[str] = []
 
     def run(self, scans: Sequence[InputScan]) -> tuple[ScanResult, ...]:
-        """Results of all `scans`, in their order."""
+        """Results of all `scans`, in their order.
+
+        Raises HzError where threads died and results are missing; what was written of other scans stays.
+        """
         self._todo = iter(enumerate(scans))
-        self._todo_lock = threading.Lock()
-        self._left = dict(self._workers)
-        self._queues: dict[str, Queue[Job | None]] = {
-            "prepare": Queue(self._workers["prepare"]),
-            "infer": Queue(self._stages.batch),
-            "write": Queue(self._workers["write"]),
-        }
-        loops = {"read": self._read, "prepare": self._prepare, "infer": self._infer, "write": self._write}
-        for stage, number in self._workers.items():
-            for n in range(number):
-                threading.Thread(target=loops[stage], name=f"hz-{stage}-{n}", daemon=True).start()
+        threads = self._start()
         results: dict[int, ScanResult] = {}
         while len(results) < len(scans):
-            index, result = self._next_result()
+            index, result = self._next_result(threads, len(scans) - len(results))
             results[index] = result
             if result.reason == NOT_REACHED:
                 continue
             self._emit(Event("scan", result=result, done=len(results), total=len(scans)))
         return tuple(results[i] for i in range(len(scans)))
 
-    def _next_result(self) -> tuple[int, ScanResult]:
+    def _start(self) -> list[threading.Thread]:
+        steps = {
+            "read": self._read_one,
+            "prepare": self._prepare_one,
+            "infer": self._infer_some,
+            "write": self._write_one,
+        }
+        threads = [
+            threading.Thread(
+                target=self._work, args=(stage, steps[stage]), name=f"hz-{stage}-{n}", daemon=True
+            )
+            for stage, number in self._workers.items()
+            for n in range(number)
+        ]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _next_result(self, threads: Sequence[threading.Thread], missing: int) -> tuple[int, ScanResult]:
         while True:  # a wait without end would also keep signal handlers waiting on some systems
+            living = any(thread.is_alive() for thread in threads)
             with suppress(Empty):
-                return self._results.get(timeout=0.5)
+                return self._results.get(timeout=_PATIENCE if living else 0)
+            if not living:
+                why = "; ".join(self._deaths) or "its threads ended"
+                scans = f"{missing} scan{'' if missing == 1 else 's'}"
+                raise HzError(
+                    f"the run broke off with {scans} left: {why}.",
+                    f"See {LOG_NAME}, and run the same command again: it goes on from here.",
+                )
 
-    def _finish(self, job: Job, result: ScanResult) -> None:
-        job.drop()
-        if job.voxels:
-            self._budget.give(job.voxels)
-            job.voxels = 0
-        text = f"{result.input}: {result.status}"
-        self._log.write(f"{text}: {result.reason}" if result.reason else text)
-        self._results.put((job.index, result))
+    def _work(self, stage: str, step: Callable[[], bool]) -> None:
+        """A thread's whole life: `step` until it says that no scan comes any more."""
+        try:
+            while step():
+                pass
+        except BaseException as error:
+            text = f"thread {threading.current_thread().name} died of {type(error).__name__}: {error}"
+            self._deaths.append(scrub(text, None, self._stages.out))
+            self._broken.set()
+            self._budget.lift()
+            trace = "".join(traceback.format_exception(error))
+            self._log.write(scrub(f"{text}\n{trace}", None, self._stages.out))
+        self._end(stage)
 
-    def _fail(self, job: Job, error: BaseException) -> None:
-        reason, trace = failure(error, job.scan, self._stages.out)
-        if trace:
-            self._log.write(f"{job.scan.label}: {trace}")
-        scan = job.scan
-        self._stages.withdraw(scan, error)
-        gates = tuple(getattr(error, "gates", ())) or job.gates
-        self._finish(
-            job,
-            ScanResult(
-                scan.label, scan.name, "failed", reason, age=job.age, seconds=dict(job.seconds), gates=gates
-            ),
-        )
+    def _end(self, stage: str) -> None:
+        """The last thread of a stage to end leaves an end mark for every thread of the next one."""
+        with self._lock:
+            self._left[stage] -= 1
+            last = self._left[stage] == 0
+        following: dict[str, tuple[str, Queue[Any]]] = {
+            "read": ("prepare", self._to_prepare),
+            "prepare": ("infer", self._to_infer),
+            "infer": ("write", self._to_write),
+        }
+        if last and stage in following:
+            after, queue = following[stage]
+            for _ in range(self._workers[after]):
+                self._put(queue, None)
+
+    def _get(self, queue: Queue[T | None]) -> T | None:
+        """The next scan of a queue; None when no more comes, or the run broke."""
+        while not self._broken.is_set():
+            with suppress(Empty):
+                return queue.get(timeout=_PATIENCE)
+        return None
+
+    def _put(self, queue: Queue[T | None], scan: T | None) -> None:
+        while not self._broken.is_set():
+            with suppress(Full):
+                queue.put(scan, timeout=_PATIENCE)
+                return
 
     @contextmanager
-    def _timed(self, stage: str, *jobs: Job) -> Iterator[None]:
+    def _timed(self, stage: str, *tickets: Ticket) -> Iterator[None]:
         clock = time.perf_counter()
         try:
             yield
         finally:
-            for job in jobs:
-                job.seconds[stage] = (time.perf_counter() - clock) / len(jobs)
+            for ticket in tickets:
+                ticket.seconds[stage] = (time.perf_counter() - clock) / len(tickets)
 
-    def _end(self, stage: str) -> None:
-        """The last thread of a stage to end tells every thread of the next one."""
-        with self._todo_lock:
-            self._left[stage] -= 1
-            last = self._left[stage] == 0
-        following = STAGES[STAGES.index(stage) + 1 :][:1]
-        if last and following:
-            for _ in range(self._workers[following[0]]):
-                self._queues[following[0]].put(None)
+    # What becomes of a scan
 
-    def _read(self) -> None:
-        while True:
-            with self._todo_lock:
-                index, scan = next(self._todo, (-1, None))
-            if scan is None:
-                break
-            job = Job(index, scan)
-            if self._stop.is_set():
-                self._results.put((index, ScanResult(scan.label, scan.name, "skipped", NOT_REACHED)))
-                continue
-            try:
-                job.age = self._ages.of(scan)
-                with self._timed("read", job):
-                    before = self._stages.read(job)
-            except Exception as error:
-                job.voxels = 0
-                self._fail(job, error)
-                continue
-            if before is not None:
-                self._finish(job, before)
-                continue
-            self._budget.take(job.voxels)
-            self._queues["prepare"].put(job)
-        self._end("read")
+    def _finish(self, ticket: Ticket, result: ScanResult) -> None:
+        if ticket.voxels:
+            self._budget.give(ticket.voxels)
+            ticket.voxels = 0
+        text = f"{result.input}: {result.status}"
+        self._log.write(f"{text}: {result.reason}" if result.reason else text)
+        self._results.put((ticket.index, result))
 
-    def _prepare(self) -> None:
-        while (job := self._queues["prepare"].get()) is not None:
-            try:
-                with self._timed("prepare", job):
-                    self._stages.prepare(job)
-            except Exception as error:
-                self._fail(job, error)
-            else:
-                self._queues["infer"].put(job)
-            del job  # or this thread would keep the scan while it waits for the next one
-        self._end("prepare")
-
-    def _infer(self) -> None:
-        ended = False
-        while not ended:
-            jobs, ended = self._waiting()
-            done = self._infer_batch(jobs) if jobs else []
-            for job in done:
-                self._queues["write"].put(job)
-            jobs = done = []
-            job = None  # type: ignore[assignment]
-        self._end("infer")
-
-    def _waiting(self) -> tuple[list[Job], bool]:
-        """Jobs that wait, at least one and at most a batch; and whether the last one was seen."""
-        queue = self._queues["infer"]
-        first = queue.get()
-        jobs: list[Job] = []
-        while first is not None:
-            jobs.append(first)
-            if len(jobs) == self._stages.batch:
-                return jobs, False
-            try:
-                first = queue.get_nowait()
-            except Empty:
-                return jobs, False
-        return jobs, True
-
-    def _infer_batch(self, jobs: list[Job]) -> list[Job]:
-        """Those of `jobs` that went through; where a batch fails, its scans are tried one by one."""
+    def _fail(self, ticket: Ticket, error: Exception) -> None:
+        scan = ticket.scan
+        reason, trace = failure(error, scan, self._stages.out)
+        result = ScanResult(
+            scan.label,
+            scan.name,
+            "failed",
+            reason,
+            age=ticket.age,
+            seconds=dict(ticket.seconds),
+            gates=tuple(getattr(error, "gates", ())) or ticket.gates,
+        )
         try:
-            with self._timed("infer", *jobs):
-                self._stages.infer(jobs)
-            return jobs
+            if trace:
+                self._log.write(f"{scan.label}: {trace}")
+            self._stages.withdraw(scan, error)
+        except Exception as fault:
+            why, _ = failure(fault, scan, self._stages.out)
+            self._log.write(f"{scan.label}: results of an earlier run may be left: {why}")
+        finally:  # whatever comes of clearing up, the run waits for this result
+            self._finish(ticket, result)
+
+    # One step of a thread: a scan from its queue to the next. What a step holds of a scan ends with the call,
+    # so that no thread keeps one while it waits for the next.
+
+    def _read_one(self) -> bool:
+        with self._lock:
+            index, scan = next(self._todo, (-1, None))
+        if scan is None or self._broken.is_set():
+            return False
+        ticket = Ticket(index, scan, self._ages.of(scan))
+        if self._stop.is_set():
+            self._results.put((index, ScanResult(scan.label, scan.name, "skipped", NOT_REACHED)))
+            return True
+        try:
+            with self._timed("read", ticket):
+                read = self._stages.read(ticket)
         except Exception as error:
-            if len(jobs) > 1:
-                return [job for single in jobs for job in self._infer_batch([single])]
-            self._fail(jobs[0], error)
+            ticket.voxels = 0  # not taken yet
+            self._fail(ticket, error)
+            return True
+        if isinstance(read, ScanResult):
+            self._finish(ticket, read)
+        else:
+            self._budget.take(ticket.voxels)
+            self._put(self._to_prepare, read)
+        return True
+
+    def _prepare_one(self) -> bool:
+        read = self._get(self._to_prepare)
+        if read is None:
+            return False
+        ticket = read.ticket
+        try:
+            with self._timed("prepare", ticket):
+                prepared = self._stages.prepare(read)
+        except Exception as error:
+            self._fail(ticket, error)
+            return True
+        del read  # of a raw head it is another array than the brain that goes on
+        self._put(self._to_infer, prepared)
+        return True
+
+    def _infer_some(self) -> bool:
+        scans, ended = self._waiting()
+        for inferred in self._inferred(scans) if scans else []:
+            self._put(self._to_write, inferred)
+        return not ended
+
+    def _waiting(self) -> tuple[list[PreparedScan], bool]:
+        """Scans that wait, at least one and at most a batch; and whether the last one was seen."""
+        first = self._get(self._to_infer)
+        scans: list[PreparedScan] = []
+        while first is not None:
+            scans.append(first)
+            if len(scans) == self._stages.batch:
+                return scans, False
+            try:
+                first = self._to_infer.get_nowait()
+            except Empty:
+                return scans, False
+        return scans, True
+
+    def _inferred(self, scans: Sequence[PreparedScan]) -> list[InferredScan]:
+        """Those of `scans` that went through; where a batch fails, its scans are tried one by one."""
+        try:
+            with self._timed("infer", *(scan.ticket for scan in scans)):
+                return self._stages.infer(scans)
+        except Exception as error:
+            if len(scans) > 1:
+                return [inferred for single in scans for inferred in self._inferred([single])]
+            self._fail(scans[0].ticket, error)
             return []
 
-    def _write(self) -> None:
-        while (job := self._queues["write"].get()) is not None:
-            try:
-                with self._timed("write", job):
-                    result = self._stages.write(job)
-            except Exception as error:
-                self._fail(job, error)
-            else:
-                self._finish(job, result)
-            del job
-        self._end("write")
+    def _write_one(self) -> bool:
+        inferred = self._get(self._to_write)
+        if inferred is None:
+            return False
+        ticket = inferred.ticket
+        try:
+            with self._timed("write", ticket):
+                drawn = self._stages.draw(inferred)
+                del inferred  # a big scan's voxels are not needed while it is compressed
+                result = self._stages.write(drawn)
+        except Exception as error:
+            self._fail(ticket, error)
+            return True
+        del drawn
+        self._finish(ticket, result)
+        return True

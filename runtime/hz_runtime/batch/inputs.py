@@ -26,7 +26,7 @@ from hz_runtime.io.atomic import printable
 
 MAX_NAME_BYTES = 150  # leaves room for entities, suffix and a temp name within 255 bytes
 _PATTERN = re.compile(r"[*?\[]")
-_RESULTS = (  # how outputs end, see `stages.suffix`
+_RESULTS = (  # how outputs end, see `output_names.suffix`
     re.compile(r"_desc-harmonized_T1w\.nii\.gz$"),
     re.compile(r"_space-[A-Za-z0-9]+_res-[0-9x]+_desc-harmonized_T1w\.nii\.gz$"),
 )

@@ -30,6 +30,7 @@ from hz_runtime.preparation.gates import NAMES
 from hz_runtime.preparation.preparer import Preparer, preparation_metadata, step_seconds
 from hz_runtime.preparation.steps import PreparedHead
 from hz_runtime.preparation.template import Template
+from hz_runtime.results.prediction import Prediction
 from hz_runtime.results.record import Record, fingerprint, intact, read_record
 from hz_runtime.results.scan_result import DONE_BEFORE, NOT_REACHED, ScanResult
 
@@ -194,7 +195,7 @@ class HeadFolder:
         self._write_record(self.out, scan, record, more)
 
     def _record(self, sha256: str, status: str, outputs: Mapping[str, Mapping[str, Any]]) -> Record:
-        return Record(sha256, self.template.sha256, self._made_by, status, (), None, None, outputs, None)
+        return Record(sha256, self.template.sha256, self._made_by, status, (), Prediction(), outputs)
 
     def _write_record(self, folder: Path, scan: InputScan, record: Record, more: Mapping[str, Any]) -> None:
         content = {"Sources": [scan.label], **more, "hz": record.to_dict()}

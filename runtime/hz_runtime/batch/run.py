@@ -13,87 +13,36 @@ another engine says so.
 from __future__ import annotations
 
 import os
-import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hz_runtime.backends.base import notes, on_gpu
 from hz_runtime.batch.executor import Event, Executor
-from hz_runtime.batch.failures import scrub
 from hz_runtime.batch.folder_lock import locked
-from hz_runtime.batch.inputs import collect
-from hz_runtime.batch.known_ages import KnownAges
+from hz_runtime.batch.inputs import Inputs, collect
 from hz_runtime.batch.log import LOG_NAME, RunLog
-from hz_runtime.batch.stages import Space, Stages
-from hz_runtime.bundle import age_calibration
+from hz_runtime.batch.run_files import write_run_files
+from hz_runtime.batch.run_metadata import run_metadata
+from hz_runtime.batch.run_options import RunOptions
+from hz_runtime.batch.stages import Stages
 from hz_runtime.cpus import usable_cpus
-from hz_runtime.errors import HzError, UsageError
-from hz_runtime.io.atomic import atomic_write_bytes
-from hz_runtime.io.json_text import to_json
-from hz_runtime.io.volume import ReadLimits
+from hz_runtime.errors import UsageError
 from hz_runtime.model_space.recipe import Recipe
-from hz_runtime.results.prediction import predictions_tsv
-from hz_runtime.results.run_report import RunReport, count, dataset_description
-from hz_runtime.results.scan_result import STAGES, ScanResult
-from hz_runtime.results.versions import hz_version, versions
+from hz_runtime.results.run_report import RunReport
+from hz_runtime.results.versions import hz_version
 
 if TYPE_CHECKING:
     from hz_runtime.backends.base import Backend
-    from hz_runtime.backends.fallback import Build
     from hz_runtime.bundle.store import Bundle
     from hz_runtime.dicom.scans import DicomScans
-    from hz_runtime.preparation.preparer import Preparation, Preparer
+    from hz_runtime.preparation.preparer import Preparer
 
 GPU_BATCH = 4
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How to run; None means: choose well here.
-
-    space : "native" (default; the scan's own grid), "model" (the network's), or "both".
-    to : site to harmonize to.  backend, require, build, graphs : as `backends.choose`.
-    precision : of the files to run, where the bundle holds such a file of a network; else that of the rung.
-    dtype : of the written volumes; int16 keeps 1/32767 of the range.
-    threads : CPU threads of the network (None: all); also scales the other stages.
-    batch : scans a network call; None: 1 on a CPU, 4 on a GPU.
-    max_voxels : bound on voxels in flight; None: that of four 256^3 scans, more with many threads.
-    ages : known ages.  report : draw figures and write report.html, and group.html where scans compare.
-    preparation : how raw heads become brains (extra `prep`); None: scans are skull-stripped already. With it
-    DICOM is taken, too (extra `dicom`).
-    """
-
-    space: Space = "native"
-    to: str | None = None
-    backend: str = "auto"
-    require: str | None = None
-    dtype: Literal["int16", "float32"] = "int16"
-    threads: int | None = None
-    batch: int | None = None
-    overwrite: bool = False
-    report: bool = True
-    ages: KnownAges = field(default_factory=KnownAges)
-    max_voxels: int | None = None
-    limits: ReadLimits | None = None
-    build: Build | None = None
-    graphs: bool = False
-    precision: str | None = None
-    preparation: Preparation | None = None
-
-    def __post_init__(self) -> None:
-        for name, values in {"space": ("native", "model", "both"), "dtype": ("int16", "float32")}.items():
-            if getattr(self, name) not in values:
-                raise UsageError(f"{name} {getattr(self, name)!r} is not one of {', '.join(values)}.")
-        for name in ("threads", "batch", "max_voxels"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} is {value}; it must be 1 or more.")
 
 
 def run_batch(
@@ -122,62 +71,60 @@ def run_batch(
         held.enter_context(locked(folder))
         log = RunLog(folder / LOG_NAME)
         stages, ladder, batch = _open(bundle, folder, options)
-        try:
-            backend = stages.harmonizer.backend
-            log.write(f"hz {hz_version()}: {len(chosen.scans)} scans, bundle {bundle.name} {bundle.id}")
-            for step in ladder:
-                log.write(step)
-            if options.backend != "auto":  # what was asked for by name and is not to be had is said aloud
-                for step in _passed_over(ladder):
-                    emit(Event("note", step))
-            emit(Event("start", f"{backend.name} on {backend.device}", total=len(chosen.scans)))
-            for note in (*chosen.notes, *options.ages.gaps(chosen.scans)):
-                log.write(note)
-                emit(Event("note", note))
-            stop = stop or threading.Event()
-            threads = options.threads or usable_cpus()
-            flow = Executor(stages, threads, options.max_voxels, options.ages, log, emit, stop)
-            started, clock = datetime.now(UTC), time.perf_counter()
-            scans = flow.run(chosen.scans)
-            seconds = time.perf_counter() - clock
-            interrupted = stop.is_set()
-            said = _notes(stages)
-            for note in said:
-                log.write(note)
-                emit(Event("note", note))
-            run = {
-                "schema": "1.0",
-                "hz_version": hz_version(),
-                "versions": versions(),
-                "started": started.isoformat(timespec="seconds"),
-                "seconds": round(seconds, 3),
-                "interrupted": interrupted,
-                "bundle": {"name": bundle.name, "id": bundle.id},
-                "backend": {**_backend(backend), "ladder": list(ladder), "notes": said},
-                "options": {
-                    **_shown(options),
-                    "threads": threads,
-                    "batch": batch,
-                    "to": stages.options["to"],
-                },
-                **_age(stages),
-                **_diagnosis(stages),
-                "timings": _timings(scans, seconds),
-                "counts": count(scans),
-                "scans": [
-                    {**result.to_dict(), **options.ages.site_of(scan)}
-                    for scan, result in zip(chosen.scans, scans, strict=True)
-                ],
-            }
-            positive = stages.diagnosis.labels[1] if stages.diagnosis else None
-            problems = _write_tables(folder, scans, run, options.report, positive)
-        finally:
-            _close(stages)
+        held.callback(_close, stages)
+        _announce(chosen, stages, ladder, options, log, emit)
+        stop = stop or threading.Event()
+        threads = options.threads or usable_cpus()
+        executor = Executor(stages, threads, options.max_voxels, options.ages, log, emit, stop)
+        started, clock = datetime.now(UTC), time.perf_counter()
+        scans = executor.run(chosen.scans)
+        seconds = time.perf_counter() - clock
+        interrupted = stop.is_set()
+        engine_notes = _notes(stages)
+        _say(engine_notes, log, emit)
+        run = run_metadata(
+            stages,
+            options,
+            scans,
+            sites=[options.ages.site_of(scan) for scan in chosen.scans],
+            started=started,
+            seconds=seconds,
+            interrupted=interrupted,
+            backend={**_backend(stages.harmonizer.backend), "ladder": list(ladder), "notes": engine_notes},
+            chosen={"threads": threads, "batch": batch, "to": stages.options["to"]},
+        )
+        problems = write_run_files(folder, scans, run, options.report)
         report = RunReport(folder, scans, run, interrupted, tuple(problems))
         log.write(report.summary())
         for problem in problems:
             log.write(problem)
         return report
+
+
+def _announce(
+    chosen: Inputs,
+    stages: Stages,
+    ladder: Sequence[str],
+    options: RunOptions,
+    log: RunLog,
+    emit: Callable[[Event], None],
+) -> None:
+    """Say what is about to run, on what, and what the inputs left unclear."""
+    bundle, backend = stages.bundle, stages.harmonizer.backend
+    log.write(f"hz {hz_version()}: {len(chosen.scans)} scans, bundle {bundle.name} {bundle.id}")
+    for step in ladder:
+        log.write(step)
+    if options.backend != "auto":  # what was asked for by name and is not to be had is said aloud
+        for step in _passed_over(ladder):
+            emit(Event("note", step))
+    emit(Event("start", f"{backend.name} on {backend.device}", total=len(chosen.scans)))
+    _say((*chosen.notes, *options.ages.gaps(chosen.scans)), log, emit)
+
+
+def _say(notes: Iterable[str], log: RunLog, emit: Callable[[Event], None]) -> None:
+    for note in notes:
+        log.write(note)
+        emit(Event("note", note))
 
 
 def _dicom(options: RunOptions, held: ExitStack) -> DicomScans | None:
@@ -213,7 +160,7 @@ def _open(bundle: Bundle, out: Path, options: RunOptions) -> tuple[Stages, tuple
             precision=options.precision if role in held else None,
             threads=options.threads,
             build=options.build,
-            graphs=options.graphs,
+            graphs=options.cuda_graphs,
         )
 
     backend, ladder = how("harmonizer", to=options.to)
@@ -278,26 +225,6 @@ def _backends(stages: Stages) -> dict[str, Backend]:
     return {role: task.backend for role, task in tasks.items() if task is not None}
 
 
-def _age(stages: Stages) -> dict[str, Any]:
-    """What run.json says about an age network: which age is shown, and its interval; nothing without one."""
-    if stages.predictor is None:
-        return {}
-    bundle = stages.bundle
-    return {
-        "age": age_calibration.age_metadata(
-            bundle.age_interval, bundle.age_bias, bundle.cohort.get("age_range")
-        )
-    }
-
-
-def _diagnosis(stages: Stages) -> dict[str, Any]:
-    """What run.json says about a diagnosis network: whose probability it gives; nothing without one."""
-    if stages.diagnosis is None:
-        return {}
-    negative, positive = stages.diagnosis.labels
-    return {"diagnosis": {"negative": negative, "positive": positive}}
-
-
 def _backend(backend: Any) -> dict[str, str]:
     from hz_runtime.backends.base import describe
 
@@ -312,57 +239,3 @@ def _passed_over(ladder: Sequence[str]) -> list[str]:
 def _notes(stages: Stages) -> list[str]:
     """What the engines had to do to get through the run."""
     return [f"{role}: {note}" for role, backend in _backends(stages).items() for note in notes(backend)]
-
-
-def _shown(options: RunOptions) -> dict[str, Any]:
-    """Options as run.json shows them: no ages, no paths, and of `build` whether engines may be built."""
-    hidden = ("ages", "limits", "preparation")
-    shown = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in hidden}
-    prepare = options.preparation.shown() if options.preparation else None
-    return {**shown, "build": options.build is not None, "prepare": prepare}
-
-
-def _timings(scans: Sequence[ScanResult], wall: float) -> dict[str, Any]:
-    """Seconds by stage: total over scans, and the median scan's."""
-    stages = {}
-    for stage in STAGES:
-        values = [s.seconds[stage] for s in scans if stage in s.seconds]
-        if values:
-            stages[stage] = {
-                "total_s": round(sum(values), 4),
-                "median_s": round(statistics.median(values), 4),
-            }
-    return {"wall_s": round(wall, 3), "stages": stages}
-
-
-def _write_tables(
-    out: Path, scans: Sequence[ScanResult], run: Mapping[str, Any], report: bool, positive: str | None
-) -> list[str]:
-    """Write the run's own files; what cannot be written is returned, one line each."""
-    problems: list[str] = []
-    intervals = run.get("age", {}).get("age_interval_coverage") is not None
-
-    @contextmanager
-    def attempt(name: str) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            text = error.one_line if isinstance(error, HzError) else f"{type(error).__name__}: {error}"
-            problems.append(scrub(f"{name} could not be written: {text}", None, out))
-
-    with attempt("predictions.tsv"):
-        atomic_write_bytes(out / "predictions.tsv", predictions_tsv(scans, positive, intervals))
-    with attempt("dataset_description.json"):
-        atomic_write_bytes(out / "dataset_description.json", to_json(dataset_description()))
-    with attempt("run.json"):
-        atomic_write_bytes(out / "run.json", to_json(run))
-    if report:
-        with attempt("report.html"):
-            from hz_runtime.report import figures_of, write_pages
-
-            write_pages(out, run, figures_of(out, run["scans"]))
-    else:
-        from hz_runtime.report import remove_pages
-
-        remove_pages(out)
-    return problems

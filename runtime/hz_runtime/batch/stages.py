@@ -1,15 +1,15 @@
-"""What happens to one scan: read, prepare, infer, write. Each step knows nothing of threads or queues.
+"""What happens to one scan: read, prepare, infer, draw, write. Each step knows nothing of threads or queues.
 
-A step takes a Job, adds to it, and raises when the scan cannot go on.
+A step takes a scan as the one before left it and gives it on as `scan_stages` types it; it raises when the
+scan cannot go on.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,71 +18,32 @@ from numpy.typing import NDArray
 
 from hz_runtime.batch.failures import blames_the_scan
 from hz_runtime.batch.inputs import InputScan
+from hz_runtime.batch.output_names import Grid, OutputNames, Space
+from hz_runtime.batch.scan_stages import DrawnScan, InferredScan, OnGrid, PreparedScan, ReadScan, Ticket
+from hz_runtime.batch.sidecar import engine_metadata, sidecar_bytes, sidecar_metadata
+from hz_runtime.batch.written_files import WrittenFiles
 from hz_runtime.errors import HzError
-from hz_runtime.io.atomic import atomic_write_bytes, sha256_bytes, sha256_file
-from hz_runtime.io.volume import Geometry, ReadLimits, Volume, read_volume, write_volume
+from hz_runtime.io.atomic import sha256_file
+from hz_runtime.io.volume import Geometry, ReadLimits, Volume, read_volume
 from hz_runtime.model_space import outliers
 from hz_runtime.model_space.guided_filter import native_harmonized
 from hz_runtime.model_space.recipe import ModelInput, Recipe, to_model_space
+from hz_runtime.results.prediction import Answers, Prediction
 from hz_runtime.results.record import Record, fingerprint, intact, read_record
 from hz_runtime.results.scan_result import DONE_BEFORE, ScanResult
-from hz_runtime.results.versions import hz_version
 
 if TYPE_CHECKING:
-    from hz_runtime.backends.base import Backend
+    from hz_runtime.bundle.age_calibration import AgeInterval
     from hz_runtime.bundle.store import Bundle
     from hz_runtime.inference.predictors import AgePredictor, DiagnosisPredictor, Harmonizer
     from hz_runtime.preparation.preparer import Preparer
 
 F32 = NDArray[np.float32]
-Space = Literal["native", "model", "both"]
-
-
-def suffix(space: Literal["native", "model"], recipe: Recipe) -> str:
-    """What follows a scan's name in an output's, e.g. "_space-MNI152_res-64_desc-harmonized_T1w.nii.gz".
-
-    The resolution is the grid's: 64 for 64 x 64 x 64, 184x220x184 where the axes differ.
-    """
-    if space == "native":
-        return "_desc-harmonized_T1w.nii.gz"
-    sizes = list(map(str, recipe.grid_shape))
-    res = sizes[0] if len(set(sizes)) == 1 else "x".join(sizes)
-    return f"_space-{recipe.template}_res-{res}_desc-harmonized_T1w.nii.gz"
-
-
-@dataclass(eq=False)
-class Job:
-    """One scan on its way. Big arrays are dropped as soon as no later step needs them."""
-
-    index: int
-    scan: InputScan
-    age: float | None = None
-    volume: Volume | None = None
-    prepared: ModelInput | None = None
-    harmonized: F32 | None = None  # (64, 64, 64) in [0, 1]
-    age_raw: float | None = None
-    age_corrected: float | None = None
-    age_interval: tuple[float, float] | None = None  # around the age shown
-    diagnosis_probability: float | None = None
-    preparation: dict[str, Any] | None = None  # of a raw head: what its sidecar says about it
-    model_grid: Geometry | None = None  # of a raw head: where the network's grid lies in the template's world
-    engine: dict[str, str] | None = None  # what ran its network; a run may change engines on its way
-    voxels: int = 0  # what the memory bound counts it as while it holds its volume
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def gates(self) -> tuple[dict[str, Any], ...]:
-        """Verdicts of the gates that it passed."""
-        return tuple(self.preparation["gates"]) if self.preparation else ()
-
-    def drop(self) -> None:
-        """Let go of everything large."""
-        self.volume = self.prepared = self.harmonized = None
 
 
 @dataclass(frozen=True)
 class Stages:
-    """The four steps over one bundle and one output folder. Safe to call from several threads.
+    """The steps over one bundle and one output folder. Safe to call from several threads.
 
     preparer : takes raw heads to brains; None for scans that are skull-stripped already.
     """
@@ -102,307 +63,243 @@ class Stages:
     diagnosis: DiagnosisPredictor | None = None
     preparer: Preparer | None = None
 
-    @property
-    def spaces(self) -> tuple[Literal["native", "model"], ...]:
-        return ("native", "model") if self.space == "both" else (self.space,)
+    @cached_property
+    def names(self) -> OutputNames:
+        return OutputNames(self.recipe, self.space)
 
-    def outputs(self, scan: InputScan) -> tuple[str, ...]:
-        """Names of the volumes a scan gets, the one with the commit record first."""
-        return tuple(scan.name + suffix(s, self.recipe) for s in self.spaces)
+    # Reading
 
-    def read(self, job: Job) -> ScanResult | None:
-        """Read the scan into `job`; or the result of an earlier run, when that is complete and fits."""
-        path = job.scan.path
-        job.scan.check()
-        if not self.overwrite and (before := self._done_before(job)):
+    def read(self, ticket: Ticket) -> ReadScan | ScanResult:
+        """The scan; or the result of an earlier run, when that is complete and fits."""
+        path = ticket.scan.path
+        ticket.scan.check()
+        if not self.overwrite and (before := self._done_before(ticket)):
             return before
-        job.volume = read_volume(path, self.limits) if self.limits else read_volume(path)
-        job.voxels = int(job.volume.data.size)
-        return None
+        volume = read_volume(path, self.limits) if self.limits else read_volume(path)
+        ticket.voxels = int(volume.data.size)
+        return ReadScan(ticket, volume)
 
-    def _done_before(self, job: Job) -> ScanResult | None:
-        scan = job.scan
-        record = read_record(self.out / _sidecar(self.outputs(scan)[0]))
+    def _done_before(self, ticket: Ticket) -> ScanResult | None:
+        scan = ticket.scan
+        record = read_record(self.out / self.names.record(scan))
         if (
             record is None
             or record.bundle != self.bundle.id
             or record.fingerprint != fingerprint(self.options)
             or (self.figures and record.figure is None)
             or record.input_sha256 != sha256_file(scan.path)
-            or not set(self.outputs(scan)) <= set(record.outputs)
+            or not set(self.names.volumes(scan)) <= set(record.outputs)
             or not intact(self.out, record)
         ):
             return None
+        listed = self.names.listed(scan)
         return ScanResult(
             input=scan.label,
             name=scan.name,
             status="skipped",
             reason="; ".join([DONE_BEFORE + self._by_another(record.engine), *record.flags]),
-            outputs=tuple(n for n in self._listed(scan) if n in record.outputs or n.endswith(".json")),
+            outputs=tuple(n for n in listed if n in record.outputs or n.endswith(".json")),
             figure=record.figure,
-            age_raw=record.age_raw,
-            age_corrected=record.age_corrected,
-            diagnosis_probability=record.diagnosis_probability,
-            age=job.age,
+            prediction=record.prediction,
+            age=ticket.age,
             flags=record.flags,
             sha256=record.input_sha256,
             recorded=record.status,
             gates=record.gates,
-            age_interval=record.age_interval,
         )
 
     def _by_another(self, engine: Mapping[str, str] | None) -> str:
         """Said of an earlier result where this run's engine would have rounded it otherwise."""
-        if engine in (None, _engine(self.harmonizer.backend)):
+        if engine in (None, engine_metadata(self.harmonizer.backend)):
             return ""
         return f", by another engine ({', '.join(map(str, engine.values()))})"
-
-    def _listed(self, scan: InputScan) -> list[str]:
-        return [name for volume in self.outputs(scan) for name in (volume, _sidecar(volume))]
-
-    def prepare(self, job: Job) -> None:
-        """Bring the scan onto the network's grid; a raw head by way of the template's space."""
-        assert job.volume is not None
-        if self.preparer is None:
-            prepared = to_model_space(job.volume, self.recipe, self.bundle.statistics)
-        else:
-            prepared = self._through_template(job, job.volume, self.preparer)
-        reference = self.bundle.cohort.get("reference")
-        if reference:  # bundles of before outlier scores have none
-            found = outliers.score(prepared.features, prepared.grid, reference)
-            prepared = replace(prepared, flags=(*prepared.flags, *found.reasons))
-        job.prepared = prepared
-
-    def _through_template(self, job: Job, volume: Volume, preparer: Preparer) -> ModelInput:
-        from hz_runtime.preparation.preparer import preparation_metadata, step_seconds
-
-        head = preparer(volume)
-        job.preparation = preparation_metadata(preparer, head)
-        job.seconds.update(step_seconds(head))
-        # From here on the scan is its brain. Zero means outside, so that a voxel inside that measured nothing
-        # must not have it.
-        np.maximum(head.brain, np.finfo(np.float32).tiny, out=head.brain, where=head.mask)
-        job.volume = replace(volume, data=head.brain)
-        prepared = preparer.onto_grid(head, self.recipe, self.bundle.statistics)
-        job.model_grid = Geometry.from_affine(
-            prepared.grid.shape, prepared.grid_affine, code=preparer.geometry.sform_code
-        )
-        return replace(prepared, grid_affine=np.linalg.inv(head.pose) @ prepared.grid_affine)
 
     def withdraw(self, scan: InputScan, error: BaseException) -> None:
         """Remove what an earlier run made of a scan that now fails for its own sake: no result means none.
 
-        A share that is gone or a full disk says nothing of the scan, and takes nothing away.
+        A share that is gone or a full disk says nothing of the scan, and takes nothing away. Raises nothing.
         """
-        if not blames_the_scan(error) or not scan.path.is_file():
-            return
-        for name in (*reversed(self._listed(scan)), f"figures/{scan.name}.json"):
-            with suppress(OSError):
-                (self.out / name).unlink()
+        with suppress(OSError):  # a share may have gone stale by now, so that even asking for the scan fails
+            if not blames_the_scan(error) or not scan.path.is_file():
+                return
+            for name in (*reversed(self.names.listed(scan)), self.names.figure(scan)):
+                with suppress(OSError):
+                    (self.out / name).unlink()
 
-    def infer(self, jobs: Sequence[Job]) -> None:
+    # Preparing
+
+    def prepare(self, read: ReadScan) -> PreparedScan:
+        """Bring the scan onto the network's grid; a raw head by way of the template's space."""
+        if self.preparer is None:
+            grid = OnGrid(to_model_space(read.volume, self.recipe, self.bundle.statistics))
+            return PreparedScan(read.ticket, read.volume, self._scored(grid))
+        volume, grid = self._through_template(read.ticket, read.volume, self.preparer)
+        return PreparedScan(read.ticket, volume, self._scored(grid))
+
+    def _through_template(self, ticket: Ticket, volume: Volume, preparer: Preparer) -> tuple[Volume, OnGrid]:
+        from hz_runtime.preparation.preparer import preparation_metadata, step_seconds
+
+        head = preparer(volume)
+        preparation = preparation_metadata(preparer, head)
+        ticket.gates = tuple(preparation["gates"])
+        ticket.seconds.update(step_seconds(head))
+        # From here on the scan is its brain. Zero means outside, so that a voxel inside that measured nothing
+        # must not have it.
+        np.maximum(head.brain, np.finfo(np.float32).tiny, out=head.brain, where=head.mask)
+        found = preparer.onto_grid(head, self.recipe, self.bundle.statistics)
+        in_template = Geometry.from_affine(
+            found.grid.shape, found.grid_affine, code=preparer.geometry.sform_code
+        )
+        in_scan = replace(found, grid_affine=np.linalg.inv(head.pose) @ found.grid_affine)
+        return replace(volume, data=head.brain), OnGrid(in_scan, preparation, in_template)
+
+    def _scored(self, grid: OnGrid) -> OnGrid:
+        """With a flag where the scan is unlike those that the bundle was made from."""
+        reference = self.bundle.cohort.get("reference")
+        if not reference:  # bundles of before outlier scores have none
+            return grid
+        given = grid.model_input
+        found = outliers.score(given.features, given.grid, reference)
+        return replace(grid, model_input=replace(given, flags=(*given.flags, *found.reasons)))
+
+    # Inference
+
+    def infer(self, scans: Sequence[PreparedScan]) -> list[InferredScan]:
         """Run the networks on up to `batch` scans.
 
         Always in batches of one size, filled up with zeros: engines pick their arithmetic by shape, so
         that a scan's result would else depend on which others happened to be waiting. (Slice-wise networks
-        do the same with a scan's slices, see `slices`.)
+        do the same with a scan's slices, see `slice_wise`.)
         """
-        batch = np.zeros((max(self.batch, len(jobs)), *self.recipe.grid_shape), np.float32)  # (N, D, H, W)
-        for row, job in zip(batch, jobs, strict=False):
-            assert job.prepared is not None
-            row[...] = job.prepared.grid
+        batch = np.zeros((max(self.batch, len(scans)), *self.recipe.grid_shape), np.float32)  # (N, D, H, W)
+        for given, scan in zip(batch, scans, strict=False):
+            given[...] = scan.on_grid.model_input.grid
         harmonized = np.asarray(self.harmonizer(batch), np.float32)
-        engine = _engine(self.harmonizer.backend)
+        engine = engine_metadata(self.harmonizer.backend)
         ages = self.predictor(harmonized) if self.predictor else None
-        probable = self.diagnosis(harmonized) if self.diagnosis else None
-        for n, job in enumerate(jobs):
-            if not np.isfinite(harmonized[n]).all():
+        corrects = self.predictor is not None and self.predictor.bias is not None
+        probabilities = self.diagnosis(harmonized) if self.diagnosis else None
+        found = []
+        for row, scan in enumerate(scans):
+            if not np.isfinite(harmonized[row]).all():
                 raise HzError(
                     "the network gave non-finite values for this scan.", "Try --backend onnxruntime."
                 )
-            job.harmonized = np.clip(harmonized[n], 0.0, 1.0)
-            job.engine = engine
-            if ages is not None:
-                job.age_raw = _rounded(ages.raw, n)
-                corrected = self.predictor is not None and self.predictor.bias is not None
-                job.age_corrected = _rounded(ages.corrected, n) if corrected else None
-                if ages.interval is not None and np.isfinite(ages.interval[n]).all():
-                    low, high = np.round(ages.interval[n], 4).tolist()
-                    job.age_interval = (low, high)
-            job.diagnosis_probability = _rounded(probable, n)
+            grid = np.clip(harmonized[row], 0.0, 1.0)
+            answers = Answers(scan.on_grid.model_input, grid, row, ages, corrects, probabilities)
+            found.append(InferredScan(scan, grid, Prediction.of(answers), engine))
+        return found
 
-    def write(self, job: Job) -> ScanResult:
+    # Writing
+
+    def draw(self, scan: InferredScan) -> DrawnScan:
+        """The volumes and the figure to write, after which the scan's own voxels are not needed."""
+        volume, on_grid, harmonized = scan.prepared.volume, scan.prepared.on_grid, scan.harmonized
+        model_input = on_grid.model_input
+        native = native_harmonized(volume, model_input, harmonized) if "native" in self.names.grids else None
+        volumes: dict[Grid, tuple[F32, Geometry]] = {}
+        if native is not None:
+            volumes["native"] = (native, volume.geometry)
+        if "model" in self.names.grids:
+            geometry = on_grid.geometry or Geometry.from_affine(harmonized.shape, model_input.grid_affine)
+            volumes["model"] = (harmonized, geometry)
+        return DrawnScan(
+            ticket=scan.ticket,
+            on_grid=on_grid,
+            prediction=scan.prediction,
+            engine=scan.engine,
+            volumes=volumes,
+            figure=self._figure(volume, model_input, native, harmonized),
+            input_sha256=volume.sha256,
+        )
+
+    def _figure(
+        self, volume: Volume, model_input: ModelInput, native: F32 | None, harmonized: F32
+    ) -> bytes | None:
+        if not self.figures:
+            return None
+        from hz_runtime.report import figure_data
+
+        return figure_data(volume, model_input, native, harmonized).to_bytes()
+
+    def write(self, drawn: DrawnScan) -> ScanResult:
         """Write the volumes, the figure and last the commit record; on failure nothing stays behind."""
-        written: list[str] = []
-        record_name = _sidecar(self.outputs(job.scan)[0])
+        record = self.names.record(drawn.ticket.scan)
         with suppress(FileNotFoundError):
-            (self.out / record_name).unlink()  # from here on an earlier result is no longer claimed
+            (self.out / record).unlink()  # from here on an earlier result is no longer claimed
+        files = WrittenFiles(self.out)
         try:
-            return self._write(job, written)
+            self._write_pictures(drawn, files)
+            first, *others = self.names.grids
+            for grid in others:
+                files.add(
+                    self.names.sidecar(drawn.ticket.scan, grid), sidecar_bytes(self._sidecar(drawn, grid))
+                )
+            return self._commit(drawn, files, self._sidecar(drawn, first))
         except BaseException:
-            for name in (*written, record_name):
-                with suppress(OSError):
-                    (self.out / name).unlink()
+            files.remove()
             raise
 
-    def _write(self, job: Job, written: list[str]) -> ScanResult:
-        scan, volume, prepared, harmonized = job.scan, job.volume, job.prepared, job.harmonized
-        assert volume is not None
-        assert prepared is not None
-        assert harmonized is not None
-        native = native_harmonized(volume, prepared, harmonized) if "native" in self.spaces else None
-        figure = None
-        if self.figures:
-            from hz_runtime.report import figure_data
+    def _write_pictures(self, drawn: DrawnScan, files: WrittenFiles) -> None:
+        scan = drawn.ticket.scan
+        for grid in self.names.grids:
+            files.add_volume(self.names.volume(scan, grid), *drawn.volumes[grid], self.dtype)
+        if drawn.figure is not None:
+            files.add(self.names.figure(scan), drawn.figure)
 
-            figure = f"figures/{scan.name}.json"
-            drawn = figure_data(volume, prepared, native, harmonized).to_bytes()
-        geometry, sha256 = volume.geometry, volume.sha256
-        job.volume = None  # a big scan's voxels are not needed while it is compressed
-        grids: dict[str, tuple[F32, Geometry]] = {
-            "model": (
-                harmonized,
-                job.model_grid or Geometry.from_affine(harmonized.shape, prepared.grid_affine),
-            ),
-        }
-        if native is not None:
-            grids["native"] = (native, geometry)
+    def _sidecar(self, drawn: DrawnScan, grid: Grid) -> dict[str, Any]:
+        return sidecar_metadata(drawn, grid, self.bundle, self.recipe, self.options)
 
-        outputs: dict[str, dict[str, Any]] = {}
-        for space in self.spaces:
-            name = scan.name + suffix(space, self.recipe)
-            data, grid = grids[space]
-            written.append(name)
-            digest = write_volume(self.out / name, data, grid, dtype=self.dtype)
-            outputs[name] = {"bytes": (self.out / name).stat().st_size, "sha256": digest}
-        if figure:
-            written.append(figure)
-            (self.out / "figures").mkdir(exist_ok=True)
-            atomic_write_bytes(self.out / figure, drawn)
-            outputs[figure] = {"bytes": len(drawn), "sha256": sha256_bytes(drawn)}
-
-        flags = (*prepared.flags, *self._age_flags(job), *self._diagnosis_flags(job))
-        interval = self.predictor.interval if self.predictor and job.age_interval else None
-        flags = flags if interval is None else (*flags, *interval.caveat(flags))
+    def _commit(self, drawn: DrawnScan, files: WrittenFiles, sidecar: Mapping[str, Any]) -> ScanResult:
+        """Write the commit record, in the first volume's sidecar; the scan's result."""
+        ticket, scan, prediction = drawn.ticket, drawn.ticket.scan, drawn.prediction
+        flags = self._flags(drawn)
         status: Literal["ok", "flagged"] = "flagged" if flags else "ok"
-        sidecars = {space: self._sidecar(job, prepared, space) for space in self.spaces}
-        for space in self.spaces[1:]:
-            name = _sidecar(scan.name + suffix(space, self.recipe))
-            written.append(name)
-            data_bytes = _json(sidecars[space])
-            atomic_write_bytes(self.out / name, data_bytes)
-            outputs[name] = {"bytes": len(data_bytes), "sha256": sha256_bytes(data_bytes)}
+        figure = None if drawn.figure is None else self.names.figure(scan)
+        interval = self._interval(prediction)
         record = Record(
-            sha256,
+            drawn.input_sha256,
             self.bundle.id,
             fingerprint(self.options),
             status,
             flags,
-            job.age_raw,
-            job.age_corrected,
-            outputs,
+            prediction,
+            files.outputs,
             figure,
-            job.diagnosis_probability,
-            age_interval=job.age_interval,
             age_interval_coverage=None if interval is None else interval.level,
         )
-        main = {**sidecars[self.spaces[0]], "hz": record.to_dict()}
-        atomic_write_bytes(self.out / _sidecar(self.outputs(scan)[0]), _json(main))
+        files.add(self.names.record(scan), sidecar_bytes({**sidecar, "hz": record.to_dict()}))
         return ScanResult(
             input=scan.label,
             name=scan.name,
             status=status,
             reason="; ".join(flags),
-            outputs=tuple(self._listed(scan)),
+            outputs=self.names.listed(scan),
             figure=figure,
-            age_raw=job.age_raw,
-            age_corrected=job.age_corrected,
-            diagnosis_probability=job.diagnosis_probability,
-            age=job.age,
+            prediction=prediction,
+            age=ticket.age,
             flags=flags,
-            sha256=sha256,
-            seconds=job.seconds,
-            gates=job.gates,
-            age_interval=job.age_interval,
+            sha256=drawn.input_sha256,
+            seconds=ticket.seconds,
+            gates=ticket.gates,
         )
 
-    def _age_flags(self, job: Job) -> list[str]:
-        span = self.bundle.cohort.get("age_range")
-        age = job.age_raw if job.age_corrected is None else job.age_corrected
+    def _flags(self, drawn: DrawnScan) -> tuple[str, ...]:
+        """All that is to be said about a scan before its results are used."""
+        flags = [*drawn.on_grid.model_input.flags, *self._age_flags(drawn.prediction)]
+        if self.diagnosis is not None and drawn.prediction.diagnosis_probability is None:
+            flags.append("the diagnosis network gave no number")
+        interval = self._interval(drawn.prediction)
+        return (*flags, *(() if interval is None else interval.caveat(flags)))
+
+    def _age_flags(self, prediction: Prediction) -> list[str]:
+        span, age = self.bundle.cohort.get("age_range"), prediction.age
         if self.predictor is not None and age is None:
             return ["the age network gave no number"]
         if age is None or not span or float(span[0]) <= age <= float(span[1]):
             return []
         return [f"predicted age {age:.1f} is outside the training range {span[0]:g} to {span[1]:g}"]
 
-    def _diagnosis_flags(self, job: Job) -> list[str]:
-        missing = self.diagnosis is not None and job.diagnosis_probability is None
-        return ["the diagnosis network gave no number"] if missing else []
-
-    def _sidecar(self, job: Job, prepared: ModelInput, space: str) -> dict[str, Any]:
-        """BIDS derivative metadata of one output volume."""
-        target = self.options["to"]
-        return {
-            "Description": f"T1-weighted scan harmonized to {target or 'the reference site'}",
-            "Sources": [_plain(job.scan.path.name)],
-            "SpatialReference": "orig" if space == "native" else self._grid_reference(job, prepared),
-            **({} if space == "native" else {"Resolution": "the voxel grid of the network"}),
-            "Units": "arbitrary",
-            "SkullStripped": True,
-            "GeneratedBy": [
-                {
-                    "Name": "hz",
-                    "Version": hz_version(),
-                    "Bundle": {"Name": self.bundle.name, "Id": self.bundle.id},
-                    "Engine": job.engine or _engine(self.harmonizer.backend),
-                    "Options": dict(self.options),
-                }
-            ],
-            "SourceIntensityRange": [_digits(prepared.low), _digits(prepared.high)],
-            "TranslationMm": [_digits(x) for x in prepared.shift_mm],
-            "Features": {k: _digits(v) for k, v in sorted(prepared.features.items())},
-            **({"Preparation": job.preparation} if job.preparation else {}),
-        }
-
-    def _grid_reference(self, job: Job, prepared: ModelInput) -> str:
-        """Where the model grid lies: of a raw head in the template's world; else its affine is in the scan's
-        own world, so that it overlays the scan."""
-        shape = " x ".join(map(str, self.recipe.grid_shape))
-        if job.model_grid is not None:
-            return (
-                f"{self.recipe.template} template field of view on {shape} voxels, in template coordinates "
-                "(Preparation.transform leads there)"
-            )
-        moved = ", moved to the scan" if any(prepared.shift_mm) else ""
-        return f"{self.recipe.template} template field of view on {shape} voxels{moved}"
-
-
-def _engine(backend: Backend) -> dict[str, str]:
-    """What a sidecar says about the engine."""
-    return {"Name": backend.name, "Provider": backend.provider, "Precision": backend.precision}
-
-
-def _sidecar(volume_name: str) -> str:
-    return volume_name.removesuffix(".nii.gz") + ".json"
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
-
-
-def _plain(name: str) -> str:
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def _digits(value: float) -> float:
-    """Six significant digits: what a reader needs, and no noise of the last bit."""
-    return float(f"{float(value):.6g}")
-
-
-def _rounded(answers: Any, n: int) -> float | None:
-    """Element n of an array of years or probabilities, rounded to 1/10000; None where there is none or it is
-    not finite."""
-    if answers is None:
-        return None
-    value = float(np.asarray(answers).reshape(-1)[n])
-    return round(value, 4) if np.isfinite(value) else None
+    def _interval(self, prediction: Prediction) -> AgeInterval | None:
+        """The bundle's interval, where the scan's age has one."""
+        return self.predictor.interval if self.predictor and prediction.age_interval else None

@@ -21,6 +21,7 @@ from hz_runtime.bids.record import Run, comparable, merged, outputs, read_run, r
 from hz_runtime.errors import HzError, UsageError
 from hz_runtime.io.atomic import atomic_write_bytes, shown, sync_folder, temporary_name
 from hz_runtime.io.json_text import to_json
+from hz_runtime.results import output_columns
 from hz_runtime.results.run_report import dataset_description
 from hz_runtime.results.versions import hz_version
 
@@ -40,7 +41,7 @@ device.
 - `.hz/`: what lets an interrupted run go on, with the pictures that the group report shows. It may be removed
   when all participants and the group are done.
 """
-# Columns of predictions.tsv (hz_runtime.results.scan_result, and the two that a group's table adds).
+# Columns of predictions.tsv, and the two that a group's table adds.
 DICTIONARY: dict[str, dict[str, Any]] = {
     "participant_id": {"Description": "Participant, as in the raw data set"},
     "session_id": {"Description": "Session, as in the raw data set; n/a where there are none"},
@@ -54,14 +55,7 @@ DICTIONARY: dict[str, dict[str, Any]] = {
             "skipped": "not reached when the run was interrupted",
         },
     },
-    "age_raw": {"Description": "Predicted brain age, as the network gave it", "Units": "year"},
-    "age_corrected": {"Description": "Predicted brain age without its bias by age", "Units": "year"},
-    "age_low": {"Description": "Lower end of the prediction interval of the age", "Units": "year"},
-    "age_high": {"Description": "Upper end of the prediction interval of the age", "Units": "year"},
-    "age": {"Description": "Age that the raw data set states", "Units": "year"},
-    "brain_pad": {"Description": "Predicted (corrected, if there is one) minus stated age", "Units": "year"},
-    "diagnosis_probability": {"Description": "Probability of the group named in probability_of, 0 to 1"},
-    "probability_of": {"Description": "Group that diagnosis_probability is about"},
+    **output_columns.descriptions(),
     "flags": {"Description": "What was noticed about the scan, separated by semicolons"},
 }
 
@@ -74,10 +68,10 @@ def dictionary(header: Iterable[str]) -> dict[str, Any]:
 def describe_dataset(root: Path, raw: Path) -> dict[str, Any]:
     """dataset_description.json of the derivative. It names no folder: the raw data set is linked where it is
     a parent of `root`, as it is for the usual derivatives/hz, and cited where it has a DOI."""
-    told, above = description(raw), _above(root, raw)
+    raw_description, above = description(raw), _above(root, raw)
     source = {"URL": above} if above else {}
-    if isinstance(told.get("DatasetDOI"), str):
-        source["DOI"] = told["DatasetDOI"]
+    if isinstance(raw_description.get("DatasetDOI"), str):
+        source["DOI"] = raw_description["DatasetDOI"]
     described = dataset_description()
     if above:
         described["DatasetLinks"] = {"raw": above}

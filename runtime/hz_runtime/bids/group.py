@@ -71,9 +71,9 @@ def _write_pages(out: Path, runs: Mapping[str, Run], found: Sequence[ScanResult]
     from hz_runtime.report import figures_of, write_pages
 
     scans = [
-        {**told, "figure": told.get("figure") and f"{name}/{told['figure']}"}
+        {**scan, "figure": scan.get("figure") and f"{name}/{scan['figure']}"}
         for name, run in runs.items()
-        for told in run["scans"]
+        for scan in run["scans"]
     ]
     first = next(iter(runs.values()))
     whole = {

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from hz_runtime.batch.executor import Event
 from hz_runtime.batch.folder_lock import locked
 from hz_runtime.batch.known_ages import KnownAges
-from hz_runtime.batch.run import RunOptions, run_batch
+from hz_runtime.batch.run import run_batch
+from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bids.derivatives import WORK_NAME, describe_dataset, publish, write_dataset_files
 from hz_runtime.bids.layout import Unit
 from hz_runtime.errors import HzError, UsageError

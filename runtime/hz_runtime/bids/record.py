@@ -9,19 +9,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from hz_runtime.errors import UsageError
 from hz_runtime.io.volume import is_scan_name
-from hz_runtime.results.prediction import predictions_tsv
+from hz_runtime.results.output_columns import RunOutputs
+from hz_runtime.results.predictions_tsv import predictions_tsv
 from hz_runtime.results.run_report import count
 from hz_runtime.results.scan_result import NOT_REACHED, ScanResult
 
 Run = Mapping[str, Any]
 Scan = Mapping[str, Any]
-_NAMES = {field.name for field in fields(ScanResult)}
 
 
 def read_run(record: Path) -> Run:
@@ -40,11 +39,7 @@ def read_run(record: Path) -> Run:
 
 def results(scans: Iterable[Scan]) -> tuple[ScanResult, ...]:
     """The scans of a record as results."""
-    values: list[dict[str, Any]] = [
-        {key: tuple(v) if isinstance(v, list) else v for key, v in scan.items() if key in _NAMES}
-        for scan in scans
-    ]
-    return tuple(ScanResult(**one) for one in values)
+    return tuple(ScanResult.from_dict(scan) for scan in scans)
 
 
 def outputs(scans: Iterable[Scan]) -> set[str]:
@@ -60,8 +55,12 @@ def made_by(run: Run, scan: Scan | None = None) -> dict[str, Any]:
     prepare = options.get("prepare")
     if prepare and is_scan_name(str(prepare.get("brain_mask"))):
         prepare = {**prepare, "brain_mask": "file"}  # every scan has its own
-    told = {"to": options.get("to"), "prepare": prepare, "precision": options.get("precision")}
-    return {"bundle": (run.get("bundle") or {}).get("id"), **told}
+    return {
+        "bundle": (run.get("bundle") or {}).get("id"),
+        "to": options.get("to"),
+        "prepare": prepare,
+        "precision": options.get("precision"),
+    }
 
 
 def ways(run: Run) -> list[dict[str, Any]]:
@@ -77,9 +76,7 @@ def comparable(run: Run) -> list[Scan]:
 
 def table(run: Run, scans: Sequence[ScanResult]) -> bytes:
     """predictions.tsv with the columns of a run."""
-    diagnosis = run.get("diagnosis")
-    intervals = (run.get("age") or {}).get("age_interval_coverage") is not None
-    return predictions_tsv(scans, diagnosis and str(diagnosis["positive"]), intervals)
+    return predictions_tsv(scans, RunOutputs.of(run))
 
 
 def merged(run: Run, earlier: Run, anat: Path) -> dict[str, Any]:

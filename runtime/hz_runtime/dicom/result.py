@@ -36,13 +36,11 @@ def read_result(volume: Path, sidecar: Path | None = None) -> tuple[Origin, Pred
         str(bundle.get("Id", "")),
         flags=record.flags,
     )
-    if record.age_raw is None:
+    if record.prediction.age_raw is None:
         return origin, None
     words = (engine.get(k) for k in ("Name", "Provider", "Precision"))
     named = " ".join(str(word) for word in words if word)
-    return origin, PredictedAge(
-        record.age_raw, record.age_corrected, record.age_interval, record.age_interval_coverage, named
-    )
+    return origin, PredictedAge(record.prediction, record.age_interval_coverage, named)
 
 
 def _made_by(path: Path) -> Mapping[str, Any]:

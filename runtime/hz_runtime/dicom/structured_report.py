@@ -31,6 +31,7 @@ from hz_runtime.dicom.export_folder import earlier_export
 from hz_runtime.dicom.series import Series
 from hz_runtime.errors import UsageError
 from hz_runtime.io.atomic import atomic_write_bytes
+from hz_runtime.results.prediction import Prediction
 
 SCHEME = "99HZ"
 _IDENTIFYING = listed("SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID SeriesNumber Modality")
@@ -38,17 +39,36 @@ _IDENTIFYING = listed("SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanc
 
 @dataclass(frozen=True)
 class PredictedAge:
-    """Years. raw : the network's.  corrected : without its bias towards the cohort's mean, or None.
+    """The ages of a prediction, in years, and what a report says about how they were computed.
 
-    interval : (low, high) around the best of both, or None; coverage : its nominal coverage, 0 to 1.
+    coverage : nominal coverage of its interval, 0 to 1, or None.
     engine : what computed it, for the record; may be empty.
     """
 
-    raw: float
-    corrected: float | None = None
-    interval: tuple[float, float] | None = None
+    prediction: Prediction
     coverage: float | None = None
     engine: str = ""
+
+    @property
+    def numbers(self) -> list[tuple[str, str, float]]:
+        """(code, meaning, years) of what there is."""
+        low, high = self.prediction.age_interval or (None, None)
+        found = (
+            ("brain-age", "Predicted brain age", self.prediction.age_raw),
+            ("brain-age-corr", "Predicted brain age, bias corrected", self.prediction.age_corrected),
+            ("brain-age-low", "Predicted brain age, lower limit", low),
+            ("brain-age-high", "Predicted brain age, upper limit", high),
+        )
+        return [(code, meaning, years) for code, meaning, years in found if years is not None]
+
+    @property
+    def identity(self) -> str:
+        """What a report's UIDs are made of. Its form must stay: the same result keeps its UIDs."""
+        shown = self.prediction
+        return (
+            f"PredictedAge(raw={shown.age_raw!r}, corrected={shown.age_corrected!r}, "
+            f"interval={shown.age_interval!r}, coverage={self.coverage!r}, engine={self.engine!r})"
+        )
 
 
 def write_report(
@@ -66,8 +86,7 @@ def write_report(
     HzError (disk).
     """
     de.need("pydicom", "highdicom")
-    numbers = [age.raw, *([] if age.corrected is None else [age.corrected]), *(age.interval or ())]
-    if not all(math.isfinite(n) for n in numbers):
+    if not all(math.isfinite(years) for _, _, years in age.numbers):
         raise UsageError("the predicted age is not a finite number.", "Run hz-run again on this scan.")
     with de.quiet():
         content = encoded(_document(age, series, origin, keep_ids, salt))
@@ -83,7 +102,14 @@ def _document(age: PredictedAge, series: Series, origin: Origin, keep_ids: bool,
     from pydicom.dataset import Dataset
 
     evidence = _evidence(series, keep_ids, salt)
-    key = (series.uid, series.part, age, origin.version, origin.bundle_id, origin.created.isoformat())
+    key = (
+        series.uid,
+        series.part,
+        age.identity,
+        origin.version,
+        origin.bundle_id,
+        origin.created.isoformat(),
+    )
     report = EnhancedSR(
         evidence=evidence,
         content=_report(age, series, origin, CodedConcept)[0],
@@ -158,7 +184,11 @@ def _report(age: PredictedAge, series: Series, origin: Origin, coded: Any) -> An
         parameters=[
             *([f"bundle id {origin.bundle_id}"] if origin.bundle_id else []),
             *([f"engine {age.engine}"] if age.engine else []),
-            *([f"interval of nominal coverage {age.coverage:g}"] if age.coverage and age.interval else []),
+            *(
+                [f"interval of nominal coverage {age.coverage:g}"]
+                if age.coverage and age.prediction.age_interval
+                else []
+            ),
         ]
         or None,
     )
@@ -196,15 +226,9 @@ def _measurements(age: PredictedAge, algorithm: Any, coded: Any) -> list[Any]:
     from highdicom import sr
 
     years = coded("a", "UCUM", "year")
-    found = [("brain-age", "Predicted brain age", age.raw)]
-    if age.corrected is not None:
-        found.append(("brain-age-corr", "Predicted brain age, bias corrected", age.corrected))
-    if age.interval is not None:
-        found.append(("brain-age-low", "Predicted brain age, lower limit", age.interval[0]))
-        found.append(("brain-age-high", "Predicted brain age, upper limit", age.interval[1]))
     return [
         sr.Measurement(
             name=coded(value, SCHEME, meaning), value=round(number, 2), unit=years, algorithm_id=algorithm
         )
-        for value, meaning, number in found
+        for value, meaning, number in age.numbers
     ]

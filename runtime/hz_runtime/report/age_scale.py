@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hz_runtime.report import markup
+from hz_runtime.report.predictions import pair, prediction_of
+from hz_runtime.results.output_columns import RunOutputs
+from hz_runtime.results.prediction import Pair
 
 _WIDTH, _HEIGHT, _EDGE, _LINE = 320, 58, 14, 20
 
@@ -17,13 +20,13 @@ class AgeScale:
     """The scale that all scans of a run share, so that their pictures compare.
 
     low, high : its ends, years.  training : youngest and oldest of the training cohort, or None.
-    coverage : of the interval, 0 to 1, or None.
+    interval_name : what the interval is called, "90 % interval".
     """
 
     low: float
     high: float
-    training: tuple[float, float] | None
-    coverage: float | None
+    training: Pair | None
+    interval_name: str = "interval"
 
     @classmethod
     def of(cls, run: Mapping[str, Any]) -> AgeScale:
@@ -32,23 +35,21 @@ class AgeScale:
         training = pair(about.get("training_range"))
         ages = list(training or ())
         for scan in (markup.mapping(scan) for scan in markup.sequence(run.get("scans"))):
-            found = (shown_age(scan), markup.number(scan.get("age")), *(pair(scan.get("age_interval")) or ()))
+            prediction = prediction_of(scan)
+            found = (prediction.age, markup.number(scan.get("age")), *(prediction.age_interval or ()))
             ages += [age for age in found if age is not None and -200 < age < 300]
         low, high = min(ages, default=0.0), max(ages, default=100.0)
         return cls(
             10.0 * math.floor(low / 10),
             10.0 * max(math.floor(low / 10) + 2, math.ceil(high / 10)),
             training,
-            markup.number(about.get("age_interval_coverage")),
+            RunOutputs.of(run).interval_name,
         )
-
-    def interval_name(self) -> str:
-        """ "90 % interval", or just "interval"."""
-        return "interval" if self.coverage is None else f"{self.coverage * 100:.0f} % interval"
 
     def svg(self, scan: Mapping[str, Any]) -> str:
         """The scale with a scan's ages; "" where none was predicted."""
-        age, known, interval = shown_age(scan), markup.number(scan.get("age")), pair(scan.get("age_interval"))
+        prediction, known = prediction_of(scan), markup.number(scan.get("age"))
+        age, interval = prediction.age, prediction.age_interval
         if age is None:
             return ""
         said = [f"predicted age {age:.1f} years"]
@@ -62,7 +63,7 @@ class AgeScale:
             a, b = (self._x(end) for end in interval)
             ends = f"M{a:.1f} {_LINE}H{b:.1f}M{a:.1f} {_LINE - 5}v10M{b:.1f} {_LINE - 5}v10"
             parts.append(f'<path class="interval" d="{ends}"/>')
-            said.append(f"{self.interval_name()} {interval[0]:.1f} to {interval[1]:.1f}")
+            said.append(f"{self.interval_name} {interval[0]:.1f} to {interval[1]:.1f}")
         if known is not None:
             x = self._x(known)
             parts.append(f'<path class="known" d="M{x:.1f} {_LINE - 8}l7 8l-7 8l-7-8z"/>')
@@ -80,10 +81,10 @@ class AgeScale:
         names = "".join(f'<text x="{self._x(t):.1f}" y="50" text-anchor="middle">{t}</text>' for t in ticks)
         return f'<path class="axis" d="M{self._x(self.low)} 34H{self._x(self.high)}{marks}"/>{names}'
 
-    def _key(self, interval: tuple[float, float] | None, known: float | None) -> str:
+    def _key(self, interval: Pair | None, known: float | None) -> str:
         entries = [('<circle class="predicted" cx="8" cy="6" r="5"/>', "predicted")]
         if interval:
-            entries.append(('<path class="interval" d="M1 6H15M1 2v8M15 2v8"/>', self.interval_name()))
+            entries.append(('<path class="interval" d="M1 6H15M1 2v8M15 2v8"/>', self.interval_name))
         if known is not None:
             entries.append(('<path class="known" d="M8 0l6 6l-6 6l-6-6z"/>', "known"))
         if self.training:
@@ -103,17 +104,3 @@ def key(entries: Sequence[tuple[str, str]]) -> str:
         for sign, name in entries
     )
     return f'<p class="key">{items}</p>'
-
-
-def shown_age(scan: Mapping[str, Any]) -> float | None:
-    """The predicted age to look at: the corrected one where there is one."""
-    raw, corrected = markup.number(scan.get("age_raw")), markup.number(scan.get("age_corrected"))
-    return raw if corrected is None else corrected
-
-
-def pair(value: object) -> tuple[float, float] | None:
-    """(low, high), or None for anything else."""
-    numbers = [markup.number(item) for item in markup.sequence(value)]
-    if len(numbers) != 2 or numbers[0] is None or numbers[1] is None or numbers[0] > numbers[1]:
-        return None
-    return numbers[0], numbers[1]

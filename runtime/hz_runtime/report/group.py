@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from hz_runtime.report import markup
-from hz_runtime.report.age_scale import key, pair, shown_age
+from hz_runtime.report.age_scale import key
 from hz_runtime.report.figure import Figure
 from hz_runtime.report.page import NOTICE, page
 from hz_runtime.report.plot import ASPECT, Line, Point, mark, scatter
+from hz_runtime.report.predictions import pair, prediction_of
 from hz_runtime.report.projection import project, site_share
 
 FEWEST = 3
@@ -80,7 +81,8 @@ def _members(run: Mapping[str, Any], figures: Mapping[str, Figure]) -> list[Memb
             continue
         name = str(scan.get("name") or "unnamed scan")
         site = str(scan.get("site") or NO_SITE)
-        found.append(Member(name, site, shown_age(scan), markup.number(scan.get("age")), figures.get(name)))
+        predicted, known = prediction_of(scan).age, markup.number(scan.get("age"))
+        found.append(Member(name, site, predicted, known, figures.get(name)))
     return found
 
 

@@ -1,83 +1,79 @@
 """A scan's predictions as the report shows them: the columns of its table, and the facts of its panel.
 
-Everything given back is HTML. `labels` is run.json's "diagnosis" (negative and positive label), empty for a
-bundle that holds no diagnosis network; then nothing of one is shown.
+Which there are and what they are called, `results.output_columns` says. A scan is an object of run.json, of
+which anything may be missing or be something else. Everything given back is HTML.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from hz_runtime.report import markup
+from hz_runtime.results.output_columns import Row, RunOutputs, columns_of
+from hz_runtime.results.prediction import Pair, Prediction
 
-Labels = Mapping[str, Any]
-
-
-def columns(labels: Labels, interval: str = "") -> list[str]:
-    """Heads of the columns that `cells` fills. interval : name of the age's; "" where no scan has one."""
-    limits = [interval] if interval else []
-    last = [_probability_of(labels)] if labels else []
-    return ["Age, raw", "corrected", *limits, "known", "difference", *last]
+Scan = Mapping[str, Any]
 
 
-def cells(scan: Mapping[str, Any], labels: Labels, interval: str = "") -> list[str]:
-    """Raw and corrected age, its interval, the known age, what the best prediction differs from it by, and
-    how probable the positive label is."""
-    raw, corrected, known = (markup.number(scan.get(key)) for key in ("age_raw", "age_corrected", "age"))
-    predicted = raw if corrected is None else corrected
-    gap = "" if predicted is None or known is None else f"{round(predicted - known, 1) + 0.0:+.1f}"
-    limits = [_limits(scan)] if interval else []
-    return [
-        markup.fixed(raw, 1),
-        markup.fixed(corrected, 1),
-        *limits,
-        markup.fixed(known, 1),
-        gap,
-        *([_probability(scan)] if labels else []),
-    ]
+def outputs_of(run: Mapping[str, Any]) -> RunOutputs:
+    """What a run predicts; an interval of the age where one of its scans has one."""
+    scans = (markup.mapping(scan) for scan in markup.sequence(run.get("scans")))
+    return replace(RunOutputs.of(run), intervals=any(prediction_of(scan).age_interval for scan in scans))
 
 
-def facts(scan: Mapping[str, Any], labels: Labels, interval: str = "Interval") -> list[tuple[str, str]]:
-    """(name, value) of every prediction of a scan; "" where there is none."""
-    limits = _limits(scan)
-    return [
-        ("Age, raw", markup.years(scan.get("age_raw"))),
-        ("Age, corrected", markup.years(scan.get("age_corrected"))),
-        (interval, f"{limits} years" if limits else ""),
-        ("Known age", markup.years(scan.get("age"))),
-        *([(_probability_of(labels), _probability(scan))] if labels else []),
-    ]
+def prediction_of(scan: Scan) -> Prediction:
+    """What is said of a scan, without what is no finite number or no pair in order."""
+    values = {one.name: scan.get(one.name) for one in fields(Prediction)}
+    return Prediction.from_dict(
+        {
+            name: pair(value) if isinstance(value, (list, tuple)) else markup.number(value)
+            for name, value in values.items()
+        }
+    )
 
 
-def column_legend(labels: Labels, interval: str = "") -> str:
+def headings(run: RunOutputs) -> list[str]:
+    """Heads of the columns that `cells` fills."""
+    return [_named(column.heading, run) for column in columns_of(run) if column.heading]
+
+
+def cells(scan: Scan, run: RunOutputs) -> list[str]:
+    """What the table shows of a scan's predictions; "" where there is none."""
+    row = _row(scan, run)
+    return [markup.text(column.text(row)) for column in columns_of(run) if column.heading]
+
+
+def facts(scan: Scan, run: RunOutputs) -> list[tuple[str, str]]:
+    """(name, value) of the predictions in a scan's panel; "" where there is none."""
+    row = _row(scan, run)
+    found = []
+    for column in columns_of(run):
+        if column.fact:
+            text = markup.text(column.text(row))
+            found.append((_named(column.fact, run), f"{text}{column.after}" if text else ""))
+    return found
+
+
+def column_legend(run: RunOutputs) -> str:
     """What the columns mean."""
-    ages = (
-        "Ages in years. The corrected age has the bias of the age model towards the mean age of its training "
-        "cohort taken out; the difference is predicted minus known age."
+    return " ".join(_named(column.legend, run) for column in columns_of(run) if column.legend)
+
+
+def pair(value: object) -> Pair | None:
+    """(low, high), or None for anything else."""
+    numbers = [markup.number(item) for item in markup.sequence(value)]
+    if len(numbers) != 2 or numbers[0] is None or numbers[1] is None or numbers[0] > numbers[1]:
+        return None
+    return numbers[0], numbers[1]
+
+
+def _row(scan: Scan, run: RunOutputs) -> Row:
+    return Row(prediction_of(scan), markup.number(scan.get("age")), run)
+
+
+def _named(text: str, run: RunOutputs) -> str:
+    return text.format(
+        positive=markup.text(run.positive), negative=markup.text(run.negative), interval=run.interval_name
     )
-    if interval:
-        ages += (
-            f" The {interval} is meant to hold that share of the true ages of people and scans like those "
-            "that it was calibrated on."
-        )
-    if not labels:
-        return ages
-    negative, positive = (markup.text(labels.get(key)) for key in ("negative", "positive"))
-    return (
-        f"{ages} The probability is the network's, of {positive} rather than {negative}, where both are as "
-        "common as in its training cohort. It diagnoses nobody."
-    )
-
-
-def _limits(scan: Mapping[str, Any]) -> str:
-    ends = [markup.fixed(end, 1) for end in markup.sequence(scan.get("age_interval"))]
-    return f"{ends[0]} to {ends[1]}" if len(ends) == 2 and all(ends) else ""
-
-
-def _probability(scan: Mapping[str, Any]) -> str:
-    return markup.fixed(scan.get("diagnosis_probability"), 2)
-
-
-def _probability_of(labels: Labels) -> str:
-    return f"Probability of {markup.text(labels.get('positive'))}"

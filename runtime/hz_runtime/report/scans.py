@@ -11,10 +11,12 @@ from pathlib import PurePath
 from typing import Any
 
 from hz_runtime.report import gates, markup, predictions, viewer
-from hz_runtime.report.age_scale import AgeScale, pair
-from hz_runtime.report.figure import DIFFERENCE_LIMIT, Figure, difference_colours
+from hz_runtime.report.age_scale import AgeScale
+from hz_runtime.report.figure import Figure
 from hz_runtime.report.histogram import Counts, histogram_svg
 from hz_runtime.report.page import NOTICE, page
+from hz_runtime.report.strips import DIFFERENCE_LIMIT, difference_colours
+from hz_runtime.results.output_columns import RunOutputs
 
 STATUSES = ("ok", "flagged", "failed", "skipped")
 OPEN_PANELS = 20
@@ -35,7 +37,7 @@ def render_report(run: Mapping[str, Any], figures: Mapping[str, Figure], group: 
     group : file name of the page that compares the scans, where there is one.
     """
     scans = [markup.mapping(scan) for scan in markup.sequence(run.get("scans"))]
-    labels = markup.mapping(run.get("diagnosis"))
+    outputs = predictions.outputs_of(run)
     scale = AgeScale.of(run)
     pictured = [
         (number, _title(scan), figures[str(scan.get("name"))])
@@ -49,14 +51,14 @@ def render_report(run: Mapping[str, Any], figures: Mapping[str, Figure], group: 
         *_summary(run, scans),
         *_together(figures),
         *_attention(scans),
-        *_table(scans, labels, scale),
+        *_table(scans, outputs),
         looking,
     ]
     if scans:
         parts.append("<h2>Scan by scan</h2>\n")
     for number, scan in enumerate(scans, 1):
         figure = figures.get(str(scan.get("name")))
-        parts += _panel(number, scan, figure, labels, scale, bool(looking))
+        parts += _panel(number, scan, figure, outputs, scale, bool(looking))
     parts.append("</main>\n")
     return page(
         f"Harmonization report, {markup.plural(len(scans), 'scan')}",
@@ -184,26 +186,23 @@ def _attention(scans: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"<h2>Look at these first</h2>\n<ul>\n{items}</ul>\n{more}"]
 
 
-def _table(scans: Sequence[Mapping[str, Any]], labels: Mapping[str, Any], scale: AgeScale) -> list[str]:
+def _table(scans: Sequence[Mapping[str, Any]], outputs: RunOutputs) -> list[str]:
     if not scans:
         return ["<h2>Scans</h2>\n<p>This run held no scans.</p>\n"]
     gated = any(gates.gates_of(scan) for scan in scans)
-    interval = scale.interval_name() if any(pair(scan.get("age_interval")) for scan in scans) else ""
     heads = "".join(
         f'<th scope="col"{kind}>{name}</th>'
         for name, kind in (
             *((name, "") for name in ("Scan", "Status", "Why", *(("Gates",) if gated else ()))),
-            *((name, ' class="num"') for name in predictions.columns(labels, interval)),
+            *((name, ' class="num"') for name in predictions.headings(outputs)),
         )
     )
     parts = [
-        f'<h2>Scans</h2>\n<p class="soft small">{predictions.column_legend(labels, interval)}</p>\n',
+        f'<h2>Scans</h2>\n<p class="soft small">{predictions.column_legend(outputs)}</p>\n',
         f'<div class="scroll"><table id="scans"><thead><tr>{heads}</tr></thead>\n<tbody>\n',
     ]
     for number, scan in enumerate(scans, 1):
-        numbers = "".join(
-            f'<td class="num">{cell}</td>' for cell in predictions.cells(scan, labels, interval)
-        )
+        numbers = "".join(f'<td class="num">{cell}</td>' for cell in predictions.cells(scan, outputs))
         if gated:
             numbers = f'<td class="gated">{gates.summary(gates.gates_of(scan))}</td>{numbers}'
         parts.append(
@@ -222,7 +221,7 @@ def _panel(
     number: int,
     scan: Mapping[str, Any],
     figure: Figure | None,
-    labels: Mapping[str, Any],
+    outputs: RunOutputs,
     scale: AgeScale,
     looking: bool,
 ) -> list[str]:
@@ -236,7 +235,7 @@ def _panel(
     failed = scan.get("status") == "failed"
     if figure is None or failed:
         why = _why(scan) or ("No reason was recorded." if failed else "No picture was kept for this scan.")
-        parts.append(f"<p>{why}</p>\n{_details(scan, None, labels, scale)}</div></details>\n")
+        parts.append(f"<p>{why}</p>\n{_details(scan, None, outputs, scale)}</div></details>\n")
         return parts
     look = ""
     if looking and figure.small_before:
@@ -249,7 +248,7 @@ def _panel(
         f'<p class="soft small">Sagittal, coronal and axial slices through {x}, {y}, {z} mm '
         f"(scanner coordinates), {grid}. Neurological sides: R is the subject's right; A is front."
         f"{look}</p>\n",
-        f"</div>\n<div>\n{_details(scan, figure, labels, scale)}</div>\n</div>\n</div></details>\n",
+        f"</div>\n<div>\n{_details(scan, figure, outputs, scale)}</div>\n</div>\n</div></details>\n",
     ]
     return parts
 
@@ -292,11 +291,9 @@ def _legend() -> str:
     return f'<svg width="123" height="10" aria-hidden="true">{bars}</svg>'
 
 
-def _details(
-    scan: Mapping[str, Any], figure: Figure | None, labels: Mapping[str, Any], scale: AgeScale
-) -> str:
+def _details(scan: Mapping[str, Any], figure: Figure | None, outputs: RunOutputs, scale: AgeScale) -> str:
     parts = []
-    facts = predictions.facts(scan, labels, scale.interval_name())
+    facts = predictions.facts(scan, outputs)
     if figure is not None:
         facts.append(("Mean change", f"{figure.mean_change:.3f} of the range"))
     shown = _facts(facts)
@@ -314,10 +311,10 @@ def _details(
         curves: tuple[list[Counts], list[Counts]] = ([figure.histogram_before], [figure.histogram_after])
         parts.append(f"<h3>Intensity of brain voxels</h3>{histogram_svg(*curves, markup.clean(label))}\n")
         parts.append(_KEY)
-    outputs = [str(name) for name in markup.sequence(scan.get("outputs"))]
-    if outputs:
+    files = [str(name) for name in markup.sequence(scan.get("outputs"))]
+    if files:
         items = "".join(
-            f'<li><a href="{markup.link(name)}"><code>{markup.text(name)}</code></a></li>' for name in outputs
+            f'<li><a href="{markup.link(name)}"><code>{markup.text(name)}</code></a></li>' for name in files
         )
         parts.append(f'<h3>Files</h3><ul class="small">{items}</ul>\n')
     return "".join(parts)

@@ -12,14 +12,18 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from hz_runtime.io.atomic import sha256_file
+from hz_runtime.results.prediction import Prediction
 
 RECORD_VERSION = 5  # raised when the same scan, bundle and options would give other bytes
 _MAX_RECORD_BYTES = 1 << 20
+# Left out where they are None. All other predictions must stand in a record, so that a result of before
+# there was one of them is made again.
+_LEFT_OUT = ("age_interval", "diagnosis_probability")
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,9 @@ class Record:
     """The part of a sidecar that hz reads back, stored under its key "hz".
 
     outputs : name relative to the output folder -> {"bytes": int, "sha256": hex}.
-    age_interval : around the age shown, years; age_interval_coverage : its nominal coverage.
-    gates, engine : what the gates of preparation found, and what ran the network (`stages._engine`). They
-        stand in the sidecar outside of this part, and are only read back with it.
+    age_interval_coverage : nominal coverage of the prediction's interval, None where it has none.
+    gates, engine : what the gates of preparation found, and what ran the network (`sidecar.engine_metadata`).
+        They stand in the sidecar outside of this part, and are only read back with it.
     """
 
     input_sha256: str
@@ -37,23 +41,21 @@ class Record:
     fingerprint: str
     status: str
     flags: tuple[str, ...]
-    age_raw: float | None
-    age_corrected: float | None
+    prediction: Prediction
     outputs: Mapping[str, Mapping[str, Any]]
-    figure: str | None
-    diagnosis_probability: float | None = None
-    gates: tuple[Mapping[str, Any], ...] = ()
-    age_interval: tuple[float, float] | None = None
+    figure: str | None = None
     age_interval_coverage: float | None = None
+    gates: tuple[Mapping[str, Any], ...] = ()
     engine: Mapping[str, str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        predictions: dict[str, Any] = {"age_raw": self.age_raw, "age_corrected": self.age_corrected}
-        if self.age_interval is not None:
-            predictions["age_interval"] = list(self.age_interval)
-            predictions["age_interval_coverage"] = self.age_interval_coverage
-        if self.diagnosis_probability is not None:
-            predictions["diagnosis_probability"] = self.diagnosis_probability
+        predictions: dict[str, Any] = {}
+        for name, value in self.prediction.to_dict().items():
+            if value is None and name in _LEFT_OUT:
+                continue
+            predictions[name] = value
+            if name == "age_interval":
+                predictions["age_interval_coverage"] = self.age_interval_coverage
         return {
             "record": RECORD_VERSION,
             "input_sha256": self.input_sha256,
@@ -86,24 +88,24 @@ def read_record(path: Path) -> Record | None:
         stored, around = content["hz"], content.get("Preparation", content)
         if stored["record"] != RECORD_VERSION:
             return None
-        ages = stored["predictions"]
+        predictions = stored["predictions"]
+        if not {one.name for one in fields(Prediction)} <= {*predictions, *_LEFT_OUT}:
+            return None
+        coverage = predictions.get("age_interval_coverage")
         return Record(
             str(stored["input_sha256"]),
             str(stored["bundle"]),
             str(stored["options_fingerprint"]),
             str(stored["status"]),
             tuple(str(f) for f in stored["flags"]),
-            _number(ages["age_raw"]),
-            _number(ages["age_corrected"]),
+            Prediction.from_dict(predictions),
             {
                 str(k): {"bytes": int(v["bytes"]), "sha256": str(v["sha256"])}
                 for k, v in stored["outputs"].items()
             },
             None if stored["figure"] is None else str(stored["figure"]),
-            _number(ages.get("diagnosis_probability")),
+            None if coverage is None else float(coverage),
             gates=tuple(dict(gate) for gate in around.get("gates", ())),
-            age_interval=_pair(ages.get("age_interval")),
-            age_interval_coverage=_number(ages.get("age_interval_coverage")),
             engine=_engine(content),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -114,17 +116,6 @@ def _engine(content: Mapping[str, Any]) -> dict[str, str] | None:
     """None in the records of hz-prepare, which runs no network on a grid."""
     made = content.get("GeneratedBy")
     return {str(k): str(v) for k, v in made[0]["Engine"].items()} if made else None
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
-def _pair(value: Any) -> tuple[float, float] | None:
-    if value is None:
-        return None
-    low, high = value
-    return float(low), float(high)
 
 
 def intact(out: Path, record: Record) -> bool:

@@ -6,8 +6,10 @@ Nothing here holds an absolute path or the name of a machine.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
+
+from hz_runtime.results.prediction import Prediction
 
 Status = Literal["ok", "flagged", "failed", "skipped"]
 STAGES = ("read", "prepare", "infer", "write")
@@ -25,11 +27,8 @@ class ScanResult:
         done it and `outputs` are in place, or the run was interrupted before it and there are none).
     recorded : for a scan that an earlier run did, the status it got then; else empty.
     outputs, figure : names relative to the output folder.
-    age_raw, age_corrected : predicted years; None without an age network or without correction.
-    age_interval : lower and upper limit around the age shown (the corrected one where there is one), years;
-        None where the bundle holds no interval.
+    prediction : what the networks said; its fields stand in the object beside the others.
     age : known age in years, where one was given.
-    diagnosis_probability : of the bundle's positive label, 0 to 1; None without a diagnosis network.
     seconds : wall time by stage (read, prepare, infer, write), and by step of a raw head's preparation, as
         "prepare.registration".
     gates : verdicts of the gates of a raw head's preparation (`preparation.gates.Verdict.to_dict`).
@@ -41,25 +40,18 @@ class ScanResult:
     reason: str = ""
     outputs: tuple[str, ...] = ()
     figure: str | None = None
-    age_raw: float | None = None
-    age_corrected: float | None = None
+    prediction: Prediction = Prediction()
     age: float | None = None
     flags: tuple[str, ...] = ()
     sha256: str | None = None
     recorded: str = ""
-    diagnosis_probability: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     gates: tuple[Mapping[str, Any], ...] = ()
-    age_interval: tuple[float, float] | None = None
-
-    @property
-    def brain_pad(self) -> float | None:
-        """Predicted minus known age, years (the corrected prediction where there is one)."""
-        predicted = self.age_raw if self.age_corrected is None else self.age_corrected
-        return None if predicted is None or self.age is None else predicted - self.age
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
+        predicted = self.prediction.to_dict()
+        ages = {key: predicted.pop(key) for key in ("age_raw", "age_corrected", "age_interval")}
         return {
             "input": self.input,
             "name": self.name,
@@ -67,15 +59,25 @@ class ScanResult:
             "reason": self.reason,
             "outputs": list(self.outputs),
             "figure": self.figure,
-            "age_raw": self.age_raw,
-            "age_corrected": self.age_corrected,
-            "age_interval": None if self.age_interval is None else list(self.age_interval),
+            **ages,
             "age": self.age,
-            "brain_pad": self.brain_pad,
-            "diagnosis_probability": self.diagnosis_probability,
+            "brain_pad": self.prediction.brain_pad(self.age),
+            **predicted,
             "flags": list(self.flags),
             "recorded": self.recorded,
             "sha256": self.sha256,
             "seconds": {key: round(self.seconds[key], 4) for key in STAGES + STEPS if key in self.seconds},
             "gates": [dict(gate) for gate in self.gates],
         }
+
+    @classmethod
+    def from_dict(cls, scan: Mapping[str, Any]) -> ScanResult:
+        """What `to_dict` gave; keys that are none of its own do not matter.
+
+        Raises TypeError or ValueError where it cannot be one.
+        """
+        own = {one.name for one in fields(cls)} - {"prediction"}
+        values: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in scan.items() if key in own
+        }
+        return cls(**values, prediction=Prediction.from_dict(scan))

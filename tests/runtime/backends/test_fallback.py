@@ -16,7 +16,8 @@ import tiny
 from fake_gpu import HERE, Driver, engine_bytes, fake_tensorrt, install, record_of
 from hz_runtime.backends.base import installed, notes
 from hz_runtime.backends.fallback import BuildRequest, Descending, choose
-from hz_runtime.batch.run import RunOptions, run_batch
+from hz_runtime.batch.run import run_batch
+from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bundle.engine_cache import EngineCache, EngineRecord
 from hz_runtime.bundle.store import Bundle, load_bundle, write_bundle
 from hz_runtime.errors import BackendError, BundleError, HzError

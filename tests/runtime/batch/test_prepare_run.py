@@ -49,7 +49,9 @@ class Stub:
 
 @pytest.fixture(autouse=True)
 def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare_run, "told", lambda stub, _: {"transform": {"level": stub.level}})
+    monkeypatch.setattr(
+        prepare_run, "preparation_metadata", lambda stub, _: {"transform": {"level": stub.level}}
+    )
     monkeypatch.setattr(prepare_run, "step_seconds", lambda _: {})
 
 

@@ -13,7 +13,8 @@ import pytest
 from hz_runtime.batch.executor import Executor
 from hz_runtime.batch.inputs import collect
 from hz_runtime.batch.known_ages import KnownAges
-from hz_runtime.batch.run import RunOptions, run_batch
+from hz_runtime.batch.run import run_batch
+from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bundle.store import Bundle, load_bundle
 from hz_runtime.errors import UsageError
 from hz_runtime.model_space.recipe import Recipe
@@ -178,8 +179,8 @@ def test_stripped_scans_are_prepared_as_before() -> None:
         batch = 1
 
     def workers(stages: object, threads: int) -> int:
-        flow = Executor(stages, threads, None, KnownAges(), None, lambda _: None, threading.Event())  # type: ignore[arg-type]
-        return flow._workers["prepare"]
+        executor = Executor(stages, threads, None, KnownAges(), None, lambda _: None, threading.Event())  # type: ignore[arg-type]
+        return executor._workers["prepare"]
 
     heads = Lean()
     heads.preparer = object()  # type: ignore[assignment]

@@ -19,7 +19,8 @@ from hz_runtime.batch.executor import Budget, Event
 from hz_runtime.batch.failures import failure
 from hz_runtime.batch.inputs import InputScan, collect
 from hz_runtime.batch.known_ages import KnownAges
-from hz_runtime.batch.run import RunOptions, run_batch
+from hz_runtime.batch.run import run_batch
+from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bundle.store import Bundle, load_bundle, write_bundle
 from hz_runtime.errors import BackendError, HzError, UsageError
 from hz_runtime.results.scan_result import NOT_REACHED
@@ -72,8 +73,8 @@ def test_the_volumes_are_what_the_network_computes(tmp_path: Path, bundle: Bundl
     assert inside.min() > 0.1
     assert inside.max() <= 1.0
     raw = 20 + 200 * grid.mean()  # the tiny age network, on the harmonized grid
-    assert scan.age_raw == pytest.approx(raw, abs=0.01)
-    assert scan.age_corrected == pytest.approx((raw - 9.0) / 0.8, abs=0.02)
+    assert scan.prediction.age_raw == pytest.approx(raw, abs=0.01)
+    assert scan.prediction.age_corrected == pytest.approx((raw - 9.0) / 0.8, abs=0.02)
 
 
 def test_sidecar_is_a_bids_derivative_and_the_record(tmp_path: Path, bundle: Bundle) -> None:
@@ -138,7 +139,7 @@ def test_a_bug_in_a_step_is_a_row_and_its_traceback_is_in_the_log(
     tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scans = write_scans(tmp_path / "in", 3)
-    real = stages_module.prepare
+    real = stages_module.to_model_space
     calls = iter(range(10))
 
     def faulty(*args, **kwargs):
@@ -146,7 +147,7 @@ def test_a_bug_in_a_step_is_a_row_and_its_traceback_is_in_the_log(
             raise TypeError(f"cannot add {tmp_path} and\nnothing")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(stages_module, "prepare", faulty)
+    monkeypatch.setattr(stages_module, "to_model_space", faulty)
     report = run_batch(scans, bundle, tmp_path / "out")
     assert list(statuses(report).values()) == ["ok", "failed", "ok"]
     reason = report.scans[1].reason
@@ -160,16 +161,16 @@ def test_a_bug_in_a_step_is_a_row_and_its_traceback_is_in_the_log(
 def test_tables_that_cannot_be_written_are_reported(
     tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hz_runtime.batch import run
+    from hz_runtime.batch import run_files
 
-    real = run.atomic_write_bytes
+    real = run_files.atomic_write_bytes
 
     def full(path, data):
         if path.name == "run.json":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         real(path, data)
 
-    monkeypatch.setattr(run, "atomic_write_bytes", full)
+    monkeypatch.setattr(run_files, "atomic_write_bytes", full)
     report = run_batch(write_scans(tmp_path / "in", 1), bundle, tmp_path / "out")
     assert report.exit_code == 1
     assert len(report.problems) == 1
@@ -205,10 +206,10 @@ def test_a_batch_that_fails_is_tried_one_by_one(
 ) -> None:
     real = stages_module.Stages.infer
 
-    def picky(self, jobs):
-        if any(job.scan.name == "sub-02" for job in jobs):
+    def picky(self, scans):
+        if any(scan.ticket.scan.name == "sub-02" for scan in scans):
             raise BackendError("the engine failed.")
-        return real(self, jobs)
+        return real(self, scans)
 
     monkeypatch.setattr(stages_module.Stages, "infer", picky)
     report = run_batch(write_scans(tmp_path / "in", 4), bundle, tmp_path / "out", RunOptions(batch=4))
@@ -265,7 +266,7 @@ def test_known_ages_give_brain_pad(tmp_path: Path, bundle: Bundle) -> None:
     assert [s.age for s in report.scans] == [40.0, 50.5, None]
     rows = [r.split("\t") for r in (tmp_path / "out/predictions.tsv").read_text().splitlines()]
     for row, scan in zip(rows[1:3], report.scans[:2], strict=True):
-        assert float(row[5]) == pytest.approx(scan.age_corrected - scan.age, abs=0.006)
+        assert float(row[5]) == pytest.approx(scan.prediction.age_corrected - scan.age, abs=0.006)
     assert rows[3][4:6] == ["n/a", "n/a"]
 
 
@@ -322,7 +323,7 @@ def test_a_bundle_without_age_network_harmonizes(tmp_path: Path) -> None:
     only = write_bundle(tmp_path / "only.hz", manifest, {n: f for n, f in files.items() if "age" not in n})
     report = run_batch([write_scan(tmp_path / "a.nii.gz")], only, tmp_path / "out")
     assert report.exit_code == 0
-    assert report.scans[0].age_raw is None
+    assert report.scans[0].prediction.age_raw is None
     assert (tmp_path / "out/predictions.tsv").read_text().splitlines()[1].split("\t")[2:4] == ["n/a", "n/a"]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hz_runtime.batch.folder_lock import locked
-from hz_runtime.batch.run import RunOptions
+from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bids import participant
 from hz_runtime.bids.derivatives import publish
 from hz_runtime.bids.group import run_group
@@ -20,6 +20,7 @@ from hz_runtime.bids.layout import Unit, find_units
 from hz_runtime.bids.participant import Level, run_participants
 from hz_runtime.errors import HzError, UsageError
 from hz_runtime.preparation.preparer import Preparation
+from hz_runtime.results.prediction import Prediction
 from hz_runtime.results.run_report import RunReport
 from hz_runtime.results.scan_result import NOT_REACHED, ScanResult
 
@@ -38,7 +39,7 @@ def scan(run: str, status: str = "ok", reason: str = "", age: float = 40.0) -> S
         status,  # type: ignore[arg-type]
         reason,
         outputs=(f"sub-01_run-{run}_desc-harmonized_T1w.nii.gz",) if made else (),
-        age_raw=age if made else None,
+        prediction=Prediction(age if made else None),
     )
 
 
@@ -56,7 +57,7 @@ class Folder:
     def publish(self, *scans: ScanResult, **more: Any) -> None:
         for one in scans:
             for name in one.outputs:
-                (self.work / name).write_text(str(one.age_raw))
+                (self.work / name).write_text(str(one.prediction.age_raw))
         run = {**MADE, **more, "scans": [one.to_dict() for one in scans]}
         publish(Unit("01", None, ()), self.work, self.raw, self.out, run, False)
 
@@ -178,7 +179,10 @@ def run(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
             inputs: tuple[Path, ...], _: object, out: Path, __: object, ___: object, stop: threading.Event
         ) -> RunReport:
             with locked(out):
-                scans = tuple(ScanResult(p.name, p.name.split("_")[0], "ok", age_raw=40.0) for p in inputs)
+                scans = tuple(
+                    ScanResult(p.name, p.name.split("_")[0], "ok", prediction=Prediction(40.0))
+                    for p in inputs
+                )
             hook(out)
             told = {**MADE, "options": {**MADE["options"], **(shown or {})}, "seconds": 1.0}
             return RunReport(out, scans, {**told, "scans": [s.to_dict() for s in scans]}, stop.is_set())

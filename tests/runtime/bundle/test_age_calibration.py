@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import tiny
-from hz_runtime.batch.run import RunOptions, run_batch
+from hz_runtime.batch.run import run_batch
+from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bundle.age_calibration import AgeBias, AgeInterval, IntervalWidth, age_metadata
 from hz_runtime.bundle.store import Bundle, load_bundle, write_bundle
 from hz_runtime.errors import BundleError
@@ -100,10 +101,12 @@ def test_a_run_says_it_everywhere(bundle: Bundle, tmp_path: Path) -> None:
     scan = write_scan(tmp_path / "sub-01_T1w.nii.gz", 1)
     report = run_batch([scan], bundle, tmp_path / "out", RunOptions(report=False))
     (result,) = report.scans
-    assert result.age_interval is not None and result.age_corrected is not None
-    assert result.age_interval == pytest.approx((result.age_corrected - 8.5, result.age_corrected + 8.5))
+    assert result.prediction.age_interval is not None and result.prediction.age_corrected is not None
+    assert result.prediction.age_interval == pytest.approx(
+        (result.prediction.age_corrected - 8.5, result.prediction.age_corrected + 8.5)
+    )
     run = json.loads((tmp_path / "out/run.json").read_text())
-    assert run["scans"][0]["age_interval"] == list(result.age_interval)
+    assert run["scans"][0]["age_interval"] == list(result.prediction.age_interval)
     assert run["age"] == {
         "shown": "corrected",
         "training_range": [18.0, 80.0],
@@ -118,9 +121,9 @@ def test_a_run_says_it_everywhere(bundle: Bundle, tmp_path: Path) -> None:
     head, (row,) = table(tmp_path / "out")
     assert head[:7] == ["input", "status", "age_raw", "age_corrected", "age_low", "age_high", "age"]
     assert head[-1] == "flags"
-    assert (row["age_low"], row["age_high"]) == tuple(f"{end:.2f}" for end in result.age_interval)
+    assert (row["age_low"], row["age_high"]) == tuple(f"{end:.2f}" for end in result.prediction.age_interval)
     sidecar = json.loads((tmp_path / "out/sub-01_desc-harmonized_T1w.json").read_text())
-    assert sidecar["hz"]["predictions"]["age_interval"] == list(result.age_interval)
+    assert sidecar["hz"]["predictions"]["age_interval"] == list(result.prediction.age_interval)
     assert sidecar["hz"]["predictions"]["age_interval_coverage"] == 0.9
 
 
@@ -130,7 +133,7 @@ def test_a_resumed_run_gives_the_same_table(bundle: Bundle, tmp_path: Path) -> N
     before = (tmp_path / "out/predictions.tsv").read_bytes()
     report = run_batch(scans, bundle, tmp_path / "out", RunOptions(report=False))
     assert [scan.status for scan in report.scans] == ["skipped", "skipped"]
-    assert all(scan.age_interval for scan in report.scans)
+    assert all(scan.prediction.age_interval for scan in report.scans)
     assert (tmp_path / "out/predictions.tsv").read_bytes() == before
 
 
@@ -138,13 +141,13 @@ def test_without_an_interval_nothing_speaks_of_one(tmp_path: Path) -> None:
     old = load_bundle(tiny.make_tiny_bundle(tmp_path / "old.hz"))
     scan = write_scan(tmp_path / "sub-01_T1w.nii.gz", 1)
     (result,) = run_batch([scan], old, tmp_path / "out", RunOptions(report=False)).scans
-    assert result.age_interval is None and result.age_corrected is not None
+    assert result.prediction.age_interval is None and result.prediction.age_corrected is not None
     assert "age_low" not in table(tmp_path / "out")[0]
     run = json.loads((tmp_path / "out/run.json").read_text())
     assert run["age"]["age_interval_coverage"] is None and "half_width" not in run["age"]
     assert run["scans"][0]["age_interval"] is None
     record = read_record(tmp_path / "out/sub-01_desc-harmonized_T1w.json")
-    assert record is not None and record.age_interval is None
+    assert record is not None and record.prediction.age_interval is None
 
 
 def test_a_failed_scan_has_no_limits(bundle: Bundle, tmp_path: Path) -> None:
@@ -159,7 +162,7 @@ def test_outside_the_training_range_the_interval_is_no_promise(tmp_path: Path) -
     young = make(tmp_path / "young.hz", cohort=cohort)
     scan = write_scan(tmp_path / "sub-01_T1w.nii.gz", 1)
     (result,) = run_batch([scan], young, tmp_path / "out", RunOptions(report=False)).scans
-    assert result.status == "flagged" and result.age_interval is not None
+    assert result.status == "flagged" and result.prediction.age_interval is not None
     assert "outside the training range 18 to 19" in result.flags[0]
     assert result.flags[-1] == "the 90% age interval is not calibrated for such a scan and may not cover it"
 
@@ -185,7 +188,10 @@ def test_it_reaches_the_structured_report(bundle: Bundle, tmp_path: Path) -> Non
     scan = write_scan(tmp_path / "sub-01_T1w.nii.gz", 1)
     (result,) = run_batch([scan], bundle, tmp_path / "out", RunOptions(report=False)).scans
     origin, age = read_result(tmp_path / "out/sub-01_desc-harmonized_T1w.nii.gz")
-    assert age is not None and (age.interval, age.coverage) == (result.age_interval, 0.9)
+    assert age is not None and (age.prediction.age_interval, age.coverage) == (
+        result.prediction.age_interval,
+        0.9,
+    )
 
     (series,) = find_series(small.write_series(tmp_path / "dicom"))
     report = pydicom.dcmread(write_report(age, series, tmp_path / "sr", origin))
@@ -201,9 +207,13 @@ def test_it_reaches_the_structured_report(bundle: Bundle, tmp_path: Path) -> Non
             walk(item.get("ContentSequence", ()))
 
     walk(report.ContentSequence)
-    assert result.age_interval is not None
-    assert numbers["Predicted brain age, lower limit"] == pytest.approx(result.age_interval[0], abs=0.006)
-    assert numbers["Predicted brain age, upper limit"] == pytest.approx(result.age_interval[1], abs=0.006)
+    assert result.prediction.age_interval is not None
+    assert numbers["Predicted brain age, lower limit"] == pytest.approx(
+        result.prediction.age_interval[0], abs=0.006
+    )
+    assert numbers["Predicted brain age, upper limit"] == pytest.approx(
+        result.prediction.age_interval[1], abs=0.006
+    )
     assert "interval of nominal coverage 0.9" in texts
     (first, *_) = (pydicom.dcmread(path, stop_before_pixels=True) for path in series.files)
     assert "PatientAge" not in first and "PatientAge" not in report  # a predicted age is nobody's age

@@ -29,6 +29,7 @@ from hz_runtime.dicom.series import Series, find_series
 from hz_runtime.dicom.structured_report import PredictedAge, write_report
 from hz_runtime.errors import GridMismatch, UsageError
 from hz_runtime.io.volume import read_volume, write_volume
+from hz_runtime.results.prediction import Prediction
 
 ORIGIN = Origin(
     "1.2", "reference", "sha256:" + "ab" * 32, datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC), ("it lay aslant",)
@@ -144,7 +145,7 @@ def test_frames_are_referenced(tmp_path: Path) -> None:
     images = [pydicom.dcmread(p) for p in write_derived(volume, series, tmp_path / "dicom", ORIGIN)]
     assert [i.SourceImageSequence[0].ReferencedFrameNumber for i in images] == list(range(32, 0, -1))
     assert np.allclose(source(tmp_path / "dicom").placed(), series.placed(), atol=1e-6)
-    write_report(PredictedAge(40.0), series, tmp_path / "dicom", ORIGIN)
+    write_report(PredictedAge(Prediction(40.0)), series, tmp_path / "dicom", ORIGIN)
 
 
 def test_another_grid_is_refused(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_uids_have_the_form_of_a_uuid() -> None:
 
 def test_the_report_holds_the_ages(tmp_path: Path) -> None:
     small.write_series(tmp_path / "in")
-    age = PredictedAge(41.237, 43.5, (35.0, 52.0), 0.9, "onnxruntime")
+    age = PredictedAge(Prediction(41.237, 43.5, (35.0, 52.0)), 0.9, "onnxruntime")
     path = write_report(age, source(tmp_path / "in"), tmp_path, ORIGIN)
     report = pydicom.dcmread(path)
     assert report.SOPClassUID.name == "Enhanced SR Storage"
@@ -206,7 +207,7 @@ def test_the_report_holds_the_ages(tmp_path: Path) -> None:
     assert study.StudyInstanceUID == small.STUDY_UID
     assert len(study.ReferencedSeriesSequence[0].ReferencedSOPSequence) == 32
     with pytest.raises(UsageError, match="finite"):
-        write_report(PredictedAge(float("nan")), source(tmp_path / "in"), tmp_path, ORIGIN)
+        write_report(PredictedAge(Prediction(float("nan"))), source(tmp_path / "in"), tmp_path, ORIGIN)
 
 
 def complaints(path: Path) -> list[str]:
@@ -229,7 +230,7 @@ def test_dciodvfy_finds_no_error(tmp_path: Path, kind: str, keep_ids: bool) -> N
         small.write_enhanced(tmp_path / "in" / "one")
     series = source(tmp_path / "in")
     written = write_derived(harmonized(series, tmp_path), series, tmp_path / "dicom", ORIGIN, keep_ids)
-    age = PredictedAge(41.2, 43.5, (35.0, 52.0), 0.9)
+    age = PredictedAge(Prediction(41.2, 43.5, (35.0, 52.0)), 0.9)
     report = write_report(age, series, tmp_path / "dicom", ORIGIN, keep_ids)
     assert complaints(written[0]) == [] and complaints(report) == []
 
@@ -240,7 +241,7 @@ def test_a_real_series_goes_there_and_back(tmp_path: Path, scans: Path) -> None:
         series = choose(find_series(files))
         volume = harmonized(series, tmp_path)
         written = write_derived(volume, series, tmp_path / "dicom", ORIGIN)
-        report = write_report(PredictedAge(41.2), series, tmp_path / "report", ORIGIN)
+        report = write_report(PredictedAge(Prediction(41.2)), series, tmp_path / "report", ORIGIN)
     check_same(nib.load(volume), back(tmp_path / "dicom", tmp_path / "again"))
     if shutil.which("dciodvfy"):
         assert complaints(written[7]) == [] and complaints(report) == []
@@ -282,7 +283,7 @@ def two_patients(folder: Path) -> tuple[Series, Path, Series, Path]:
 
 def test_one_folder_holds_one_patient(tmp_path: Path) -> None:
     one, volume, other, its_volume = two_patients(tmp_path)
-    age, out = PredictedAge(50.0), tmp_path / "out"
+    age, out = PredictedAge(Prediction(50.0)), tmp_path / "out"
     for first in ("images", "report"):
         out = tmp_path / first
         if first == "images":
@@ -303,7 +304,7 @@ def test_new_images_take_the_place_of_old_images_and_their_report(tmp_path: Path
     series = source(tmp_path / "in")
     volume = harmonized(series, tmp_path)
     write_derived(volume, series, tmp_path / "out", ORIGIN)
-    write_report(PredictedAge(50.0), series, tmp_path / "out", ORIGIN)
+    write_report(PredictedAge(Prediction(50.0)), series, tmp_path / "out", ORIGIN)
     old = pydicom.dcmread(tmp_path / "out" / "MR_0001.dcm").SeriesInstanceUID
     later = Origin("1.3", created=datetime(2026, 3, 4, tzinfo=UTC))
     write_derived(volume, series, tmp_path / "out", later)
@@ -362,6 +363,6 @@ def test_what_a_source_says_is_not_printed(tmp_path: Path, capfd: pytest.Capture
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         write_derived(volume, series, tmp_path / "out", ORIGIN)
-        write_report(PredictedAge(50.0), series, tmp_path / "out", ORIGIN)
+        write_report(PredictedAge(Prediction(50.0)), series, tmp_path / "out", ORIGIN)
     said = "".join(capfd.readouterr()) + "".join(str(w.message) for w in caught)
     assert "JD" not in said

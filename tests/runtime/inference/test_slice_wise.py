@@ -13,7 +13,8 @@ import pytest
 import tiny
 import tiny_slices
 from hz_runtime.backends.base import open_backend
-from hz_runtime.batch.run import RunOptions, run_batch
+from hz_runtime.batch.run import run_batch
+from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bundle.store import Bundle, load_bundle, write_bundle
 from hz_runtime.errors import BackendError, BundleError, GridMismatch, NoBrain, UsageError
 from hz_runtime.inference.slice_wise import (
@@ -311,18 +312,18 @@ def test_run_tells_the_probability_everywhere(tmp_path: Path, bundle: Bundle) ->
         prepared = to_model_space(read_volume(path), Recipe.from_dict(dict(bundle.recipe))).grid
         np.testing.assert_allclose(grids[scan.name], tiny_slices.expected_volume(prepared), rtol=0, atol=1e-6)
         wanted = float(np.median(tiny_slices.expected_means(grids[scan.name])))
-        assert scan.diagnosis_probability == pytest.approx(wanted, abs=2e-4)
-        assert scan.age_raw == pytest.approx(20 + 200 * wanted, abs=0.01)
-        assert row[6:8] == [f"{scan.diagnosis_probability:.4f}", "patient"]
+        assert scan.prediction.diagnosis_probability == pytest.approx(wanted, abs=2e-4)
+        assert scan.prediction.age_raw == pytest.approx(20 + 200 * wanted, abs=0.01)
+        assert row[6:8] == [f"{scan.prediction.diagnosis_probability:.4f}", "patient"]
         listed = next(s for s in run["scans"] if s["input"] == scan.input)
-        assert listed["diagnosis_probability"] == scan.diagnosis_probability
+        assert listed["diagnosis_probability"] == scan.prediction.diagnosis_probability
         record = read_record(out / f"{scan.name}_desc-harmonized_T1w.json")
         assert record is not None
-        assert record.diagnosis_probability == scan.diagnosis_probability
+        assert record.prediction.diagnosis_probability == scan.prediction.diagnosis_probability
     page = (out / "report.html").read_text()
     assert '<th scope="col" class="num">Probability of patient</th>' in page
     assert "rather than control" in page
-    assert page.count(f"<dd>{report.scans[0].diagnosis_probability:.2f}</dd>") >= 1
+    assert page.count(f"<dd>{report.scans[0].prediction.diagnosis_probability:.2f}</dd>") >= 1
 
 
 def test_resumed_run_keeps_the_probability(tmp_path: Path, bundle: Bundle) -> None:
@@ -331,7 +332,11 @@ def test_resumed_run_keeps_the_probability(tmp_path: Path, bundle: Bundle) -> No
     again = run_batch(paths, bundle, tmp_path / "out")
     whole = run_batch(paths, bundle, tmp_path / "whole")
     assert again.counts["skipped"] == 1
-    assert again.scans[0].diagnosis_probability == first.scans[0].diagnosis_probability is not None
+    assert (
+        again.scans[0].prediction.diagnosis_probability
+        == first.scans[0].prediction.diagnosis_probability
+        is not None
+    )
     assert results(tmp_path / "out") == results(tmp_path / "whole")
     assert whole.exit_code == 0
 

@@ -11,7 +11,8 @@ import pytest
 
 import tiny
 from hz_runtime.batch.folder_lock import locked, remove_leftovers
-from hz_runtime.batch.run import RunOptions, run_batch
+from hz_runtime.batch.run import run_batch
+from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bundle.store import Bundle, load_bundle
 from hz_runtime.errors import UsageError
 from hz_runtime.results.record import fingerprint
@@ -31,7 +32,9 @@ def test_a_second_run_skips_and_shows_the_same_predictions(tmp_path: Path, bundl
     second = run_batch(scans, bundle, tmp_path / "out")
     assert [s.status for s in second.scans] == ["skipped"] * 3
     assert second.exit_code == 0
-    assert [s.age_corrected for s in second.scans] == [s.age_corrected for s in first.scans]
+    assert [s.prediction.age_corrected for s in second.scans] == [
+        s.prediction.age_corrected for s in first.scans
+    ]
     assert [s.outputs for s in second.scans] == [s.outputs for s in first.scans]
     assert results(tmp_path / "out") == before  # predictions.tsv too
     assert stamps == {p: p.stat().st_mtime_ns for p in stamps}
@@ -141,7 +144,7 @@ def test_other_options_or_another_bundle_redo(tmp_path: Path, bundle: Bundle) ->
 def test_a_failed_redo_does_not_claim_the_old_result(
     tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hz_runtime.batch import stages
+    from hz_runtime.batch import written_files
 
     scan = write_scan(tmp_path / "in/sub-01_T1w.nii.gz", 1)
     run_batch([scan], bundle, tmp_path / "out")
@@ -150,7 +153,7 @@ def test_a_failed_redo_does_not_claim_the_old_result(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "write_volume", broken)
+        patch.setattr(written_files, "write_volume", broken)
         report = run_batch([scan], bundle, tmp_path / "out", RunOptions(overwrite=True))
     assert report.scans[0].status == "failed"
     assert not list((tmp_path / "out").glob("sub-01*.json"))

@@ -1,0 +1,194 @@
+"""What a run shows of its predictions: the columns of predictions.tsv and of the report, in one table.
+
+A new output column takes two edits:
+
+1. A field of `results.prediction.Prediction`, with how it is read from what was computed of a scan. run.json
+   and the sidecars then hold it under the field's name, and earlier results without it are made again.
+2. A row of COLUMNS here: its name and meaning, how to read it, its heading in the report. predictions.tsv,
+   the data dictionary of hz-bids, the report's table and its panels then show it.
+
+What a table says of a scan besides its predictions (input, status, flags) is not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hz_runtime.results.prediction import Pair, Prediction
+
+Value = float | Pair | str | None
+
+
+@dataclass(frozen=True)
+class RunOutputs:
+    """What the bundle of a run predicts, on which it depends which columns there are.
+
+    negative, positive : labels of its diagnosis network, positive None without one.
+    coverage : nominal coverage of its age interval, 0 to 1, or None.  intervals : whether ages have one.
+    """
+
+    negative: str = ""
+    positive: str | None = None
+    coverage: float | None = None
+    intervals: bool = False
+
+    @classmethod
+    def of(cls, run: Mapping[str, Any]) -> RunOutputs:
+        """What the object of run.json says, in its "diagnosis" and "age"; missing keys are no error."""
+        labels, age = (run.get(key) for key in ("diagnosis", "age"))
+        coverage = age.get("age_interval_coverage") if isinstance(age, Mapping) else None
+        coverage = float(coverage) if isinstance(coverage, (int, float)) else None
+        if not isinstance(labels, Mapping) or not labels:
+            return cls(coverage=coverage, intervals=coverage is not None)
+        negative, positive = (str(labels.get(key) or "") for key in ("negative", "positive"))
+        return cls(negative, positive, coverage, coverage is not None)
+
+    @property
+    def interval_name(self) -> str:
+        """ "90 % interval", or just "interval"."""
+        return "interval" if self.coverage is None else f"{self.coverage * 100:.0f} % interval"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scan as the columns see it.  age : known age of its person, years, or None."""
+
+    prediction: Prediction
+    age: float | None
+    run: RunOutputs
+
+
+def _always(_: RunOutputs) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Column:
+    """One output, in predictions.tsv and in the report.
+
+    names : of its columns in predictions.tsv, each with what it means: one, or two of a pair.
+    read : its value of a scan: a number, a pair, text, or None.
+    heading : of its column in the report's table; fact : its name in a scan's panel; "" for not there.
+        {positive}, {negative} and {interval} stand for the run's own words, as in `legend`.
+    units : of BIDS' data dictionary, "" for none.  after : what follows the value in a panel.
+    tsv, report : format of its numbers in either.
+    legend : what the report says about the column, above its table.
+    shown : whether a run has the column.
+    """
+
+    names: Mapping[str, str]
+    read: Callable[[Row], Value]
+    heading: str = ""
+    fact: str = ""
+    units: str = ""
+    after: str = ""
+    tsv: str = ".2f"
+    report: str = ".1f"
+    legend: str = ""
+    shown: Callable[[RunOutputs], bool] = _always
+
+    def cells(self, row: Row) -> list[str]:
+        """Its cells in predictions.tsv: n/a where there is no value."""
+        value = self.read(row)
+        if isinstance(value, str):
+            return [" ".join(value.split())]
+        if value is None:
+            return ["n/a"] * len(self.names)
+        return [f"{number:{self.tsv}}" for number in (value if isinstance(value, tuple) else (value,))]
+
+    def text(self, row: Row) -> str:
+        """Its value in the report, plain text; "" where there is none."""
+        value = self.read(row)
+        if value is None or isinstance(value, str):
+            return value or ""
+        numbers = value if isinstance(value, tuple) else (value,)
+        return " to ".join(_without_minus_zero(number, self.report) for number in numbers)
+
+
+COLUMNS = (
+    Column(
+        {"age_raw": "Predicted brain age, as the network gave it"},
+        lambda row: row.prediction.age_raw,
+        heading="Age, raw",
+        fact="Age, raw",
+        units="year",
+        after=" years",
+        legend="Ages in years.",
+    ),
+    Column(
+        {"age_corrected": "Predicted brain age without its bias by age"},
+        lambda row: row.prediction.age_corrected,
+        heading="corrected",
+        fact="Age, corrected",
+        units="year",
+        after=" years",
+        legend="The corrected age has the bias of the age model towards the mean age of its training cohort "
+        "taken out; the difference is predicted minus known age.",
+    ),
+    Column(
+        {
+            "age_low": "Lower end of the prediction interval of the age",
+            "age_high": "Upper end of the prediction interval of the age",
+        },
+        lambda row: row.prediction.age_interval,
+        heading="{interval}",
+        fact="{interval}",
+        units="year",
+        after=" years",
+        legend="The {interval} is meant to hold that share of the true ages of people and scans like those "
+        "that it was calibrated on.",
+        shown=lambda run: run.intervals,
+    ),
+    Column(
+        {"age": "Age that the raw data set states"},
+        lambda row: row.age,
+        heading="known",
+        fact="Known age",
+        units="year",
+        after=" years",
+    ),
+    Column(
+        {"brain_pad": "Predicted (corrected, if there is one) minus stated age"},
+        lambda row: row.prediction.brain_pad(row.age),
+        heading="difference",
+        units="year",
+        report="+.1f",
+    ),
+    Column(
+        {"diagnosis_probability": "Probability of the group named in probability_of, 0 to 1"},
+        lambda row: row.prediction.diagnosis_probability,
+        heading="Probability of {positive}",
+        fact="Probability of {positive}",
+        tsv=".4f",
+        report=".2f",
+        legend="The probability is the network's, of {positive} rather than {negative}, where both are as "
+        "common as in its training cohort. It diagnoses nobody.",
+        shown=lambda run: run.positive is not None,
+    ),
+    Column(
+        {"probability_of": "Group that diagnosis_probability is about"},
+        lambda row: row.run.positive,
+        shown=lambda run: run.positive is not None,
+    ),
+)
+
+
+def columns_of(run: RunOutputs) -> list[Column]:
+    """The columns that a run has, in the order of the table."""
+    return [column for column in COLUMNS if column.shown(run)]
+
+
+def descriptions() -> dict[str, dict[str, str]]:
+    """What every column of predictions.tsv means, as BIDS' data dictionaries say it."""
+    return {
+        name: {"Description": meaning, **({"Units": column.units} if column.units else {})}
+        for column in COLUMNS
+        for name, meaning in column.names.items()
+    }
+
+
+def _without_minus_zero(number: float, spec: str) -> str:
+    text = f"{number:{spec}}"
+    return f"{0.0:{spec}}" if float(text) == 0 else text
