@@ -178,11 +178,9 @@ def _participants(
 
 def _counted(done: Level) -> str:
     counts = {s: sum(scan.status == s for scan in done.scans) for s in ("ok", "flagged", "skipped", "failed")}
-    told = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
+    parts = ", ".join(f"{n} {status}" for status, n in counts.items() if n) or "-"
     total = len(done.scans)
-    return (
-        f"{'interrupted; ' if done.interrupted else ''}{total} scan{'' if total == 1 else 's'}: {told or '-'}"
-    )
+    return f"{'interrupted; ' if done.interrupted else ''}{total} scan{'' if total == 1 else 's'}: {parts}"
 
 
 if __name__ == "__main__":

@@ -244,13 +244,13 @@ def test_an_engine_that_fails_hands_over_to_the_next_rung(driver: Driver, tmp_pa
     found = backend.run(batch)["harmonized"]
     np.testing.assert_allclose(found, tiny.expected_harmonized(batch), rtol=0, atol=1e-3)
     assert (backend.provider, backend.precision) in (("CPU", "fp32"), ("CPUExecutionProvider", "fp32"))
-    assert len(steps) == 1  # what was told before the run stays what it was
-    told = " | ".join(backend.notes)
-    assert "tensorrt failed: " in told
-    assert says in told
+    assert len(steps) == 1  # what was noted before the run stays what it was
+    noted = " | ".join(backend.notes)
+    assert "tensorrt failed: " in noted
+    assert says in noted
     assert ": runs harmonizer.onnx (fp32)" in backend.notes[-1]
     if "memory)" in says:
-        assert "at most 8 from here on" in told
+        assert "at most 8 from here on" in noted
     assert driver.used == 0
     backend.close()
     with pytest.raises(BackendError, match="closed"):
@@ -321,11 +321,11 @@ def test_a_run_whose_gpu_fails_ends_well_and_says_so(tmp_path: Path) -> None:
     assert report.exit_code == 0
     run = json.loads((tmp_path / "out/run.json").read_text())
     assert run["backend"]["name"] in ("openvino", "onnxruntime")  # what ran, not what was meant to
-    told = run["backend"]["notes"]
-    assert any(note.startswith("harmonizer: tensorrt failed: The GPU is out of memory") for note in told)
-    assert any(note.startswith("age: tensorrt failed: ") for note in told)
-    assert set(told) <= set(events)
-    assert all(note in (tmp_path / "out/hz-run.log").read_text() for note in told)
+    noted = run["backend"]["notes"]
+    assert any(note.startswith("harmonizer: tensorrt failed: The GPU is out of memory") for note in noted)
+    assert any(note.startswith("age: tensorrt failed: ") for note in noted)
+    assert set(noted) <= set(events)
+    assert all(note in (tmp_path / "out/hz-run.log").read_text() for note in noted)
     for path in (tmp_path / "out").glob("*desc-harmonized_T1w.json"):
         assert json.loads(path.read_text())["GeneratedBy"][0]["Engine"]["Precision"] == "fp32"
 

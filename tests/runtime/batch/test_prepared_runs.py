@@ -97,10 +97,12 @@ def test_model_results_lie_in_the_templates_world(done: tuple[Path, RunReport]) 
     assert np.linalg.norm(at.mean(axis=0) - template.centre_mm) < 3
     sidecar = json.loads((out / f"{name}.json").read_text())
     assert "template coordinates" in sidecar["SpatialReference"]
-    told = sidecar["Preparation"]
-    assert (told["brain_mask"], told["dof"]) == ("template", 6)
-    assert np.abs(np.array(told["transform"]["matrix"]) @ MOVE - np.eye(4))[:3].max() < 3  # mm; 0.05 of turn
-    assert all(gate["passed"] for gate in told["gates"])
+    preparation = sidecar["Preparation"]
+    assert (preparation["brain_mask"], preparation["dof"]) == ("template", 6)
+    assert (
+        np.abs(np.array(preparation["transform"]["matrix"]) @ MOVE - np.eye(4))[:3].max() < 3
+    )  # mm; 0.05 of turn
+    assert all(gate["passed"] for gate in preparation["gates"])
 
 
 def test_what_is_refused_has_gates_and_no_result(done: tuple[Path, RunReport]) -> None:

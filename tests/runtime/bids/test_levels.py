@@ -85,8 +85,8 @@ def test_tables(done: Path) -> None:
     assert [r["input"] for r in table] == [f"{Path(s).name}.nii.gz" for s in SCANS]
     own = (done / "sub-02" / "sub-02_predictions.tsv").read_text().splitlines()
     assert ["\t".join(row[2:]) for row in rows[3:]] == own[1:]
-    explained = json.loads((done / "predictions.json").read_text())
-    assert list(explained) == rows[0] and all(e["Description"] for e in explained.values())
+    dictionary = json.loads((done / "predictions.json").read_text())
+    assert list(dictionary) == rows[0] and all(e["Description"] for e in dictionary.values())
 
 
 def test_every_column_is_explained() -> None:
@@ -123,8 +123,8 @@ def test_a_scan_that_fails_later_loses_its_result(tmp_path: Path, tiny_bundle: P
     assert {p.name.split("_")[1] for p in (out / "sub-02" / "anat").iterdir()} == {"run-2"}
     rows = (out / "sub-02" / "sub-02_predictions.tsv").read_text().splitlines()
     assert [row.split("\t")[1] for row in rows[1:]] == ["failed", "ok"]
-    told = [scan["reason"] for scan in json.loads((out / "logs" / "sub-02_run.json").read_text())["scans"]]
-    assert told[0] and [s.recorded or s.status for s in run_group(out).scans] == ["failed", "ok"]
+    reasons = [scan["reason"] for scan in json.loads((out / "logs" / "sub-02_run.json").read_text())["scans"]]
+    assert reasons[0] and [s.recorded or s.status for s in run_group(out).scans] == ["failed", "ok"]
 
 
 def test_an_interrupted_run_takes_nothing_away(tmp_path: Path, study: Path, tiny_bundle: Path) -> None:
@@ -201,8 +201,8 @@ def test_a_data_set_elsewhere_names_no_folder(study: Path, tmp_path: Path) -> No
     assert "SourceDatasets" not in describe_dataset(tmp_path / "out", study)
     shutil.copytree(study / "sub-02", tmp_path / "doe" / "sub-02")
     (tmp_path / "doe" / "dataset_description.json").write_text('{"DatasetDOI": "10.1/x", "Name": "doe"}')
-    told = describe_dataset(tmp_path / "out", tmp_path / "doe")
-    assert told["SourceDatasets"] == [{"DOI": "10.1/x"}] and "doe" not in json.dumps(told)
+    described = describe_dataset(tmp_path / "out", tmp_path / "doe")
+    assert described["SourceDatasets"] == [{"DOI": "10.1/x"}] and "doe" not in json.dumps(described)
 
 
 def test_files_are_linked_or_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

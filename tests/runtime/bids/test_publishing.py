@@ -74,7 +74,7 @@ class Folder:
         return run
 
     @property
-    def told(self) -> dict[str, str]:
+    def recorded(self) -> dict[str, str]:
         """{run: status} of the record."""
         return {one["name"][-1]: one["status"] for one in self.record["scans"]}
 
@@ -94,17 +94,21 @@ def test_an_interrupted_run_keeps_what_it_did_not_reach(folder: Folder) -> None:
     folder.publish(scan("a"), scan("b"))
     folder.publish(scan("a", age=41), scan("b", "skipped", NOT_REACHED), scan("c", "skipped", NOT_REACHED))
     assert folder.volumes == "ab"
-    assert folder.told == folder.rows == {"a": "ok", "b": "ok", "c": "skipped"}
+    assert folder.recorded == folder.rows == {"a": "ok", "b": "ok", "c": "skipped"}
     assert folder.record["counts"] == {"ok": 2, "flagged": 0, "failed": 0, "skipped": 1}
     assert [s["age_raw"] for s in folder.record["scans"]] == [41, 40, None]
     folder.publish(scan("a"), scan("b", "failed", "bad"))  # no orphan after the interruption
-    assert folder.volumes == "a" and folder.told == folder.rows == {"a": "ok", "b": "failed", "c": "skipped"}
+    assert folder.volumes == "a" and folder.recorded == folder.rows == {
+        "a": "ok",
+        "b": "failed",
+        "c": "skipped",
+    }
 
 
 def test_a_filtered_run_keeps_the_others(folder: Folder) -> None:
     folder.publish(scan("a"), scan("b"), scan("c"))
     folder.publish(scan("b", age=50))
-    assert folder.volumes == "abc" and folder.rows == folder.told == dict.fromkeys("abc", "ok")
+    assert folder.volumes == "abc" and folder.rows == folder.recorded == dict.fromkeys("abc", "ok")
     assert (folder.out / "sub-01/anat/sub-01_run-b_desc-harmonized_T1w.nii.gz").read_text() == "50"
     assert len(run_group(folder.out).scans) == 3
 
@@ -113,16 +117,16 @@ def test_a_scan_that_the_raw_data_lost_goes(folder: Folder) -> None:
     folder.publish(scan("a"), scan("b"), scan("c"))
     (folder.scans / "sub-01_run-c_T1w.nii.gz").unlink()
     folder.publish(scan("a"))
-    assert folder.volumes == "ab" and folder.told == folder.rows == {"a": "ok", "b": "ok"}
+    assert folder.volumes == "ab" and folder.recorded == folder.rows == {"a": "ok", "b": "ok"}
     folder.raw.rename(folder.root / "away")  # a share that is gone says nothing
     folder.publish(scan("a"))
-    assert folder.volumes == "ab" and folder.told == {"a": "ok", "b": "ok"}
+    assert folder.volumes == "ab" and folder.recorded == {"a": "ok", "b": "ok"}
 
 
 def test_what_was_made_otherwise_is_kept_and_not_compared(folder: Folder) -> None:
     folder.publish(scan("a"), scan("b"))
     folder.publish(scan("a"), bundle={"id": "other"})
-    assert folder.volumes == "ab" and folder.told == {"a": "ok", "b": "ok"} and folder.rows == {"a": "ok"}
+    assert folder.volumes == "ab" and folder.recorded == {"a": "ok", "b": "ok"} and folder.rows == {"a": "ok"}
     with pytest.raises(UsageError, match=r"different bundles or options \(sub-01\)"):
         run_group(folder.out)
     folder.publish(scan("c"))  # made as b was
@@ -149,7 +153,7 @@ def test_a_record_that_cannot_be_read_is_not_replaced(
     assert folder.record == before
     (folder.out / "logs" / "sub-01_run.json").write_text('{"scans": [{"name": 1}]}')
     folder.publish(scan("a"))  # a damaged one is
-    assert folder.told == {"a": "ok"}
+    assert folder.recorded == {"a": "ok"}
 
 
 # Whole levels
@@ -184,8 +188,8 @@ def run(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
                     for p in inputs
                 )
             hook(out)
-            told = {**MADE, "options": {**MADE["options"], **(shown or {})}, "seconds": 1.0}
-            return RunReport(out, scans, {**told, "scans": [s.to_dict() for s in scans]}, stop.is_set())
+            run = {**MADE, "options": {**MADE["options"], **(shown or {})}, "seconds": 1.0}
+            return RunReport(out, scans, {**run, "scans": [s.to_dict() for s in scans]}, stop.is_set())
 
         monkeypatch.setattr(participant, "run_batch", nothing)
         units = [unit for unit in find_units(study)[0] if not labels or unit.subject in labels]

@@ -48,10 +48,14 @@ def table(out: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def test_the_interval_is_read_and_follows_the_age_shown(bundle: Bundle) -> None:
-    stated = bundle.age_interval
-    assert stated is not None and (stated.level, stated.n, stated.how) == (0.9, 101, "made up for tests")
-    assert stated.of(bundle.age_bias) == IntervalWidth(8.5, 0.91, (0.85, 0.95))
-    assert stated.of(None) == IntervalWidth(7.0, 0.91, (0.85, 0.95))
+    interval = bundle.age_interval
+    assert interval is not None and (interval.level, interval.n, interval.how) == (
+        0.9,
+        101,
+        "made up for tests",
+    )
+    assert interval.of(bundle.age_bias) == IntervalWidth(8.5, 0.91, (0.85, 0.95))
+    assert interval.of(None) == IntervalWidth(7.0, 0.91, (0.85, 0.95))
 
 
 @pytest.mark.parametrize("changes", [{}, {"age_interval": None}, {"age_interval": {"none": "too few"}}])

@@ -366,3 +366,13 @@ def test_what_a_source_says_is_not_printed(tmp_path: Path, capfd: pytest.Capture
         write_report(PredictedAge(Prediction(50.0)), series, tmp_path / "out", ORIGIN)
     said = "".join(capfd.readouterr()) + "".join(str(w.message) for w in caught)
     assert "JD" not in said
+
+
+def test_what_a_reports_uids_are_made_of_stays() -> None:
+    """Reports of the same result must keep their UIDs from one version to the next."""
+    age = PredictedAge(Prediction(41.2, 43.5, (35.0, 52.0), 0.7), 0.9, "onnxruntime")
+    assert age.identity == (
+        "PredictedAge(raw=41.2, corrected=43.5, interval=(35.0, 52.0), coverage=0.9, engine='onnxruntime')"
+    )
+    lone = "PredictedAge(raw=41.2, corrected=None, interval=None, coverage=None, engine='')"
+    assert PredictedAge(Prediction(41.2)).identity == lone
