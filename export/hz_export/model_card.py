@@ -6,6 +6,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from hz_runtime.model_space.outliers import THRESHOLD
+
 INTENDED_USE = (
     "Research on groups of adult, skull-stripped, T1-weighted brain MRI: making scans from different "
     "scanners comparable, and estimating brain age. Somebody who can read the scans must check the outputs."
@@ -65,6 +67,7 @@ def model_card(
     parts.append(_section("TensorRT engines", _engines(manifest.get("engines", []))))
     parts.append(_section("Precision plans", _plans(manifest["models"])))
     parts.append(_section("Input range", _statistics(manifest.get("statistics", {}))))
+    parts.append(_section("Outlier score", _outliers(manifest.get("cohort", {}).get("reference"))))
     parts.append(_section("Preparation", _table(("parameter", "value"), _flat(manifest["recipe"]))))
     parts.append(
         _section("Licence of the training data", manifest["licence"] or "Not stated in the checkpoints.")
@@ -333,6 +336,19 @@ def _statistics(statistics: Mapping[str, Mapping[str, float]]) -> str:
     ]
     said = "Scans further from these ranges than one SD are flagged in the results.\n\n"
     return said + _table(("feature of the scan", "min", "max", "mean", "SD"), rows)
+
+
+def _outliers(reference: Mapping[str, Any] | None) -> str:
+    """What a scan as a whole is compared with, beside its single features."""
+    if not reference:
+        return (
+            "None: the bundle holds no reference of its training scans, so that nothing says how unlike them "
+            "a scan is as a whole. Only the input range flags it."
+        )
+    return (
+        f"A scan is compared with {reference['n']} training scans in size, place, contrast and correlation, "
+        f"and flagged where the robust score of any of them exceeds {THRESHOLD:g}."
+    )
 
 
 def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:

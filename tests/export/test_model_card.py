@@ -83,6 +83,13 @@ def test_card_admits_what_is_missing() -> None:
     assert "Not stated in the checkpoints." in card
 
 
+def test_card_says_whether_scans_are_scored_as_a_whole(card: str) -> None:
+    """Of bundles of before outlier scores, the shipped one among them, that nothing does it."""
+    assert "## Outlier score\n\nNone: the bundle holds no reference of its training scans" in card
+    scored = model_card("x", {**MANIFEST, "cohort": {"reference": {"n": 67}}}, {"harmonizer": META})
+    assert "compared with 67 training scans" in scored and "robust score of any of them exceeds 5." in scored
+
+
 def test_a_note_stands_on_the_card():
     card = model_card("x", MANIFEST, {"harmonizer": META}, "The scores were looked at twice.")
     assert "## Note\n\nThe scores were looked at twice." in card

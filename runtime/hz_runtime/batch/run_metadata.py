@@ -11,6 +11,7 @@ from typing import Any
 from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.batch.stages import Stages
 from hz_runtime.bundle import age_calibration
+from hz_runtime.model_space.outliers import outlier_metadata
 from hz_runtime.results.run_report import count
 from hz_runtime.results.scan_result import STAGES, ScanResult
 from hz_runtime.results.versions import hz_version, versions
@@ -49,6 +50,7 @@ def run_metadata(
         "options": {**options_metadata(options), **chosen},
         **age_metadata(stages),
         **diagnosis_metadata(stages),
+        "outlier_score": outlier_metadata(stages.bundle.cohort.get("reference")),
         "timings": timings(scans, seconds),
         "counts": count(scans),
         "scans": [{**scan.to_dict(), **site} for scan, site in zip(scans, sites, strict=True)],

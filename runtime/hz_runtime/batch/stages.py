@@ -22,11 +22,12 @@ from hz_runtime.batch.output_names import Grid, OutputNames, Space
 from hz_runtime.batch.scan_stages import DrawnScan, InferredScan, OnGrid, PreparedScan, ReadScan, Ticket
 from hz_runtime.batch.sidecar import engine_metadata, sidecar_bytes, sidecar_metadata
 from hz_runtime.batch.written_files import WrittenFiles
+from hz_runtime.bundle.age_calibration import age_flags
 from hz_runtime.errors import HzError
 from hz_runtime.io.atomic import sha256_file
 from hz_runtime.io.volume import Geometry, ReadLimits, Volume, read_volume
-from hz_runtime.model_space import outliers
 from hz_runtime.model_space.guided_filter import native_harmonized
+from hz_runtime.model_space.outliers import with_outlier_flags
 from hz_runtime.model_space.recipe import ModelInput, Recipe, to_model_space
 from hz_runtime.results.prediction import Answers, Prediction
 from hz_runtime.results.record import Record, fingerprint, intact, read_record
@@ -156,11 +157,7 @@ class Stages:
     def _scored(self, grid: OnGrid) -> OnGrid:
         """With a flag where the scan is unlike those that the bundle was made from."""
         reference = self.bundle.cohort.get("reference")
-        if not reference:  # bundles of before outlier scores have none
-            return grid
-        given = grid.model_input
-        found = outliers.score(given.features, given.grid, reference)
-        return replace(grid, model_input=replace(given, flags=(*given.flags, *found.reasons)))
+        return replace(grid, model_input=with_outlier_flags(grid.model_input, reference))
 
     # Inference
 
@@ -286,19 +283,13 @@ class Stages:
 
     def _flags(self, drawn: DrawnScan) -> tuple[str, ...]:
         """All that is to be said about a scan before its results are used."""
-        flags = [*drawn.on_grid.model_input.flags, *self._age_flags(drawn.prediction)]
+        flags = [*drawn.on_grid.model_input.flags]
+        if self.predictor is not None:
+            flags += age_flags(drawn.prediction.age, self.bundle.cohort.get("age_range"))
         if self.diagnosis is not None and drawn.prediction.diagnosis_probability is None:
             flags.append("the diagnosis network gave no number")
         interval = self._interval(drawn.prediction)
         return (*flags, *(() if interval is None else interval.caveat(flags)))
-
-    def _age_flags(self, prediction: Prediction) -> list[str]:
-        span, age = self.bundle.cohort.get("age_range"), prediction.age
-        if self.predictor is not None and age is None:
-            return ["the age network gave no number"]
-        if age is None or not span or float(span[0]) <= age <= float(span[1]):
-            return []
-        return [f"predicted age {age:.1f} is outside the training range {span[0]:g} to {span[1]:g}"]
 
     def _interval(self, prediction: Prediction) -> AgeInterval | None:
         """The bundle's interval, where the scan's age has one."""

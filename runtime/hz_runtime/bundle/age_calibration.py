@@ -6,6 +6,7 @@ good for people and scans like those it was calibrated on, so that results say w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -82,6 +83,20 @@ class AgeInterval:
         if not flags:
             return ()
         return (f"the {self.level:.0%} age interval is not calibrated for such a scan and may not cover it",)
+
+
+def age_flags(age: float | None, age_range: Sequence[float] | None) -> tuple[str, ...]:
+    """Reasons to look at a predicted age, years: outside the training range, or no number at all.
+
+    age : to 1/10000 year, as results hold it; None and what is not finite are no number.
+    age_range : of the training cohort, years; None where the bundle states none.
+    """
+    if age is None or not math.isfinite(age):
+        return ("the age network gave no number",)
+    age = round(age, 4)
+    if not age_range or float(age_range[0]) <= age <= float(age_range[1]):
+        return ()
+    return (f"predicted age {age:.1f} is outside the training range {age_range[0]:g} to {age_range[1]:g}",)
 
 
 def age_metadata(interval: AgeInterval | None, bias: AgeBias | None, age_range: Any) -> dict[str, Any]:

@@ -130,7 +130,8 @@ class Bundle(Manifest):
         from hz_runtime.model_space.recipe import Recipe
 
         chosen, _ = choose(self, "harmonizer", backend, require=require, to=to, threads=threads)
-        return Harmonizer(chosen, Recipe.from_dict(dict(self.recipe)), self.entry(chosen.sha256))
+        recipe, reference = Recipe.from_dict(dict(self.recipe)), self.cohort.get("reference")
+        return Harmonizer(chosen, recipe, self.entry(chosen.sha256), self.statistics, reference)
 
     def age_predictor(
         self, backend: str = "auto", threads: int | None = None, require: str | None = None
@@ -141,7 +142,8 @@ class Bundle(Manifest):
         from hz_runtime.model_space.recipe import Recipe
 
         chosen, _ = choose(self, "age", backend, require=require, threads=threads)
-        return AgePredictor(chosen, self.age_bias, Recipe.from_dict(dict(self.recipe)), self.age_interval)
+        recipe, age_range = Recipe.from_dict(dict(self.recipe)), self.cohort.get("age_range")
+        return AgePredictor(chosen, self.age_bias, recipe, self.age_interval, age_range)
 
     def diagnosis_predictor(
         self, backend: str = "auto", threads: int | None = None, require: str | None = None

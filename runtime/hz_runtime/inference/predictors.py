@@ -7,18 +7,21 @@ They hold no state besides an opened backend and may be called from several thre
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.backends.base import Backend
+from hz_runtime.bundle.age_calibration import age_flags
 from hz_runtime.errors import BundleError, GridMismatch, NoBrain, UnsupportedScan
 from hz_runtime.inference.slice_wise import of_volumes, slice_wise
 from hz_runtime.io.geometry import Geometry
 from hz_runtime.io.volume import Volume
 from hz_runtime.model_space.guided_filter import native_harmonized
+from hz_runtime.model_space.outliers import with_outlier_flags
 from hz_runtime.model_space.recipe import ModelInput, Recipe, to_model_space
 
 if TYPE_CHECKING:
@@ -45,12 +48,23 @@ class Harmonizer:
     """Maps prepared volumes to the reference site.
 
     backend : an opened harmonizer network.  recipe : how scans are prepared for it.
+    statistics, reference : of the bundle's training cohort, what `volume` compares a scan with; None for no
+        comparison.
     """
 
-    def __init__(self, backend: Backend, recipe: Recipe, entry: ModelEntry) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        recipe: Recipe,
+        entry: ModelEntry,
+        statistics: Mapping[str, Mapping[str, float]] | None = None,
+        reference: Mapping[str, Any] | None = None,
+    ) -> None:
         self.backend = backend
         self.recipe = recipe
         self.entry = entry
+        self.statistics = statistics
+        self.reference = reference
 
     @property
     def slice_wise(self) -> bool:
@@ -71,10 +85,12 @@ class Harmonizer:
 
         data : (I, J, K), any real dtype and unit.  affine : (4, 4), voxel to world mm (RAS+), as in
         nibabel; any orientation. `Harmonized.native` comes back on the very same voxels.
+        `Harmonized.prepared.flags` holds what hz-run would find unusual about the scan.
         Raises NoBrain for an empty volume, UnsupportedScan for another shape.
         """
         volume = _volume(data, affine)
-        prepared = to_model_space(volume, self.recipe)
+        prepared = to_model_space(volume, self.recipe, self.statistics)
+        prepared = with_outlier_flags(prepared, self.reference)
         grid = self(prepared.grid)
         native = native_harmonized(volume, prepared, grid)
         return Harmonized(volume.geometry.from_ras(native), grid, prepared)
@@ -102,6 +118,7 @@ class AgePredictor:
     Of a slice-wise network it is the median over the middle slices of the recipe.
 
     bias : the correction of corrected ages, None for none.  interval : the bundle's prediction interval.
+    age_range : of its training cohort, years; None where the bundle states none.
     """
 
     def __init__(
@@ -110,11 +127,13 @@ class AgePredictor:
         bias: AgeBias | None,
         recipe: Recipe | None = None,
         interval: AgeInterval | None = None,
+        age_range: Sequence[float] | None = None,
     ) -> None:
         self.backend = backend
         self.bias = bias
         self.recipe = recipe or Recipe()
         self.interval = interval
+        self.age_range = age_range
         self.width = None if interval is None else interval.of(bias)
         self._answers = of_volumes(backend, self.recipe.middle_slices)
 
@@ -126,6 +145,17 @@ class AgePredictor:
         raw = self._answers(_batch(grids, self.recipe)).astype(np.float64)
         shown = raw if self.bias is None else self.bias.corrected(raw)
         return Ages(raw, shown, None if self.width is None else self.width.limits(shown))
+
+    def flags(self, age: float, scan: Sequence[str] = ()) -> tuple[str, ...]:
+        """All reasons to look at a result before trusting it, as hz-run gives them.
+
+        age : of `Ages.corrected`, years.  scan : flags of the scan itself, of `Harmonized.prepared`.
+        Returns `scan` and what its age adds: that it lies outside the training range, and that its interval
+        need not hold for a scan with any flag.
+        """
+        found = (*scan, *age_flags(age, self.age_range))
+        bounded = self.interval is not None and self.width is not None and np.isfinite(age)
+        return (*found, *self.interval.caveat(found)) if self.interval and bounded else found
 
 
 class DiagnosisPredictor:

@@ -18,8 +18,8 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from numpy.typing import NDArray
 from hz_runtime.errors import BundleError
 from hz_runtime.model_space.foreground import foreground_threshold
 from hz_runtime.model_space.resample import resample, scaled_affine
+
+if TYPE_CHECKING:
+    from hz_runtime.model_space.recipe import ModelInput
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -160,6 +163,24 @@ def score(
     values = measured(features, grid)
     values["correlation"] = _correlation(coarse(grid), mean)
     return _judged(values, statistics, threshold, "the training scans")
+
+
+def with_outlier_flags(scan: ModelInput, reference: Mapping[str, Any] | None) -> ModelInput:
+    """The scan with the reasons of its `score` behind its own flags; as it is without a reference.
+
+    reference : of a bundle's cohort; bundles of before outlier scores have none. Raises as `score`.
+    """
+    if not reference:
+        return scan
+    return replace(scan, flags=(*scan.flags, *score(scan.features, scan.grid, reference).reasons))
+
+
+def outlier_metadata(reference: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The object "outlier_score" of run.json: whether scans are scored, against how many, and from where on
+    they are flagged; or why not."""
+    if not reference:
+        return {"available": False, "reason": "the bundle holds no reference of its training scans"}
+    return {"available": True, "n": reference.get("n"), "threshold": THRESHOLD}
 
 
 def _read(reference: Mapping[str, Any]) -> tuple[dict[str, tuple[float, float]], F64]:

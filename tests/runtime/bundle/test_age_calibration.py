@@ -12,7 +12,7 @@ import pytest
 import tiny
 from hz_runtime.batch.run import run_batch
 from hz_runtime.batch.run_options import RunOptions
-from hz_runtime.bundle.age_calibration import AgeBias, AgeInterval, IntervalWidth, age_metadata
+from hz_runtime.bundle.age_calibration import AgeBias, AgeInterval, IntervalWidth, age_flags, age_metadata
 from hz_runtime.bundle.store import Bundle, load_bundle, write_bundle
 from hz_runtime.errors import BundleError
 from hz_runtime.results.record import read_record
@@ -225,3 +225,11 @@ def test_it_reaches_the_structured_report(bundle: Bundle, tmp_path: Path) -> Non
     kept = write_report(age, find_series(with_age)[0], tmp_path / "sr2", origin, keep_ids=True)
     report = pydicom.dcmread(kept)
     assert report.PatientAge == "061Y"
+
+
+def test_ages_outside_the_training_range_are_flagged() -> None:
+    said = "predicted age 60.1 is outside the training range 20 to 60"
+    assert age_flags(60.1, [20.0, 60.0]) == (said,)
+    assert age_flags(60.00004, [20.0, 60.0]) == age_flags(20.0, [20.0, 60.0]) == ()  # as results are rounded
+    assert age_flags(99.0, None) == ()
+    assert age_flags(None, None) == age_flags(float("inf"), [20, 60]) == ("the age network gave no number",)

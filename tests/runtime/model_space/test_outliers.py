@@ -223,11 +223,14 @@ def test_hz_run_flags_what_is_unlike_the_training_scans(tmp_path: Path, referenc
     manifest["cohort"]["reference"] = reference
     write_bundle(tmp_path / "with.hz", manifest, tiny.tiny_files())
     tiny.make_tiny_bundle(tmp_path / "without.hz")
-    found, volumes = {}, {}
+    found, volumes, scored = {}, {}, {}
     for name in ("with", "without"):
         report = run_batch(scans, load_bundle(tmp_path / f"{name}.hz"), tmp_path / name)
         assert report.exit_code == 0
         found[name] = [any("robust score" in flag for flag in scan.flags) for scan in report.scans]
         volumes[name] = [p.read_bytes() for p in sorted((tmp_path / name).glob("*.nii.gz"))]
+        scored[name] = json.loads((tmp_path / name / "run.json").read_text())["outlier_score"]
+    assert scored["with"] == {"available": True, "n": 20, "threshold": 5.0}
+    assert scored["without"]["available"] is False and "no reference" in scored["without"]["reason"]
     assert found == {"with": [False, True], "without": [False, False]}
     assert volumes["with"] == volumes["without"] and len(volumes["with"]) == 2  # a flag changes no volume
