@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from hz_runtime.errors import HzError, ScanError, UsageError
 from hz_runtime.io.atomic import sha256_file, shown
 from hz_runtime.io.participants import certain, read_table
-from hz_runtime.io.volume import Volume, is_scan_name, read_volume
+from hz_runtime.io.scan_files import find_scans
+from hz_runtime.io.volume import Volume, read_volume
 from hz_runtime.model_space.foreground import foreground_threshold
 from hz_runtime.model_space.recipe import ModelInput, Recipe, to_model_space
 
@@ -64,13 +65,14 @@ def choose(
 
     paths : files, and folders that are searched.  participants : a table with the columns file and site;
     without one (or without a row for a scan) the folder of a scan is its site.  statistics : of the training
-    cohort, from the bundle; a scan outside its range is passed over.  say : told of every scan passed over.
+    cohort, from the bundle; a scan outside its range is passed over.  say : called with a line for every scan
+    that is passed over, and every folder that cannot be listed.
     A scan that is passed over is replaced by the next of its site.
     Raises UsageError where a file cannot be read, or no scan is left.
     """
     if count < 1:
         raise UsageError(f"{count} scans make no calibration.", "Use --count 8 or more.")
-    queues = _by_site(_files(paths), _sites(participants) if participants else {})
+    queues = _by_site(_files(paths, say), _sites(participants) if participants else {})
     grids: list[F32] = []
     scans: list[Sample] = []
     refused: list[str] = []
@@ -129,10 +131,10 @@ def smoothness(data: F32) -> float:
     return float(np.mean(found))
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
+def _files(paths: Sequence[Path], say: Say) -> list[Path]:
     files: list[Path] = []
     for path in paths:
-        files += sorted(p for p in path.rglob("*") if is_scan_name(p)) if path.is_dir() else [path]
+        files += sorted(find_scans(path, say)) if path.is_dir() else [path]
     missing = [p for p in files if not p.is_file()]
     if missing or not files:
         what = (

@@ -28,6 +28,10 @@ _salt = click.option(
 )
 
 
+def _warn(line: str) -> None:
+    render.say(line, err=True)
+
+
 @click.group(context_settings=options.CONTEXT)
 @options.version
 def dicom() -> None:
@@ -54,7 +58,7 @@ def list_series(source: Path, salt: str | None, keep_ids: bool) -> None:
     from hz_runtime.dicom.series import find_series
     from hz_runtime.errors import UnsupportedScan
 
-    with dicom_files(source) as files:
+    with dicom_files(source, unreadable=_warn) as files:
         found = find_series(files)
     try:
         chosen = {one.number for one in choose_each(found)[0]}
@@ -129,7 +133,7 @@ def convert(
     from hz_runtime.errors import ScanError
 
     failed = 0
-    with dicom_files(source) as files:
+    with dicom_files(source, unreadable=_warn) as files:
         found = find_series(files)
         chosen, without = choose_each(found) if wanted is None else ((choose(found, wanted),), 0)
         for one in chosen:
@@ -186,7 +190,7 @@ def export(
     from hz_runtime.dicom.structured_report import write_report
 
     origin, age = read_result(volume, result)
-    with dicom_files(source) as files:
+    with dicom_files(source, unreadable=_warn) as files:
         one = _source(find_series(files), volume, wanted, reference, salt)
         with replacing(out, one) as folder:
             images = write_derived(volume, one, folder, origin, keep_ids, salt or SALT)

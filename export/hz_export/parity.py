@@ -28,7 +28,8 @@ from hz_runtime.backends.base import Backend, describe, installed, open_backend
 from hz_runtime.errors import BackendError, HzError, UsageError
 from hz_runtime.inference.slice_wise import of_volumes, seams, slice_wise
 from hz_runtime.io.atomic import sha256_bytes, sha256_file
-from hz_runtime.io.volume import is_scan_name, read_volume
+from hz_runtime.io.scan_files import find_scans
+from hz_runtime.io.volume import read_volume
 from hz_runtime.model_space.recipe import Recipe, to_model_space
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ def scan_volumes(
     """
     files: list[Path] = []
     for path in paths:
-        files += sorted(p for p in path.rglob("*") if is_scan_name(p)) if path.is_dir() else [path]
+        files += sorted(find_scans(path)) if path.is_dir() else [path]
     if not files:
         raise UsageError(
             "no scans (.nii, .nii.gz, .mgz) where --scans points.", "Name a folder that holds some."

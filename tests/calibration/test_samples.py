@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from closed_folders import close
 from hz_calibration.samples import choose, smoothness
 from hz_runtime.errors import UsageError
 from hz_runtime.io.volume import Geometry, read_volume, write_volume
@@ -54,6 +55,17 @@ def test_sites_with_equal_file_names_are_told_apart(cohort: Path, tmp_path: Path
     table.write_text("\n".join(lines) + "\n")
     found = choose([tmp_path], Recipe(), count=4, participants=table)
     assert sorted(scan.site for scan in found.scans) == ["OSLO", "OSLO", "ROME", "ROME"]
+
+
+def test_a_folder_that_cannot_be_listed_is_said(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed").mkdir()
+    shutil.copy(cohort / "sub-00_T1w.nii.gz", tmp_path / "a.nii.gz")
+    close(monkeypatch, tmp_path / "closed")
+    said: list[str] = []
+    assert len(choose([tmp_path], Recipe(), count=2, say=said.append).scans) == 1
+    assert said == ["closed: the folder cannot be listed (Permission denied)"]
 
 
 def test_a_small_site_gives_what_it_has(cohort: Path) -> None:

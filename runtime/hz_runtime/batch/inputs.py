@@ -1,4 +1,4 @@
-"""What to process: files, folders and patterns become a list of scans with unique names.
+"""The inputs of a batch: files, folders and patterns become a list of scans with unique names.
 
 Names are decided here once, before anything is read, so that a result's name depends on the list of
 inputs alone and never on which scan finished first.
@@ -16,13 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hz_runtime.batch.folder_lock import LOCK_NAME
 from hz_runtime.errors import HzError, UnreadableScan, UsageError
+from hz_runtime.io.atomic import printable
+from hz_runtime.io.scan_files import find_scans
 from hz_runtime.io.volume import is_scan_name, stem
 
 if TYPE_CHECKING:
     from hz_runtime.dicom.scans import DicomScans
-from hz_runtime.batch.folder_lock import LOCK_NAME
-from hz_runtime.io.atomic import printable
 
 MAX_NAME_BYTES = 150  # leaves room for entities, suffix and a temp name within 255 bytes
 _PATTERN = re.compile(r"[*?\[]")
@@ -73,27 +74,27 @@ def collect(
     Files named outright are always taken, so that one that is no scan gets a row that says why.
     Folders and patterns give scan names only, hidden files and the outputs of hz-run left out.
     converted : takes DICOM, too: archives, DICOM files, and folders without scan names; None does not.
+    A folder that cannot be listed is a note, and the rest is taken.
     Raises UsageError when nothing is left, or when a result would overwrite an input.
     """
+    texts = [os.fspath(i) for i in inputs]
     found: dict[Path, Path] = {}  # absolute path -> the root it was found under
     faults: dict[Path, HzError] = {}
     notes: list[str] = []
-    for text in (os.fspath(i) for i in inputs):
-        hits = list(_expand(text, out))
+    for text in texts:
+        unreadable: list[str] = []
+        hits = list(_expand(text, out, unreadable.append))
         if converted is not None and converted.takes(text, [path for path, _ in hits]):
-            series = converted.take(text)
+            series, unreadable = converted.take(text)  # whose lines name no folder: it may be a patient's
             hits = [(path, path.parent) for path in series]
             faults.update((path, fault) for path, fault in series.items() if fault is not None)
+        notes += unreadable
         if not hits:
             notes.append(f"{_shown(text)}: no scan found there")
         for path, root in hits:
             found.setdefault(path, root)
-    if not found or not any(os.path.lexists(p) or p in faults for p in found):
-        more, hint = ("", "  (DICOM:  hz-run --prepare FOLDER)") if converted is None else (", DICOM", "")
-        raise UsageError(
-            f"no scan found: {', '.join(_shown(os.fspath(i)) for i in inputs) or 'no input given'}.",
-            f"Give .nii, .nii.gz or .mgz scans{more}, or folders of them, outside the --out folder.{hint}",
-        )
+    if not any(os.path.lexists(p) or p in faults for p in found):
+        raise _nothing(texts, notes, converted is not None)
     scans = _named(found)
     if faults:
         scans = tuple(replace(scan, fault=faults.get(scan.path)) for scan in scans)
@@ -101,33 +102,44 @@ def collect(
     return Inputs(scans, tuple(notes))
 
 
-def _expand(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
-    """(scan, root) pairs of one INPUT; the root is what its label is relative to."""
+def _nothing(texts: Sequence[str], notes: Sequence[str], dicom: bool) -> UsageError:
+    asked = ", ".join(map(_shown, texts)) or "no input given"
+    closed = "; ".join(note for note in notes if not note.endswith("no scan found there"))
+    more, hint = (", DICOM", "") if dicom else ("", "  (DICOM:  hz-run --prepare FOLDER)")
+    return UsageError(
+        f"no scan found: {asked}{f' ({closed})' if closed else ''}.",
+        f"Give .nii, .nii.gz or .mgz scans{more}, or folders of them, outside the --out folder.{hint}",
+    )
+
+
+def _expand(text: str, out: Path, unreadable: Callable[[str], None]) -> Iterator[tuple[Path, Path]]:
+    """(scan, root) pairs of one INPUT; the root is what its label is relative to.
+
+    unreadable : called with a line for every folder that cannot be listed.
+    """
     path = Path(os.path.abspath(text))
     if path.is_dir():
-        yield from ((p, path) for p in _walk(path, out))
+        yield from ((p, path) for p in _walk(path, out, unreadable))
     elif not os.path.lexists(path) and _PATTERN.search(text):
         for hit in sorted(glob.glob(text, recursive=True)):
             match = Path(os.path.abspath(hit))
             if match.is_dir():
-                yield from ((p, match.parent) for p in _walk(match, out))
+                yield from ((p, match.parent) for p in _walk(match, out, unreadable))
             elif is_scan_name(match) and not match.name.startswith(".") and not match.is_relative_to(out):
                 yield match, match.parent
     else:
         yield path, path.parent
 
 
-def _walk(folder: Path, out: Path) -> Iterator[Path]:
-    """Scans below `folder`, sorted, without hidden ones and without folders that hz-run wrote."""
-    for here, folders, files in os.walk(folder):
-        at = Path(here)
-        if at == out:
-            folders.clear()
-            continue
-        folders[:] = sorted(
-            f for f in folders if not f.startswith(".") and not os.path.lexists(at / f / LOCK_NAME)
-        )
-        yield from (at / f for f in sorted(files) if is_scan_name(at / f) and not f.startswith("."))
+def _walk(folder: Path, out: Path, unreadable: Callable[[str], None]) -> Iterator[Path]:
+    """Scans below `folder`, without folders that hz-run wrote."""
+    if folder == out:
+        return
+
+    def enter(path: Path) -> bool:
+        return path != out and not os.path.lexists(path / LOCK_NAME)
+
+    yield from find_scans(folder, unreadable, enter)
 
 
 def _shown(text: str) -> str:

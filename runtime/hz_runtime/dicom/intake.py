@@ -13,7 +13,7 @@ import struct
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,12 +49,18 @@ class IntakeLimits:
 
 
 @contextmanager
-def dicom_files(source: str | os.PathLike[str], limits: IntakeLimits | None = None) -> Iterator[list[Path]]:
+def dicom_files(
+    source: str | os.PathLike[str],
+    limits: IntakeLimits | None = None,
+    unreadable: Callable[[str], None] = lambda _: None,
+) -> Iterator[list[Path]]:
     """The DICOM files below a folder or in an archive, for as long as the context lasts.
 
-    Links in folders are not followed; files that do not begin like DICOM are left out. Messages name neither
-    files nor folders. Raises UnreadableScan (missing, damaged, encrypted, over the limits), UnsupportedScan
-    (no archive and no folder, or no DICOM in it), HzError where the temporary folder is full.
+    Links in folders are not followed; files that do not begin like DICOM are left out.
+    unreadable : called with a line where folders below `source` cannot be listed; the rest is taken.
+    Messages name neither files nor folders. Raises UnreadableScan (missing, damaged, encrypted, over the
+    limits), UnsupportedScan (no archive and no folder, or no DICOM in it), HzError where the temporary folder
+    is full.
     """
     limits = limits or IntakeLimits()
     path = Path(source)
@@ -65,7 +71,13 @@ def dicom_files(source: str | os.PathLike[str], limits: IntakeLimits | None = No
             "the DICOM input cannot be opened.", "Check the name and your permission to read it."
         ) from error
     if stat.S_ISDIR(mode):
-        yield _some(list(_walk(path, limits)))
+        refused: list[OSError] = []
+        found = list(_walk(path, limits, refused.append))
+        if refused:
+            many = f"{len(refused)} folders" if len(refused) > 1 else "1 folder"
+            why = refused[0].strerror or type(refused[0]).__name__
+            unreadable(f"{many} of the DICOM input cannot be listed ({why}): what is in there is missing")
+        yield _some(found)
     elif not stat.S_ISREG(mode):
         raise UnreadableScan("the DICOM input is neither a folder nor a regular file.", "Give a folder.")
     else:
@@ -101,9 +113,9 @@ def _some(files: list[Path]) -> list[Path]:
     return files
 
 
-def _walk(folder: Path, limits: IntakeLimits) -> Iterator[Path]:
+def _walk(folder: Path, limits: IntakeLimits, refused: Callable[[OSError], None]) -> Iterator[Path]:
     count = 0
-    for here, folders, files in os.walk(folder):
+    for here, folders, files in os.walk(folder, onerror=refused):
         folders.sort()
         for name in sorted(files):
             count += 1

@@ -41,17 +41,18 @@ class DicomScans:
             return False
         return path.name.lower().endswith(ARCHIVES) or begins_like_dicom(path)
 
-    def take(self, text: str) -> dict[Path, HzError | None]:
-        """The file of the T1-weighted head of every study in `text`, or what was wrong instead.
+    def take(self, text: str) -> tuple[dict[Path, HzError | None], list[str]]:
+        """(the file of the T1-weighted head of every study in `text`, or what was wrong instead; notes).
 
-        A study without one has a path, too, at which there is no file. Raises UsageError where the extra
-        `dicom` is not installed.
+        A study without one has a path, too, at which there is no file. A note says where folders could not
+        be listed. Raises UsageError where the extra `dicom` is not installed.
         """
         need("pydicom", "dcm2niix")
         into = self.folder / f"{next(self._numbers):04}"
         made: dict[Path, HzError | None] = {}
+        notes: list[str] = []
         try:
-            with dicom_files(text) as files:
+            with dicom_files(text, unreadable=notes.append) as files:
                 chosen, without = choose_each(find_series(files))
                 for one in chosen:
                     try:
@@ -61,13 +62,13 @@ class DicomScans:
         except UsageError:
             raise
         except HzError as error:
-            return {self._none(into, 0): error}
+            return {self._none(into, 0): error}, notes
         for _ in range(without):
             fault = UnsupportedScan(
                 "a study without a T1-weighted head, by the rules.", "Look at it with  hz-dicom list IN"
             )
             made[self._none(into, len(made))] = fault
-        return made
+        return made, notes
 
     @staticmethod
     def _none(into: Path, number: int) -> Path:

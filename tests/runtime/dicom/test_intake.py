@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import small_dicom as small
+from closed_folders import close
 from hz_runtime.dicom.intake import IntakeLimits, dicom_files
 from hz_runtime.dicom.scans import dicom_scans
 from hz_runtime.errors import HzError, ScanError, UnreadableScan, UnsupportedScan
@@ -156,10 +157,10 @@ def test_one_input_that_finds_no_room_is_one_row(tmp_path: Path, monkeypatch: py
             with monkeypatch.context() as patch:
                 patch.setattr(owner, call, full)
                 patch.setattr(shutil, "copyfile", full)
-                ((path, fault),) = scans.take(str(tmp_path / "in")).items()
+                ((path, fault),) = scans.take(str(tmp_path / "in"))[0].items()
             assert isinstance(fault, HzError) and "No space left" in str(fault), made
             assert not path.exists()
-        ((path, fault),) = scans.take(str(tmp_path / "in")).items()
+        ((path, fault),) = scans.take(str(tmp_path / "in"))[0].items()
         assert fault is None and path.is_file()
 
 
@@ -188,3 +189,18 @@ def test_rare_and_encrypted_zips(tmp_path: Path) -> None:
     made.write_bytes(data)
     with pytest.raises(UnreadableScan, match="encrypted"), dicom_files(made):
         pass
+
+
+def test_a_folder_that_cannot_be_listed_is_counted_and_not_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/1", "DOE^JOHN/2"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+    close(monkeypatch, tmp_path / "DOE^JOHN")
+    heard: list[str] = []
+    with dicom_files(tmp_path, unreadable=heard.append) as files:
+        assert files == [tmp_path / "a" / "1"]
+    assert heard == [
+        "1 folder of the DICOM input cannot be listed (Permission denied): what is in there is missing"
+    ]
