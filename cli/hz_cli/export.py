@@ -81,10 +81,15 @@ def brain_mask(out: Path | None, wheel: Path | None, overwrite: bool) -> None:
     """
     options.need("hz-export", "export", *NEEDED, "nilearn")
     from hz_export.brain_mask import export_brain_mask
+    from hz_runtime.errors import UsageError
     from hz_runtime.io.atomic import shown
     from hz_runtime.preparation.network_mask import default_place
 
     target = out or default_place()
+    if target is None:
+        raise UsageError(
+            "this user has no home to keep the networks in.", "Name a place:  --out brain-mask.hz"
+        )
     bundle = export_brain_mask(target, wheel, overwrite=overwrite, say=render.say)
     render.say(f"{shown(target)}: {len(bundle.models)} models, {bundle.id[:19]}...")
     render.say("next:  hz-prepare HEAD... --out DIR" + (f" --brain-mask {shown(target)}" if out else ""))

@@ -233,7 +233,7 @@ def _kept(cache: EngineCache, flavour: str, entry: ModelEntry) -> list[EngineRec
     Records only: whether an engine is what its record says is for `EngineCache.find`.
     """
     found = []
-    for path in sorted(cache.folder.glob("*.json")):
+    for path in cache.record_files():
         record = None
         with suppress(OSError, ValueError, BackendError, AttributeError):
             record = EngineRecord.from_dict(json.loads(path.read_bytes()))

@@ -20,6 +20,7 @@ from typing import Any
 
 from hz_runtime.errors import BackendError
 from hz_runtime.io.atomic import atomic_write_bytes, sha256_bytes
+from hz_runtime.io.user_folders import user_folder
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 RECORD = 1  # version of the record's layout
@@ -110,19 +111,19 @@ def engine_key(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def default_cache() -> Path:
-    """HZ_ENGINES, or hz/engines in the user's cache folder."""
+def default_cache() -> Path | None:
+    """HZ_ENGINES, or hz/engines in the user's cache folder; None for a user who has none."""
     if given := os.environ.get("HZ_ENGINES"):
         return Path(given)
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "hz" / "engines"
+    caches = user_folder("XDG_CACHE_HOME", ".cache")
+    return caches and caches / "hz" / "engines"
 
 
 @contextmanager
 def file_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """One process at a time inside, for one lock file, which stays. Ends with its process, however that ends.
 
-    waiting : told once, where another process is inside.  Raises OSError where the file cannot be made.
+    waiting : called once, where another process is inside.  Raises OSError where the file cannot be made.
     """
     import fcntl
 
@@ -136,16 +137,25 @@ def file_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterato
 
 
 class EngineCache:
-    """A folder of KEY.engine and KEY.json pairs, shared by any number of processes."""
+    """A folder of KEY.engine and KEY.json pairs, shared by any number of processes.
+
+    folder : None where the user has none to keep engines in: none is found, and to store one is an error.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or default_cache()
+
+    def record_files(self) -> list[Path]:
+        """The KEY.json files, sorted; whether they are records is for `EngineRecord.from_dict`."""
+        return sorted(self.folder.glob("*.json")) if self.folder else []
 
     def find(self, key: str) -> tuple[EngineRecord, bytes] | None:
         """The engine of `key`, its bytes verified; None where there is none.
 
         Raises BackendError for an engine that does not match its record: it is never handed to TensorRT.
         """
+        if self.folder is None:
+            return None
         record_file, engine_file = self.folder / f"{key}.json", self.folder / f"{key}.engine"
         try:
             text, data = record_file.read_bytes(), engine_file.read_bytes()
@@ -166,29 +176,29 @@ class EngineCache:
     def store(self, record: EngineRecord, data: bytes) -> None:
         """Keep an engine; the record goes last, so that a pair found is whole.
 
-        Raises HzError where the folder cannot be written.
+        Raises HzError where the folder cannot be written, BackendError where there is none.
         """
         if sha256_bytes(data) != record.sha256:
             raise ValueError("the record is of other bytes")
-        self._make_folder()
-        atomic_write_bytes(self.folder / f"{record.key}.engine", data)
+        folder = self._made_folder()
+        atomic_write_bytes(folder / f"{record.key}.engine", data)
         text = json.dumps(record.to_dict(), indent=1, sort_keys=True)
-        atomic_write_bytes(self.folder / f"{record.key}.json", text.encode())
+        atomic_write_bytes(folder / f"{record.key}.json", text.encode())
 
     @contextmanager
     def lock(self, name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
         """One process at a time inside, for one `name` (a key): of several that start together one builds,
         the others wait and then find what it built. Ends with its process, however that ends.
 
-        waiting : told once, where another process is inside.
+        waiting : called once, where another process is inside.
         """
-        self._make_folder()
+        path = self._made_folder() / f"{name}.lock"
         try:
-            stream = (self.folder / f"{name}.lock").open("ab")
+            stream = path.open("ab")
         except OSError as error:
             raise self._unwritable(error) from None
         stream.close()
-        with file_lock(self.folder / f"{name}.lock", waiting):
+        with file_lock(path, waiting):
             yield
 
     def rebuild(self, key: str) -> str:
@@ -198,11 +208,17 @@ class EngineCache:
     def _refused(self, key: str, what: str) -> BackendError:
         return BackendError(f"Engine {key[:12]} {what}.", self.rebuild(key))
 
-    def _make_folder(self) -> None:
+    def _made_folder(self) -> Path:
+        if self.folder is None:
+            raise BackendError(
+                "There is no folder to keep engines in: this user has no home.",
+                "Name one:  export HZ_ENGINES=FOLDER",
+            )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise self._unwritable(error) from None
+        return self.folder
 
     def _unwritable(self, error: OSError) -> BackendError:
         return BackendError(

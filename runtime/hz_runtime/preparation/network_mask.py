@@ -25,6 +25,7 @@ from hz_runtime.backends.base import open_backend
 from hz_runtime.bundle.manifest import ModelEntry
 from hz_runtime.bundle.store import Bundle, load_bundle
 from hz_runtime.errors import BundleError, NoBrain, UsageError
+from hz_runtime.io.user_folders import user_folder
 from hz_runtime.io.volume import Volume
 from hz_runtime.preparation.morphology import filled, largest
 
@@ -138,7 +139,7 @@ def find_mask_network(
     if not needed and find_spec(ENGINE) is None:
         return None
     place = default_place()
-    for candidate in (bundle, load_bundle(place) if place.is_dir() else None):
+    for candidate in (bundle, load_bundle(place) if place is not None and place.is_dir() else None):
         if candidate is not None and (network := mask_network(candidate, threads)):
             return network
     if needed:
@@ -148,12 +149,15 @@ def find_mask_network(
     return None
 
 
-def default_place() -> Path:
-    """Where its command writes: $HZ_BRAIN_MASK, else hz/brain-mask.hz in the user's data folder."""
+def default_place() -> Path | None:
+    """Where its command writes: $HZ_BRAIN_MASK, else hz/brain-mask.hz in the user's data folder.
+
+    None for a user who has none.
+    """
     if given := os.environ.get("HZ_BRAIN_MASK"):
         return Path(given)
-    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return Path(base) / "hz" / "brain-mask.hz"
+    data = user_folder("XDG_DATA_HOME", ".local", "share")
+    return data and data / "hz" / "brain-mask.hz"
 
 
 def nearest(data: F32, shape: Sequence[int]) -> F32:
