@@ -56,6 +56,10 @@ class NoBrain(ScanError):
     """Nothing to harmonize: the volume is constant, empty or mostly non-finite."""
 
 
+class UnpreparedScan(ScanError):
+    """A program that prepares scans has no answer for it: no receive field, no map to the template."""
+
+
 class GridMismatch(HzError):
     """Two arrays that must share a grid do not; exit 2."""
 

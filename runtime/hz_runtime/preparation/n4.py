@@ -8,6 +8,7 @@ it learns their field as well.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_runtime.errors import HzError, UsageError
+from hz_runtime.errors import HzError, UnpreparedScan, UsageError
 from hz_runtime.model_space.foreground import foreground_threshold
 
 F32 = NDArray[np.float32]
@@ -25,6 +26,7 @@ F32 = NDArray[np.float32]
 # Early stopping: at 1e-3 the field is within a hundredth of where ten times as many iterations leave it.
 CONVERGENCE = 1e-3
 ITERATIONS = "50x50x50x50"
+LEAST_ROOM = 2**20  # bytes: with less, a program that failed may have failed for that
 COARSEST_MM = 4.0  # the field is estimated on voxels of about this size, as ITK's shrink factor of 4 does
 
 
@@ -35,8 +37,8 @@ def corrected(data: F32, affine: NDArray[np.float64]) -> F32:
     be left behind.
 
     data : (I, J, K) float32, any unit.  affine : (4, 4) float64, voxel -> mm.
-    Raises UsageError where niimath is missing or fails, HzError where it is killed, NoBrain for an empty
-    scan.
+    Raises UsageError where niimath is missing, UnpreparedScan where it finds no field, HzError where it is
+    killed or has no disk, NoBrain for an empty scan.
     """
     import nibabel
 
@@ -52,14 +54,17 @@ def corrected(data: F32, affine: NDArray[np.float64]) -> F32:
         command = ["scan.nii", "-n4", *options, "-convergence", str(CONVERGENCE)]
         said = niimath("N4", [*command, "-field", "field.nii", "out.nii", "-odt", "float"], folder)
         if said is not None or not (folder / "field.nii").exists():
-            raise UsageError(
-                f"niimath could not correct a scan ({said or 'it wrote nothing'}).",
-                "Use scans corrected elsewhere.",
+            raise UnpreparedScan(
+                f"niimath found no receive field ({said or 'it wrote nothing'}).",
+                "Look at the scan, or correct it elsewhere.",
             )
         image: Any = nib.load(folder / "field.nii")
         field = np.array(np.asarray(image.dataobj), np.float32)  # a copy: the file goes
     if not (np.isfinite(field).all() and field.min() > 0):
-        raise UsageError("niimath's field is not positive everywhere.", "Use scans corrected elsewhere.")
+        raise UnpreparedScan(
+            "niimath's receive field is not positive everywhere.",
+            "Look at the scan, or correct it elsewhere.",
+        )
     return np.asarray(data / field * np.exp(np.log(field[mask]).mean()), np.float32)
 
 
@@ -67,8 +72,8 @@ def niimath(step: str, arguments: Sequence[str], folder: Path, threads: int | No
     """Run niimath in `folder`; None where it succeeds, else what it said, in at most 200 characters.
 
     threads : OpenMP's; None: as the environment says. A Ctrl-C of the terminal does not reach it, so that a
-    scan in flight is finished. Raises UsageError where it is missing, HzError where something killed it: that
-    says nothing about the scan.
+    scan in flight is finished. Raises UsageError where it is missing, HzError where something killed it or
+    the disk is full: that says nothing about the scan.
     """
     more = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(
@@ -85,7 +90,14 @@ def niimath(step: str, arguments: Sequence[str], folder: Path, threads: int | No
             f"{step} was ended from outside (niimath, signal {-done.returncode}).",
             "Most often memory ran out: run the same command again, with fewer --workers.",
         )
-    return " ".join((done.stderr or done.stdout).split())[:200] if done.returncode else None
+    if not done.returncode:
+        return None
+    if shutil.disk_usage(folder).free < LEAST_ROOM:
+        raise HzError(
+            f"{step} failed, and the disk for temporary files is full.",
+            "Make room, or name another place for them:  TMPDIR=FOLDER, before the command.",
+        )
+    return " ".join((done.stderr or done.stdout).split())[:200]
 
 
 def niimath_program(step: str) -> str:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_runtime.errors import HzError, ScanError
+from hz_runtime.errors import HzError, ScanError, UnpreparedScan
 from hz_runtime.io.geometry import spacing_of
 from hz_runtime.model_space.foreground import foreground_threshold
 from hz_runtime.model_space.resample import resample, scaled_affine
@@ -36,7 +35,8 @@ def affine_pose(data: F32, affine: F64, template: Template, threads: int = 1) ->
 
     data : (I, J, K) float32, whole head or brain, with `affine` (4, 4), voxel to world mm.
     The search starts where the affine places the scan.
-    Raises UsageError where niimath is missing, ScanError where it finds no map, HzError where it is killed.
+    Raises UsageError where niimath is missing, UnpreparedScan where it finds no map, HzError where it is
+    killed or has no disk.
     """
     shape = [max(1, round(n * s / MATCHING_MM)) for n, s in zip(data.shape, spacing_of(affine), strict=True)]
     coarse = tuple(min(n, size) for n, size in zip(data.shape, shape, strict=True))
@@ -50,11 +50,11 @@ def affine_pose(data: F32, affine: F64, template: Template, threads: int = 1) ->
         command = ["scan.nii", "-allineate", "template.nii", *options, "out"]
         said = niimath("Registration", command, folder, threads)
         if said is not None or not (folder / "map.json").exists():
-            raise ScanError(
+            raise UnpreparedScan(
                 f"niimath found no map to the template ({said or 'it wrote nothing'}).",
                 "Look at the scan: is a head in it?",
             )
-        return _map(json.loads((folder / "map.json").read_text()))
+        return _map((folder / "map.json").read_bytes())
 
 
 def _save(path: Path, data: F32, affine: F64) -> None:
@@ -64,10 +64,13 @@ def _save(path: Path, data: F32, affine: F64) -> None:
     nib.save(nib.Nifti1Image(np.asarray(data, np.float32), affine), path)
 
 
-def _map(saved: Mapping[str, Any]) -> F64:
-    pose = np.asarray(saved["moving_to_fixed"], np.float64)
+def _map(saved: bytes) -> F64:
+    try:
+        pose = np.asarray(json.loads(saved)["moving_to_fixed"], np.float64)
+    except (ValueError, TypeError, KeyError):
+        pose = np.zeros((4, 4))
     if pose.shape != (4, 4) or not np.isfinite(pose).all() or np.linalg.det(pose[:3, :3]) <= 0:
-        raise ScanError("niimath's map to the template is no map.", "Look at the scan: is a head in it?")
+        raise UnpreparedScan("niimath's map to the template is no map.", "Look at the scan: is a head in it?")
     return pose
 
 
@@ -136,7 +139,8 @@ def registered(data: F32, affine: F64, template: Template, threads: int = 1) -> 
     """(affine pose (4, 4), its `similarity`): from the first start that will do, else the better one's.
 
     Starts: the head's top at the template's (`placed`), then where the header says.
-    Raises ScanError where niimath finds no map from either, HzError where it was killed and no start will do.
+    Raises UnpreparedScan where niimath finds no map from either, HzError where it was killed and no start
+    will do.
     """
     shift = placed(data, affine, template)
     best: tuple[float, F64] | None = None

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import builtins
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from hz_runtime.errors import NoBrain, UsageError
+from hz_runtime.batch.failures import blames_the_scan
+from hz_runtime.errors import HzError, NoBrain, UnpreparedScan, UsageError
+from hz_runtime.preparation import n4
 from hz_runtime.preparation.n4 import corrected
+from hz_runtime.preparation.registration import affine_pose
 
 
 @pytest.fixture
@@ -39,6 +44,52 @@ def test_takes_a_known_field_out(phantom):
 def test_an_empty_scan_is_refused():
     with pytest.raises(NoBrain):
         corrected(np.zeros((8, 8, 8), np.float32), np.eye(4))
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands for niimath: a script that a test writes."""
+    path = tmp_path / "niimath"
+    path.write_text("#!/bin/sh\necho no such thing as a field >&2\nexit 1\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(n4, "niimath_program", lambda _: str(path))
+    return path
+
+
+def test_a_scan_without_a_field_is_to_blame(phantom, program):
+    """Not the command: an earlier result of the scan goes, and the batch goes on."""
+    with pytest.raises(UnpreparedScan, match=r"no receive field \(no such thing as a field\)") as error:
+        corrected(phantom[0], phantom[3])
+    assert blames_the_scan(error.value) and not isinstance(error.value, UsageError)
+    program.write_text("#!/bin/sh\nexit 0\n")
+    with pytest.raises(UnpreparedScan, match="it wrote nothing"):
+        corrected(phantom[0], phantom[3])
+    program.write_text("#!/bin/sh\ncp scan.nii field.nii\n")  # 0 outside the ball
+    with pytest.raises(UnpreparedScan, match="not positive everywhere"):
+        corrected(phantom[0], phantom[3])
+
+
+def test_a_scan_without_a_map_is_to_blame(phantom, program):
+    template = SimpleNamespace(data=phantom[0], affine=phantom[3])
+    for script in (
+        "exit 1",
+        "exit 0",
+        "echo {} > map.json",
+        "echo '{\"moving_to_fixed\": 1}' > map.json",
+        "echo > map.json",
+    ):
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        with pytest.raises(UnpreparedScan, match="map") as error:
+            affine_pose(phantom[0], phantom[3], template)
+        assert blames_the_scan(error.value)
+
+
+@pytest.mark.usefixtures("program")
+def test_a_full_disk_is_not_the_scans_fault(phantom, monkeypatch):
+    monkeypatch.setattr(n4.shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
+    with pytest.raises(HzError, match="disk for temporary files is full") as error:
+        corrected(phantom[0], phantom[3])
+    assert not blames_the_scan(error.value) and "TMPDIR" in error.value.remedy
 
 
 def test_without_niimath_it_says_what_to_install(phantom, monkeypatch):
