@@ -10,13 +10,13 @@ import pytest
 from hz_runtime.io.volume import read_volume
 from hz_runtime.model_space.foreground import foreground_threshold
 from hz_runtime.model_space.resample import resample, scaled_affine
-from hz_runtime.preparation import itk, registration
+from hz_runtime.preparation import registration
 from hz_runtime.preparation.n4 import corrected
 from hz_runtime.preparation.template import mni152, points
 
 pytest.importorskip("nilearn")
 pytest.importorskip("niimath")
-pytest.importorskip("SimpleITK")
+itk = pytest.importorskip("itk_reference", reason="needs SimpleITK")
 
 
 @pytest.fixture(scope="module")

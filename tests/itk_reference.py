@@ -1,24 +1,23 @@
-"""The same two steps by SimpleITK: N4 and registration, to hold niimath's results against.
+"""N4 and registration by SimpleITK, to hold niimath's results against.
 
-A reference and no choice of hz-prepare: it is the implementation that N4 was published with (Tustison 2010),
-and a registration with another metric, another optimiser and another start. Extra `prep-itk`.
+It is the implementation that N4 was published with (Tustison 2010), and a registration with another metric,
+another optimiser and another start.
 
 ITK's world is LPS, everything else here RAS; both in mm.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
-from hz_runtime.errors import ScanError, UsageError
 from hz_runtime.preparation.n4 import COARSEST_MM, CONVERGENCE, ITERATIONS
 from hz_runtime.preparation.template import Template
 
+sitk: Any = pytest.importorskip("SimpleITK")  # ships no types
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -33,9 +32,7 @@ def field(data: F32, affine: F64, mask: Mask) -> F32:
 
     data : (I, J, K) float32, any unit, with `affine` (4, 4), voxel to world mm.  mask : (I, J, K) bool, where
     the field is estimated.  Voxels, iterations and convergence are those of `n4.corrected`.
-    Raises UsageError where SimpleITK is missing.
     """
-    sitk = _sitk()
     spacing = float(np.linalg.norm(affine[:3, :3], axis=0).mean())
     shrink = [max(1, round(COARSEST_MM / spacing))] * 3
     scan, inside = _image(data, affine), _image(mask.astype(np.uint8), affine)
@@ -53,9 +50,8 @@ def affine_pose(data: F32, affine: F64, template: Template, threads: int = 1) ->
     Mattes mutual information, by gradient descent from the centres of mass: rigid first, then affine.
 
     data : (I, J, K) float32, zero outside the brain, with `affine` (4, 4), voxel to world mm.
-    Raises UsageError where SimpleITK is missing, ScanError where it finds no map.
+    Raises RuntimeError where SimpleITK finds no map.
     """
-    sitk = _sitk()
     fixed, moving = _image(template.data, template.affine), _image(data, affine)
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(threads)  # its sums depend on it
@@ -67,21 +63,17 @@ def affine_pose(data: F32, affine: F64, template: Template, threads: int = 1) ->
     method.SetShrinkFactorsPerLevel([factor for factor, _ in LEVELS])
     method.SetSmoothingSigmasPerLevel([sigma for _, sigma in LEVELS])
     method.SetSmoothingSigmasAreSpecifiedInPhysicalUnits(True)
-    try:
-        start = sitk.CenteredTransformInitializer(
-            fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
-        )
-        method.SetInitialTransform(start, inPlace=True)
-        method.Execute(fixed, moving)
-        full = sitk.AffineTransform(3)
-        full.SetMatrix(start.GetMatrix())
-        full.SetTranslation(start.GetTranslation())
-        full.SetCenter(start.GetCenter())
-        method.SetInitialTransform(full, inPlace=True)
-        method.Execute(fixed, moving)
-    except RuntimeError as error:
-        said = " ".join(str(error).split())[-200:]
-        raise ScanError(f"SimpleITK found no map to the template ({said}).", "Look at the scan.") from None
+    start = sitk.CenteredTransformInitializer(
+        fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
+    )
+    method.SetInitialTransform(start, inPlace=True)
+    method.Execute(fixed, moving)
+    full = sitk.AffineTransform(3)
+    full.SetMatrix(start.GetMatrix())
+    full.SetTranslation(start.GetTranslation())
+    full.SetCenter(start.GetCenter())
+    method.SetInitialTransform(full, inPlace=True)
+    method.Execute(fixed, moving)
     # ITK maps the template's points to the scan's.
     return np.asarray(np.linalg.inv(_LPS @ _matrix(full) @ _LPS), np.float64)
 
@@ -100,14 +92,8 @@ def _image(data: NDArray[Any], affine: F64) -> Any:
     """An ITK image of an (I, J, K) array; its grid must not be sheared."""
     lps = _LPS @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    image = _sitk().GetImageFromArray(np.ascontiguousarray(data.T))
+    image = sitk.GetImageFromArray(np.ascontiguousarray(data.T))
     image.SetSpacing(spacing.tolist())
     image.SetOrigin(lps[:3, 3].tolist())
     image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
     return image
-
-
-def _sitk() -> Any:
-    if find_spec("SimpleITK") is None:
-        raise UsageError("the reference registration needs SimpleITK.", "pip install 'hz-mri[prep-itk]'")
-    return import_module("SimpleITK")  # ships no types
