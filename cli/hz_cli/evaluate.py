@@ -12,6 +12,7 @@ from hz_cli import options
 from hz_cli.render import HzCommand
 
 if TYPE_CHECKING:
+    from hz_train.cohort import Cohort
     from hz_train.fit import Schedule
     from hz_train.studies.presets import StudyPreset
     from hz_train.studies.result import StudyResult, Table
@@ -84,7 +85,7 @@ def _pair(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str,
     "--harmonizer",
     metavar="CHECKPOINT",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="ParityCheck this checkpoint in place of training one; its recipe and system are taken.",
+    help="Judge this checkpoint in place of training one; its recipe and system are taken.",
 )
 @click.option(
     "--unseen",
@@ -172,22 +173,15 @@ def main(
     # Charts come last: what draws them is asked for before hours of training.
     options.need("hz-evaluate", "evaluate", "torch", "scipy", "sklearn", "matplotlib", "safetensors")
 
-    from hz_train.cohort import Cohort, read_participants
     from hz_train.datasets import load
-    from hz_train.studies import method
+    from hz_train.studies.method import system_of
+    from hz_train.studies.page import write_page
     from hz_train.studies.presets import StudySettings, study_preset
-    from hz_train.studies.result import write
+    from hz_train.studies.result import write_result
 
     given = {name: value for name, value in changes.items() if value is not None}
-    scans = read_participants(cohort)
-    if controls_only:
-        scans = Cohort(tuple(s for s in scans.scans if s.group in ("control", "n/a")))
-    if harmonizer is not None:
-        system = method.system_of(harmonizer)
-        scans = method.unseen(scans, harmonizer) if unseen else scans
-    elif unseen:
-        raise click.UsageError("--unseen: of a --harmonizer; one that is trained here holds subjects out")
-    scans = scans.first(subjects) if subjects else scans
+    scans = _scans(cohort, controls_only, harmonizer, unseen, subjects)
+    system = system_of(harmonizer) if harmonizer is not None else system
     fewer = ({"unseen": True} if unseen else {}) | ({"subjects": subjects} if subjects else {})
     settings = StudySettings(
         reference=reference,
@@ -206,11 +200,29 @@ def main(
     module = import_module(f"hz_train.studies.{study}")
     module.check(scans, settings)
     result: StudyResult = getattr(module, study)(load(scans, settings.recipe, settings.preset.n4), settings)
-    page = write(result, out)
+    write_result(result, out)
+    page = write_page(result, out)
     for table in result.tables:
         for line in _lines(table):
             click.echo(line)
     click.echo(f"report: {page}")
+
+
+def _scans(
+    table: Path, controls_only: bool, harmonizer: Path | None, only_unseen: bool, subjects: int | None
+) -> Cohort:
+    """The scans of the cohort's table that the study is about."""
+    from hz_train.cohort import Cohort, read_participants
+    from hz_train.studies.method import unseen
+
+    scans = read_participants(table)
+    if controls_only:
+        scans = Cohort(tuple(s for s in scans.scans if s.group in ("control", "n/a")))
+    if only_unseen and harmonizer is None:
+        raise click.UsageError("--unseen: of a --harmonizer; one that is trained here holds subjects out")
+    if only_unseen and harmonizer is not None:
+        scans = unseen(scans, harmonizer)
+    return scans.first(subjects) if subjects else scans
 
 
 def _changed(preset: StudyPreset, harmonizer: Path | None, given: dict[str, Any]) -> StudyPreset:

@@ -14,7 +14,7 @@ from hz_runtime.report.png import png_size
 from hz_train.cohort import Cohort, Scan
 from hz_train.studies import appearance as study
 from hz_train.studies.baselines import ComBat, Nyul, Raw
-from hz_train.studies.result import write
+from hz_train.studies.page import write_page
 from small_study import Perfect, cohort, settings, table, value
 
 
@@ -54,7 +54,7 @@ def test_methods_on_features_have_no_volumes_to_compare(result):
 
 
 def test_pictures_and_report(result, tmp_path):
-    page = write(result, tmp_path).read_text(encoding="utf-8")
+    page = write_page(result, tmp_path).read_text(encoding="utf-8")
     assert [f.name for f in result.figures] == ["histograms", "maps", "tsne"]
     for figure in result.figures:
         width, height = png_size(figure.data)

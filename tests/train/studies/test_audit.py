@@ -17,8 +17,8 @@ from hz_train.studies import truth as known_truth
 from hz_train.studies.baselines import ComBat, Raw, ZScore
 from hz_train.studies.classifier import Training
 from hz_train.studies.comparison import BETWEEN, Known, rescan_rows
+from hz_train.studies.page import write_page
 from hz_train.studies.predictability import AuditPlan
-from hz_train.studies.result import write
 from small_study import Eroding, Perfect, cohort, settings, table, value
 
 METHODS = ("raw", "z-score", Perfect.name, Eroding.name)
@@ -99,7 +99,7 @@ def test_rescans_agree(result):
 
 
 def test_figures_and_report(result, tmp_path):
-    page = write(result, tmp_path).read_text(encoding="utf-8")
+    page = write_page(result, tmp_path).read_text(encoding="utf-8")
     names = [f.name for f in result.figures]
     assert names == ["site_accuracy", "error_ratio", "volumes", "examples"]
     assert "no truth" not in page and "scrambled" in page

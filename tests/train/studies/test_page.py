@@ -15,8 +15,8 @@ pytest.importorskip("torch", reason="studies train networks")
 pytest.importorskip("matplotlib", reason="studies draw figures")
 
 from hz_train.studies import charts
-from hz_train.studies.page import render
-from hz_train.studies.result import Column, Metric, Prediction, Row, StudyResult, Table, write
+from hz_train.studies.page import render, write_page
+from hz_train.studies.result import Column, Metric, Prediction, Row, StudyResult, Table, write_result
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MAE = Column("mae", "MAE", "years", 2, "lower")
@@ -108,7 +108,8 @@ def test_the_page_shows_the_numbers_and_the_pictures() -> None:
 
 def test_files_hold_everything_and_nothing_half_written(tmp_path: Path) -> None:
     study = a_study()
-    page = write(study, tmp_path / "new")
+    write_result(study, tmp_path / "new")
+    page = write_page(study, tmp_path / "new")
     assert page.name == "example.html"
     names = {p.name for p in page.parent.iterdir()}
     assert names == {
@@ -142,6 +143,9 @@ def test_files_hold_everything_and_nothing_half_written(tmp_path: Path) -> None:
 
 
 def test_the_same_study_gives_the_same_bytes(tmp_path: Path) -> None:
-    first, second = (write(a_study(), tmp_path / name) for name in ("one", "two"))
-    for file in first.parent.iterdir():
-        assert file.read_bytes() == (second.parent / file.name).read_bytes()
+    first, second = tmp_path / "one", tmp_path / "two"
+    for folder in (first, second):
+        write_result(a_study(), folder)
+        write_page(a_study(), folder)
+    for file in first.iterdir():
+        assert file.read_bytes() == (second / file.name).read_bytes()

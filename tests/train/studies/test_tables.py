@@ -10,8 +10,9 @@ import pytest
 pytest.importorskip("torch", reason="studies train networks")
 
 from hz_train.scores import age_scores, auc, diagnosis_scores
+from hz_train.studies.page import render
 from hz_train.studies.predictors import ridge
-from hz_train.studies.result import Column, Metric, Prediction, Row, StudyResult, Table, write
+from hz_train.studies.result import Column, Metric, Prediction, Row, StudyResult, Table, write_result
 from hz_train.studies.tables import age_metrics, auc_metrics, scored, summarised
 
 AGES = np.array([20.0, 30.0, 30.0, 41.0, 55.0, 62.0])
@@ -61,8 +62,9 @@ def test_a_predictor_that_collapsed_ends_no_study(tmp_path: Path) -> None:
     assert set(areas.values()) == {Metric(None)}
     rows = (Row("new", "rome", found, 40, 0), Row("old", "rome", broken, 40, 0))
     table = Table("age", "Age", "", (Column("r", "r"),), rows)
-    page = write(StudyResult("transfer", "Transfer", "?", (table,)), tmp_path)
-    assert page.exists() and "NaN" not in (tmp_path / "transfer.json").read_text()
+    study = StudyResult("transfer", "Transfer", "?", (table,))
+    write_result(study, tmp_path)
+    assert ">nan" not in render(study).lower() and "NaN" not in (tmp_path / "transfer.json").read_text()
 
 
 def test_one_person_gives_no_interval() -> None:

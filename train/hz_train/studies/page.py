@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from hz_runtime.io.atomic import atomic_write_bytes
 from hz_runtime.report import markup
 from hz_runtime.report.page import page
 from hz_train.studies.result import Column, Figure, Metric, Row, StudyResult, Table
@@ -20,6 +22,13 @@ td .ends { color: var(--soft); font-size: .86em; font-weight: 400; }
 .study figure { margin: 0 0 1.4rem; }
 .study pre { overflow-x: auto; font-size: .84rem; }
 """
+
+
+def write_page(result: StudyResult, out: Path) -> Path:
+    """Write STUDY.html into a folder that is there; returns its path. Raises HzError where it cannot be."""
+    path = out / f"{result.study}.html"
+    atomic_write_bytes(path, render(result).encode())
+    return path
 
 
 def render(result: StudyResult) -> str:

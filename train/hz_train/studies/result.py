@@ -1,4 +1,7 @@
-"""What a study found, as frozen rows, and its files: TSV, JSON, HTML and pictures, each whole or absent."""
+"""What a study found, as frozen rows, and its files of numbers: TSV, JSON and pictures, each whole or absent.
+
+The page for readers is `page`'s; nothing here knows of it.
+"""
 
 from __future__ import annotations
 
@@ -125,14 +128,11 @@ def figure_file(result: StudyResult, figure: Figure) -> str:
     return f"{result.study}_{figure.name}.{figure.kind}"
 
 
-def write(result: StudyResult, out: Path) -> Path:
-    """Write STUDY.tsv, STUDY.json, STUDY_predictions.tsv, the pictures, and STUDY.html last.
+def write_result(result: StudyResult, out: Path) -> None:
+    """Write the pictures, STUDY_predictions.tsv, STUDY.tsv, and STUDY.json last.
 
-    Returns the path of the page. Each file is whole or absent. Raises HzError where `out` cannot be
-    written.
+    Each file is whole or absent. Raises HzError where `out` cannot be written.
     """
-    from hz_train.studies.page import render
-
     out.mkdir(parents=True, exist_ok=True)
     for figure in result.figures:
         atomic_write_bytes(out / figure_file(result, figure), figure.data)
@@ -141,9 +141,6 @@ def write(result: StudyResult, out: Path) -> Path:
     atomic_write_bytes(out / f"{result.study}.tsv", rows_tsv(result).encode())
     text = json.dumps(result.to_dict(), indent=1, sort_keys=True, allow_nan=False)
     atomic_write_bytes(out / f"{result.study}.json", (text + "\n").encode())
-    page = out / f"{result.study}.html"
-    atomic_write_bytes(page, render(result).encode())
-    return page
 
 
 def rows_tsv(result: StudyResult) -> str:
