@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hz_train.cohort import Scan
-from hz_train.datasets import PreparedCohort
+from hz_train.datasets import ModelInputs
 from hz_train.studies.presets import StudySettings, study_preset
 
 SIZE = 32
@@ -28,7 +28,7 @@ def brain(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return labels.astype(np.uint8), np.where(labels > 0, np.clip(volume, 0.05, 1), 0).astype(np.float32)
 
 
-def cohort(per_site: int = 12, rescans: int = 0, effect: bool = True) -> PreparedCohort:
+def cohort(per_site: int = 12, rescans: int = 0, effect: bool = True) -> ModelInputs:
     """per_site subjects at each site, the first `rescans` of each scanned twice."""
     scans, grids = [], []
     for s, (site, exponent) in enumerate(SITES.items()):
@@ -41,22 +41,20 @@ def cohort(per_site: int = 12, rescans: int = 0, effect: bool = True) -> Prepare
                 path = Path(f"/nowhere/{site}-{n}-{again}.nii.gz")
                 scans.append(Scan(path, f"{site}/{n}", site, 30.0, "n/a", "control"))
     shas = tuple(f"sha-{s.path.name}" for s in scans)
-    return PreparedCohort(tuple(scans), np.stack(grids).astype(np.float32), tuple({} for _ in scans), shas)
+    return ModelInputs(tuple(scans), np.stack(grids).astype(np.float32), tuple({} for _ in scans), shas)
 
 
-def truths(prepared: PreparedCohort) -> dict[Path, np.ndarray]:
+def truths(inputs: ModelInputs) -> dict[Path, np.ndarray]:
     """Every scan without its site's tone curve."""
     return {
         s.path: (g.astype(np.float64) ** (1 / SITES[s.site])).astype(np.float32)
-        for s, g in zip(prepared.scans, prepared.grids, strict=True)
+        for s, g in zip(inputs.scans, inputs.grids, strict=True)
     }
 
 
-def label_maps(prepared: PreparedCohort) -> dict[Path, np.ndarray]:
+def label_maps(inputs: ModelInputs) -> dict[Path, np.ndarray]:
     names = list(SITES)
-    return {
-        s.path: brain(100 * names.index(s.site) + int(s.subject.split("/")[1]))[0] for s in prepared.scans
-    }
+    return {s.path: brain(100 * names.index(s.site) + int(s.subject.split("/")[1]))[0] for s in inputs.scans}
 
 
 class Perfect:
@@ -66,7 +64,7 @@ class Perfect:
     features = False
     seen: frozenset[str] = frozenset()
 
-    def fit(self, training: PreparedCohort, reference: str) -> None: ...
+    def fit(self, training: ModelInputs, reference: str) -> None: ...
 
     def apply(self, volumes: np.ndarray, sites: Sequence[str]) -> np.ndarray:
         each = [v.astype(np.float64) ** (1 / SITES[s]) for v, s in zip(volumes, sites, strict=True)]

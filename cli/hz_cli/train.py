@@ -79,7 +79,7 @@ _slice_options = together(
         "--grid",
         metavar="D,H,K",
         callback=_grid,
-        help="Voxels of a prepared volume: K axial slices of D x H.  [default: 1 mm; small 64^3; quick 32^3]",
+        help="Voxels that networks see: K axial slices of D x H.  [default: 1 mm; small 64^3; quick 32^3]",
     ),
     click.option(
         "--slices",
@@ -133,7 +133,10 @@ _harmonizer_options = together(
 def train() -> None:
     """Train the networks that hz-export turns into a bundle.
 
-    Data parallel on several GPUs:  torchrun --nproc-per-node 4 -m hz_cli.train cyclegan ...
+    \b
+    Data parallel on several GPUs of one machine:
+      torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 4 \\
+          -m hz_cli.train cyclegan ...
     """
 
 

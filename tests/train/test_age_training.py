@@ -22,8 +22,8 @@ SCANS = tuple(
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A prepared cohort without its volumes' contents."""
+class Inputs:
+    """A cohort in model space without its volumes' contents."""
 
     scans: tuple[Scan, ...]
 
@@ -35,8 +35,8 @@ class Prepared:
     def ages(self) -> list[float]:
         return [float(scan.age or 0) for scan in self.scans]
 
-    def of(self, cohort: Cohort) -> Prepared:
-        return Prepared(tuple(scan for scan in self.scans if scan in cohort.scans))
+    def of(self, cohort: Cohort) -> Inputs:
+        return Inputs(tuple(scan for scan in self.scans if scan in cohort.scans))
 
 
 @pytest.mark.parametrize(("folds", "networks"), [(4, 4), (0, 1)])
@@ -45,14 +45,14 @@ def test_every_fold_says_whom_it_predicted_and_whom_it_saw(
 ) -> None:
     fitted: list[Any] = []
 
-    def fit(training: Prepared, *_: object) -> Any:
+    def fit(training: Inputs, *_: object) -> Any:
         fitted.append(training)
         return SimpleNamespace(predict=lambda grids: np.zeros(len(grids)))
 
     monkeypatch.setattr(age_training, "_fit_one", fit)
     preset: Any = SimpleNamespace(folds=folds, held_out=0.3, schedule=SimpleNamespace(seed=1))
     (_, _, subjects, kept), _ = age_training._held_out_predictions(
-        Cohort(SCANS), Prepared(SCANS), preset, None, Path("out"), {}  # type: ignore[arg-type]
+        Cohort(SCANS), Inputs(SCANS), preset, None, Path("out"), {}  # type: ignore[arg-type]
     )  # fmt: skip
     assert len(kept) == networks
     for fold, training in zip(kept, fitted, strict=True):

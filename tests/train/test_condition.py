@@ -25,12 +25,12 @@ def test_one_hot() -> None:
 
 @pytest.mark.parametrize("space", [(2, 3), (2, 3, 4)])
 def test_planes_are_constant_and_behind_the_image(space: tuple[int, ...]) -> None:
-    images, told = torch.rand(2, 1, *space), torch.eye(3)[[2, 0]]
-    joined = with_planes(images, told)
+    images, condition = torch.rand(2, 1, *space), torch.eye(3)[[2, 0]]
+    joined = with_planes(images, condition)
     assert joined.shape == (2, 4, *space)
     assert torch.equal(joined[:, :1], images)
     for n, k in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)):
-        assert torch.equal(joined[n, 1 + k], told[n, k].expand(space))
+        assert torch.equal(joined[n, 1 + k], condition[n, k].expand(space))
     assert with_planes(images, None) is images
 
 
@@ -89,7 +89,7 @@ def test_told_the_site_a_network_restores_it(kind: str) -> None:
     image = images()
     with torch.no_grad():
         own, other = (
-            float((network.eval()(image, told) - image**exponents).abs().mean())
-            for told in (torch.eye(2), torch.eye(2).flip(0))
+            float((network.eval()(image, condition) - image**exponents).abs().mean())
+            for condition in (torch.eye(2), torch.eye(2).flip(0))
         )
     assert own < other / 3

@@ -1,11 +1,8 @@
-"""The loop: exact resume, schedule, torn checkpoints, other settings, several processes."""
+"""The loop: exact resume, schedule, torn checkpoints, other settings."""
 
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 
@@ -15,9 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from hz_runtime.errors import UsageError  # noqa: E402
-from hz_train import ahead  # noqa: E402
 from hz_train.age_task import AgeSettings, AgeTask  # noqa: E402
-from hz_train.ahead import Ahead  # noqa: E402
 from hz_train.augment import Augmentation  # noqa: E402
 from hz_train.cyclegan_task import CycleGANTask, Settings  # noqa: E402
 from hz_train.fit import Run, Schedule, fit  # noqa: E402
@@ -58,12 +53,13 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, done):
     fit(whole, run, tmp_path / "whole")
 
     killed, run = cyclegan()
-    step = killed.step
+    step, steps = killed.step, []
 
-    def dies(epoch, index, run):
-        if (epoch, index) == (done, 1):
+    def dies(epoch, batch, run):
+        steps.append(epoch)
+        if steps.count(done) == 2:
             raise Killed
-        return step(epoch, index, run)
+        return step(epoch, batch, run)
 
     killed.step = dies
     with pytest.raises(Killed):
@@ -177,11 +173,12 @@ def test_weights_that_are_no_numbers_are_not_kept(tmp_path):
     before = weights(task)
 
     task, run = cyclegan(replace(SCHEDULE, epochs=2), settings)
-    step, last = task.step, task.steps(1) - 1
+    step, steps = task.step, []
 
-    def ruinous(epoch, index, run):
-        losses = step(epoch, index, run)
-        if index == last:
+    def ruinous(epoch, batch, run):
+        losses = step(epoch, batch, run)
+        steps.append(epoch)
+        if steps.count(1) == task.steps(1):
             with torch.no_grad():
                 next(task.networks["generator"].parameters()).mul_(float("inf"))
         return losses
@@ -203,45 +200,6 @@ def test_another_number_of_processes_is_another_run(tmp_path):
         fit(task, replace(run, world=2), tmp_path)
 
 
-SCRIPT = """
-import sys, numpy as np, torch
-from pathlib import Path
-from hz_train.fit import Run, fit
-sys.path.insert(0, {tests!r})
-import test_fit as t
-from dataclasses import replace
-schedule = replace(t.SCHEDULE, epochs=1, batch={batch})
-task, run = t.cyclegan(schedule, replace(t.SETTINGS, coarse=0, warmup=0))
-fit(task, run, Path({out!r}) / str(run.rank))
-if run.rank == 0:
-    torch.save(t.weights(task), {out!r} + "/weights.pt")
-"""
-
-
-def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
-    """torchrun's gradients are those of the whole batch: every network here treats each volume by itself."""
-    here = os.path.dirname(__file__)
-    for processes, batch in ((1, 2), (2, 1)):
-        out = tmp_path / str(processes)
-        out.mkdir()
-        script = out / "train.py"
-        script.write_text(SCRIPT.format(tests=here, out=str(out), batch=batch))
-        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", str(script)]
-        paths = os.pathsep.join(sys.path)
-        subprocess.run(
-            [sys.executable, *launch], check=True, capture_output=True, timeout=300,
-            env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-    one, two = (torch.load(tmp_path / p / "weights.pt") for p in ("1", "2"))
-    start = weights(cyclegan(settings=replace(SETTINGS, coarse=0, warmup=0))[0])
-    # Biases in front of an instance norm have no gradient but rounding, which Adam blows up to full steps.
-    names = [name for name in one if name.endswith("weight")]
-    moved = sum(float((one[n] - start[n]).square().sum()) for n in names)
-    apart = sum(float((one[n] - two[n]).square().sum()) for n in names)
-    assert moved > 0
-    assert apart < 0.02 * moved
-
-
 def test_the_average_follows_the_weights_it_averages(tmp_path):
     """After n steps the average is the recursion written out by hand; it, not the last weights, is scored."""
     keep = 0.75
@@ -251,8 +209,8 @@ def test_the_average_follows_the_weights_it_averages(tmp_path):
     seen = []
     step = task.step
 
-    def recorded(epoch, index, run):
-        parts = step(epoch, index, run)
+    def recorded(epoch, batch, run):
+        parts = step(epoch, batch, run)
         seen.append(task.networks["generator"].last.bias.detach().clone())
         return parts
 
@@ -279,27 +237,54 @@ def test_half_precision_scales_its_losses_and_resumes_the_scale(tmp_path):
     assert resumed.scaler.get_scale() == run.scaler.get_scale()
 
 
-@pytest.mark.parametrize(("device", "together"), [("cpu", 1), ("meta", 3)])
-def test_for_a_gpu_several_steps_are_made_at_once(monkeypatch, device, together):
-    """In order, each once, and never more than there are threads to spare."""
-    monkeypatch.setattr(ahead, "usable_cpus", lambda: 4)
-    first = threading.Barrier(together, timeout=30)
-    made = []
+class Counted:
+    """A task that notes what is made and trained; with `last`, it asks for no epoch after that one."""
 
-    def arrays(epoch, index):
-        made.append((epoch, index))
-        if len(made) <= together:
-            first.wait()  # breaks where fewer than these are at it
+    def __init__(self, last=None):
+        network = torch.nn.Linear(1, 1)
+        self.networks = {"n": network}
+        self.optimizers = {"n": torch.optim.SGD(network.parameters(), 0.1)}
+        self.made, self.trained = [], []
+        if last is not None:
+            self.review = lambda history: len(history) > last
+
+    def steps(self, epoch):
+        return 2 + epoch
+
+    def rate(self, epoch):
+        return 0.1
+
+    def arrays(self, epoch, index):
+        self.made.append((epoch, index))
         return (np.array([epoch, index], np.float32),)
 
-    run = Run(SCHEDULE, torch.device(device))
-    monkeypatch.setattr(run, "put", torch.from_numpy)
-    prepared = Ahead(arrays, lambda epoch: 2 + epoch, run)
-    steps = [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 0)]
-    assert [tuple(prepared.take(*step)[0].tolist()) for step in steps] == steps
-    prepared.pool.shutdown()
-    assert made[: len(steps)] == sorted(made)[: len(steps)] and len(set(made)) == len(made)
-    assert len(made) == len(steps) + together
+    def step(self, epoch, batch, run):
+        self.trained.append(tuple(int(number) for number in batch[0]))
+        assert self.trained[-1][0] == epoch
+        return {"loss": self.networks["n"].weight.sum()}
+
+    def evaluate(self, epoch):
+        return {}
+
+    def picture(self, path): ...
+
+
+@pytest.mark.parametrize("last", [None, 1], ids=["to the end", "stopped early"])
+def test_a_batch_is_made_for_each_step_and_for_nothing_else(tmp_path, last):
+    task, run = Counted(last), Run.start(replace(SCHEDULE, epochs=3), "cpu")
+    fit(task, run, tmp_path)
+    epochs = 3 if last is None else last + 1
+    assert task.trained == [(epoch, index) for epoch in range(epochs) for index in range(2 + epoch)]
+    assert sorted(task.made) == task.trained
+    assert not [t for t in threading.enumerate() if t.name.startswith("batches-ahead")]
+
+
+def test_a_training_that_fails_leaves_no_thread(tmp_path):
+    task, run = Counted(), Run.start(SCHEDULE, "cpu")
+    task.step = lambda epoch, batch, run: {"loss": torch.tensor(float("nan"))}
+    with pytest.raises(UsageError, match="loss became nan in epoch 1"):
+        fit(task, run, tmp_path)
+    assert not [t for t in threading.enumerate() if t.name.startswith("batches-ahead")]
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -315,7 +300,7 @@ def test_everything_of_a_step_lies_on_the_runs_device(epoch, channels_last):
     ages = np.array([20, 70], np.float32)
     predictor = AgeTask(volumes(2, 0), ages, volumes(1, 2), ages[:1], AgeSettings(width=2), run)
     for task in (harmonizer, predictor):
-        parts = task.step(epoch, 0, run)
+        parts = task.step(epoch, [run.put(array) for array in task.arrays(epoch, 0)], run)
         tensors = [*parts.values(), *(t for m in task.networks.values() for t in m.state_dict().values())]
         assert {tensor.device.type for tensor in tensors} == {"meta"}
         moments = [e["exp_avg"] for o in task.optimizers.values() for e in o.state.values()]

@@ -46,20 +46,22 @@ def test_only_the_papers_preset_tells_the_sites_apart() -> None:
 def small_task() -> tuple[CycleGANTask, Run]:
     run = Run.start(replace(SCHEDULE, epochs=2), "cpu")
     volumes = brains(5, 1, (32, 32, 32))
-    told = one_hot(["a", "b", "b"], ["a", "b"])
-    return CycleGANTask(volumes[:3], volumes[3:], volumes[:0], volumes[:0], SMALL.settings, run, told), run
+    condition = one_hot(["a", "b", "b"], ["a", "b"])
+    return CycleGANTask(
+        volumes[:3], volumes[3:], volumes[:0], volumes[:0], SMALL.settings, run, condition
+    ), run
 
 
 def test_the_steps_losses_by_hand() -> None:
     """x goes back to its own site, y to the site of the x beside it; nobody else is told anything."""
     task, run = small_task()
-    x, x_clean, y, y_seen, y_even, told = (run.put(a) for a in task._arrays(0, 0))
+    x, x_clean, y, y_seen, y_even, condition = (run.put(a) for a in task.arrays(0, 0))
     nets = task.networks
     with torch.no_grad():
         fake_y = torch.cat([nets["generator"](one[None]) for one in x])
-        fake_x = torch.cat([nets["reverse"](y[[k]], told[[k]]) for k in (0, 1)])
-        back_x = torch.cat([nets["reverse"](fake_y[[k]], told[[k]]) for k in (0, 1)])
-        same_x = torch.cat([nets["reverse"](x[[k]], told[[k]]) for k in (0, 1)])
+        fake_x = torch.cat([nets["reverse"](y[[k]], condition[[k]]) for k in (0, 1)])
+        back_x = torch.cat([nets["reverse"](fake_y[[k]], condition[[k]]) for k in (0, 1)])
+        same_x = torch.cat([nets["reverse"](x[[k]], condition[[k]]) for k in (0, 1)])
         expected = {
             "adversarial_target": (nets["discriminator_target"](fake_y) - 1).square().mean(),
             "adversarial_source": (nets["discriminator_source"](fake_x) - 1).square().mean(),
@@ -67,7 +69,7 @@ def test_the_steps_losses_by_hand() -> None:
             "cycle_target": (nets["generator"](fake_x) - y).abs().mean(),
             "identity_source": (same_x - x).abs().mean(),
         }
-    parts = cyclegan_step(nets, task.optimizers, Weights(), run, x, x_clean, y, y_seen, y_even, told)
+    parts = cyclegan_step(nets, task.optimizers, Weights(), run, x, x_clean, y, y_seen, y_even, condition)
     for name, value in expected.items():
         torch.testing.assert_close(parts[name].detach(), value, atol=1e-5, rtol=1e-4)
 
@@ -75,8 +77,8 @@ def test_the_steps_losses_by_hand() -> None:
 def test_a_batch_tells_the_site_of_its_own_volumes() -> None:
     task, _ = small_task()
     for epoch in range(3):
-        x, *_, told = task._arrays(epoch, 0)
-        for volume, site in zip(x, told, strict=True):
+        x, *_, condition = task.arrays(epoch, 0)
+        for volume, site in zip(x, condition, strict=True):
             which = [np.array_equal(volume, v) for v in task.source].index(True)
             assert site.tolist() == task.condition[which].tolist()
 
@@ -113,8 +115,8 @@ def trained(cohort: Cohort, source: list[str], out: Path, preset: Preset = SMALL
 
 
 @pytest.fixture(scope="module")
-def told(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(cohort, ["a", "b"], tmp_path_factory.mktemp("told"))
+def conditional(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(cohort, ["a", "b"], tmp_path_factory.mktemp("conditional"))
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +125,8 @@ def pooled(cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(cohort, ["a", "b"], tmp_path_factory.mktemp("pooled"), preset)
 
 
-def test_the_checkpoint_says_which(told: Path, pooled: Path, cohort: Cohort, tmp_path: Path) -> None:
-    tensors, meta = load_checkpoint(told)
+def test_the_checkpoint_says_which(conditional: Path, pooled: Path, cohort: Cohort, tmp_path: Path) -> None:
+    tensors, meta = load_checkpoint(conditional)
     assert (meta["conditional"], meta["sources"]) == (True, ["a", "b"])
     assert tensors["reverse.stem.0.weight"].shape[1] == 3  # the image and a plane a site
     assert tensors["generator.stem.0.weight"].shape[1] == 1
@@ -134,27 +136,27 @@ def test_the_checkpoint_says_which(told: Path, pooled: Path, cohort: Cohort, tmp
     assert not alone["conditional"]  # one source has nothing to tell apart
 
 
-def test_the_forward_generator_is_used_as_ever(told: Path) -> None:
-    tensors, meta = load_checkpoint(told)
+def test_the_forward_generator_is_used_as_ever(conditional: Path) -> None:
+    tensors, meta = load_checkpoint(conditional)
     network = Generator(**meta["network"]).eval()
     network.load_state_dict(without_prefix("generator", tensors))
     volumes = brains(2, 8, (32, 32, 32))
     with torch.no_grad():
         expected = network(torch.from_numpy(volumes)[:, None])[:, 0].numpy()
-    made = harmonized(volumes, told, RECIPE, Run.start(SCHEDULE, "cpu"))
+    made = harmonized(volumes, conditional, RECIPE, Run.start(SCHEDULE, "cpu"))
     np.testing.assert_allclose(made, expected, atol=1e-5)
 
 
-def test_a_conditional_checkpoint_is_exported_as_any_other(told: Path) -> None:
+def test_a_conditional_checkpoint_is_exported_as_any_other(conditional: Path) -> None:
     pytest.importorskip("onnx", reason="needs the export extra")
     from hz_export.to_onnx import read_checkpoint
 
-    assert read_checkpoint(told).role == "harmonizer"
+    assert read_checkpoint(conditional).role == "harmonizer"
 
 
-def test_other_checkpoints_are_no_harmonizer(told: Path) -> None:
+def test_other_checkpoints_are_no_harmonizer(conditional: Path) -> None:
     with pytest.raises(UsageError, match=r"harmonizer\.safetensors is not a harmonizer of this recipe"):
-        read_harmonizer(told, Recipe())
+        read_harmonizer(conditional, Recipe())
 
 
 def start(path: Path) -> dict[str, torch.Tensor]:
@@ -166,7 +168,9 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor], name: str) 
     return a.keys() == b.keys() and all(torch.allclose(a[k], b[k], atol=1e-6) for k in a)
 
 
-def test_going_on_from_an_older_checkpoint(pooled: Path, told: Path, cohort: Cohort, tmp_path: Path) -> None:
+def test_going_on_from_an_older_checkpoint(
+    pooled: Path, conditional: Path, cohort: Cohort, tmp_path: Path
+) -> None:
     """One written before conditions were known: all but the reverse generator is taken over."""
     meta = json.loads(pooled.with_suffix(".json").read_text())
     del meta["conditional"]
@@ -175,7 +179,7 @@ def test_going_on_from_an_older_checkpoint(pooled: Path, told: Path, cohort: Coh
     older.with_suffix(".json").write_text(json.dumps(meta))
     still = replace(SMALL, schedule=replace(SCHEDULE, lr=1e-12, seed=4))
 
-    further = trained(cohort, ["a", "b"], tmp_path / "told", still, start_from=older)
+    further = trained(cohort, ["a", "b"], tmp_path / "conditional", still, start_from=older)
     assert load_checkpoint(further)[1]["started_from"]["anew"] == ["reverse"]
     assert [same(start(older), start(further), n) for n in ("generator", "discriminator_source")] == [
         True
@@ -186,7 +190,7 @@ def test_going_on_from_an_older_checkpoint(pooled: Path, told: Path, cohort: Coh
     assert "anew" not in load_checkpoint(further)[1]["started_from"]
     assert same(start(older), start(further), "reverse")
 
-    further = trained(cohort, ["a", "b"], tmp_path / "same", still, start_from=told)
-    assert same(start(told), start(further), "reverse")
-    swapped = trained(cohort, ["b", "a"], tmp_path / "swapped", still, start_from=told)
+    further = trained(cohort, ["a", "b"], tmp_path / "same", still, start_from=conditional)
+    assert same(start(conditional), start(further), "reverse")
+    swapped = trained(cohort, ["b", "a"], tmp_path / "swapped", still, start_from=conditional)
     assert load_checkpoint(swapped)[1]["started_from"]["anew"] == ["reverse"]  # its planes mean other sites

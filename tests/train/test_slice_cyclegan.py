@@ -35,8 +35,8 @@ def small_task(settings: SliceSettings = TINY, **changes: object) -> tuple[Slice
     """Two source sites of two brains each, three target brains."""
     run = Run.start(replace(SCHEDULE, epochs=3, milestones=(2,), **changes), "cpu")
     x = np.concatenate([elsewhere(brains(2, 1)), elsewhere(brains(2, 2), 0.6)])
-    told = one_hot(["a", "a", "b", "b"], ["a", "b"])
-    return SliceCycleGANTask(x, brains(3, 3), x[:1], brains(1, 4), settings, run, told), run
+    origin = one_hot(["a", "a", "b", "b"], ["a", "b"])
+    return SliceCycleGANTask(x, brains(3, 3), x[:1], brains(1, 4), settings, run, origin), run
 
 
 def weights(task: SliceCycleGANTask) -> dict[str, torch.Tensor]:
@@ -70,12 +70,13 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, settings: SliceSettin
     fit(whole, run, tmp_path / "whole")
 
     killed, run = small_task(settings)
-    step = killed.step
+    step, steps = killed.step, []
 
-    def dies(epoch, index, run):
-        if (epoch, index) == (2, 1):
+    def dies(epoch, batch, run):
+        steps.append(epoch)
+        if steps.count(2) == 2:
             raise KeyboardInterrupt
-        return step(epoch, index, run)
+        return step(epoch, batch, run)
 
     killed.step = dies
     with pytest.raises(KeyboardInterrupt):
@@ -108,10 +109,10 @@ def test_a_side_without_brain_is_refused() -> None:
 
 def test_a_batch_holds_slices_of_each_side_and_the_sites_of_its_sources() -> None:
     task, _ = small_task()
-    x, x_clean, y, y_seen, y_even, told = task._arrays(0, 0)
+    x, x_clean, y, y_seen, y_even, origin = task.arrays(0, 0)
     assert x.shape == y.shape == (4, 32, 32)
     assert np.array_equal(x, x_clean) and np.array_equal(y, y_seen) and not np.array_equal(y, y_even)
-    for image, site in zip(x, told, strict=True):
+    for image, site in zip(x, origin, strict=True):
         scans = [n for n, v in enumerate(task.source.volumes) if (v == image[:, :, None]).all((0, 1)).any()]
         assert [n // 2 for n in scans] == [int(site.argmax())]
 
@@ -121,7 +122,7 @@ def test_an_epoch_is_a_pass_over_the_larger_side() -> None:
     assert task.steps(0) == -(-max(len(task.source), len(task.target)) // 4)
     task, _ = small_task(replace(TINY, per_scan=6))
     assert task.steps(0) == 6 * 4 // 4  # the source has four scans
-    drawn = np.concatenate([task._arrays(0, k)[0] for k in range(6)])
+    drawn = np.concatenate([task.arrays(0, k)[0] for k in range(6)])
     assert len(np.unique(drawn.reshape(24, -1), axis=0)) == 24  # none twice
 
 
@@ -152,7 +153,7 @@ def test_coarse_epochs_and_pictures(tmp_path) -> None:
     run = Run.start(replace(SCHEDULE, epochs=3, batch=1, channels_last=True), "cpu")
     volumes = brains(2, 1, (48, 48, 8))
     task = SliceCycleGANTask(volumes, volumes, volumes[:1], volumes[:1], settings, run)
-    assert task._arrays(0, 0)[0].shape == (4, 24, 24)  # half the size, four times the batch
+    assert task.arrays(0, 0)[0].shape == (4, 24, 24)  # half the size, four times the batch
     fit(task, run, tmp_path)
     task.picture(tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")

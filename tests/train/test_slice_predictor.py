@@ -183,7 +183,7 @@ def test_a_diagnosis_is_learned(tmp_path) -> None:
 def test_every_slice_is_seen_once_an_epoch() -> None:
     task, _ = small_task(replace(SCHEDULE, batch=4))
     assert task.steps(0) == 8 * 6 // 4
-    batches = [task._arrays(0, k) for k in range(task.steps(0))]
+    batches = [task.arrays(0, k) for k in range(task.steps(0))]
     slices = np.concatenate([images for images, _ in batches]).reshape(48, -1)
     assert len(np.unique(slices, axis=0)) == 48
     for images, years in batches:

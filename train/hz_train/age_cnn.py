@@ -61,4 +61,5 @@ class AgeCNN(nn.Module):
         self.sd.copy_(ages.std().clamp_min(1e-3).reshape(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x)).float() * self.sd + self.mean  # type: ignore[no-any-return]
+        answer: Tensor = self.head(self.features(x)).float()
+        return answer * self.sd + self.mean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hz_train.age_cnn import AgeCNN
-from hz_train.ahead import Ahead
 from hz_train.augment import Augmentation, pose, scanner
 from hz_train.fit import Run, adam
 
@@ -27,7 +27,7 @@ class AgeSettings:
 
 
 class AgeTask:
-    """volumes : (n, D, H, W) float32 prepared (and harmonized) scans.  ages : (n,) years, all known."""
+    """volumes : (n, D, H, W) float32 (harmonized) scans in model space.  ages : (n,) years, all known."""
 
     def __init__(
         self, volumes: F32, ages: F32, held: F32, held_ages: F32, settings: AgeSettings, run: Run
@@ -38,11 +38,9 @@ class AgeTask:
         torch.manual_seed(run.schedule.seed)
         network = AgeCNN(settings.width, volumes.shape[1:])
         network.set_ages(torch.from_numpy(ages))
-        layout = torch.channels_last_3d if run.schedule.channels_last else torch.preserve_format
-        self.networks: dict[str, nn.Module] = {"age": network.to(run.device, memory_format=layout)}
+        self.networks: dict[str, nn.Module] = {"age": run.lay_out(network, 4)}
         self.optimizers: dict[str, torch.optim.Optimizer] = {"age": adam([network], run.schedule)}
-        self.call = torch.compile(network) if run.schedule.compile else network
-        self._ahead = Ahead(self._arrays, self.steps, run)
+        self.call = run.compiled(network)
 
     def steps(self, epoch: int) -> int:
         """Full batches only: batch norm has no statistics of a single volume."""
@@ -52,8 +50,9 @@ class AgeTask:
         """Learning rate: the schedule's."""
         return self.run.schedule.rate(epoch)
 
-    def step(self, epoch: int, index: int, run: Run) -> dict[str, Tensor]:
-        volumes, targets = self._ahead.take(epoch, index)
+    def step(self, epoch: int, batch: Sequence[Tensor], run: Run) -> dict[str, Tensor]:
+        """One update of the network. batch : volumes (N, 1, D, H, W) and years (N,)."""
+        volumes, targets = batch
         network = self.networks["age"]
         with run.autocast():
             years = self.call(volumes)
@@ -62,7 +61,8 @@ class AgeTask:
         run.descend(loss, self.optimizers["age"])
         return {"loss": loss, "mae_years": (years - wanted).abs().mean()}
 
-    def _arrays(self, epoch: int, index: int) -> tuple[F32, F32]:
+    def arrays(self, epoch: int, index: int) -> tuple[F32, F32]:
+        """The volumes (N, D, H, W) of a step, varied where asked for, and their ages (N,)."""
         schedule, run = self.run.schedule, self.run
         order = np.random.default_rng([schedule.seed, 3, epoch]).permutation(len(self.volumes))
         first = (index * run.world + run.rank) * schedule.batch

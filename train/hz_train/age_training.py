@@ -16,8 +16,8 @@ from hz_runtime.model_space.recipe import Recipe
 from hz_train.age_task import AgeSettings, AgeTask
 from hz_train.augment import Augmentation
 from hz_train.checkpoint import load_checkpoint, save_checkpoint, with_prefix
-from hz_train.cohort import Cohort, pseudonym, pseudonyms
-from hz_train.datasets import PreparedCohort, describe, load, statistics
+from hz_train.cohort import Cohort, pseudonym, pseudonyms, with_known_age
+from hz_train.datasets import ModelInputs, describe, load, statistics
 from hz_train.fit import Run, Schedule, fit
 from hz_train.harmonizers import harmonized
 from hz_train.scores import age_scores
@@ -77,66 +77,70 @@ def train_age(
     through it.
     Raises UsageError where nobody with an age is left.
     """
-    used = (cohort.at(sites) if sites else cohort).with_age()
-    if preset.controls_only:
-        used = Cohort(tuple(s for s in used.scans if s.group in ("control", "n/a")))
-    if len(used.subjects) < 4:
-        raise UsageError(
-            f"{len(used.subjects)} subjects with an age are left; training and scoring need at least 4.",
-            "Check the age, site and group columns, or pass --all-groups.",
-        )
+    used = with_known_age(cohort, sites, preset.controls_only)
     recipe = recipe or Recipe()
-    prepared = load(used, recipe)
-    run = Run.start(preset.schedule, device)
-    volumes = prepared.grids if harmonizer is None else harmonized(prepared.grids, harmonizer, recipe, run)
-    prepared = replace(prepared, grids=volumes)
-    identity = {
+    with Run.start(preset.schedule, device) as run:
+        inputs = _inputs(used, recipe, harmonizer, run)
+        identity = _identity(preset, recipe, harmonizer, inputs)
+        predicted, split = _held_out_predictions(used, inputs, preset, run, out, identity)
+        final = used if preset.folds else used.split(preset.held_out, preset.schedule.seed)[0]
+        training = inputs.of(final)
+        task = _fit_one(training, inputs.of(Cohort(())), preset, run, out / "final", identity)
+        path = out / "age.safetensors"
+        if run.rank == 0:
+            meta = {
+                **_described(preset, recipe, used, training),
+                **_results(predicted, split),
+                "reference": {} if harmonizer else reference_of(training.grids, training.features),
+                "harmonizer": identity["harmonizer"],
+                "licence": licence,
+            }
+            save_checkpoint(path, with_prefix("age", task.networks["age"].state_dict()), meta)
+    return path
+
+
+def _inputs(used: Cohort, recipe: Recipe, harmonizer: Path | None, run: Run) -> ModelInputs:
+    """The scans in model space, behind the harmonizer where there is one."""
+    inputs = load(used, recipe)
+    if harmonizer is None:
+        return inputs
+    return replace(inputs, grids=harmonized(inputs.grids, harmonizer, recipe, run))
+
+
+def _identity(
+    preset: AgePreset, recipe: Recipe, harmonizer: Path | None, inputs: ModelInputs
+) -> dict[str, Any]:
+    """Everything besides the schedule that decides the weights."""
+    return {
         "kind": "age_cnn",
         "recipe": recipe.to_dict(),
         "preset": {"settings": asdict(preset.settings), "held_out": preset.held_out, "folds": preset.folds},
         "harmonizer": load_checkpoint(harmonizer)[1]["sha256"] if harmonizer else None,
-        "scans": sorted(prepared.sha256),
+        "scans": sorted(inputs.sha256),
     }
-    predicted, split = _held_out_predictions(used, prepared, preset, run, out, identity)
-    final = used if preset.folds else used.split(preset.held_out, preset.schedule.seed)[0]
-    trained_on = prepared.of(final)
-    task = _fit_one(trained_on, prepared.of(Cohort(())), preset, run, out / "final", identity)
-    path = out / "age.safetensors"
-    if run.rank == 0:
-        ages, raw, groups, folds = predicted
-        meta = {
-            "kind": "age_cnn",
-            "network": {"width": preset.settings.width, "grid": list(recipe.grid_shape)},
-            "sources": sorted({s.site for s in used.scans}),
-            "target": None,
-            "recipe": recipe.to_dict(),
-            "statistics": statistics(trained_on.features),
-            "reference": {} if harmonizer else reference_of(trained_on.grids, trained_on.features),
-            "cohort": {"training": describe(trained_on)},
-            "harmonizer": identity["harmonizer"],
-            "split": split,
-            "seed": preset.schedule.seed,
-            "schedule": asdict(preset.schedule),
-            "settings": asdict(preset.settings),
-            "held_out_predictions": {
-                "age": ages.tolist(),
-                "raw": raw.tolist(),
-                "subjects": [pseudonym(subject) for subject in groups],
-                "how": split,
-                "folds": folds,
-            },
-            "metrics": age_scores(ages, raw, groups, split),
-            "licence": licence,
-        }
-        save_checkpoint(path, with_prefix("age", task.networks["age"].state_dict()), meta)
-    return path
+
+
+def _described(preset: AgePreset, recipe: Recipe, used: Cohort, training: ModelInputs) -> dict[str, Any]:
+    """What the checkpoint says of the network and of whom it has learned from."""
+    return {
+        "kind": "age_cnn",
+        "network": {"width": preset.settings.width, "grid": list(recipe.grid_shape)},
+        "sources": sorted({s.site for s in used.scans}),
+        "target": None,
+        "recipe": recipe.to_dict(),
+        "statistics": statistics(training.features),
+        "cohort": {"training": describe(training)},
+        "seed": preset.schedule.seed,
+        "schedule": asdict(preset.schedule),
+        "settings": asdict(preset.settings),
+    }
 
 
 Predicted = tuple[F64, F64, list[str], list[dict[str, list[str]]]]
 
 
 def _held_out_predictions(
-    used: Cohort, prepared: PreparedCohort, preset: AgePreset, run: Run, out: Path, identity: dict[str, Any]
+    used: Cohort, inputs: ModelInputs, preset: AgePreset, run: Run, out: Path, identity: dict[str, Any]
 ) -> tuple[Predicted, str]:
     """((ages, raw predictions, subjects, folds), how) over scans whose subject the predicting network never
     saw. folds : under pseudonyms, whom each network predicted and whom it was trained on, so that whoever
@@ -158,7 +162,7 @@ def _held_out_predictions(
     subjects: list[str] = []
     folds: list[dict[str, list[str]]] = []
     for k, (training, held) in enumerate(pairs):
-        inside, outside = prepared.of(training), prepared.of(held)
+        inside, outside = inputs.of(training), inputs.of(held)
         task = _fit_one(inside, outside, preset, run, out / f"fold-{k + 1}", identity)
         ages += [float(a) for a in outside.ages]
         raw += task.predict(outside.grids).tolist()
@@ -167,9 +171,25 @@ def _held_out_predictions(
     return (np.array(ages), np.array(raw), subjects, folds), how
 
 
+def _results(predicted: Predicted, split: str) -> dict[str, Any]:
+    """What the checkpoint says of the held-out scans: every prediction, and the scores."""
+    ages, raw, subjects, folds = predicted
+    return {
+        "split": split,
+        "held_out_predictions": {
+            "age": ages.tolist(),
+            "raw": raw.tolist(),
+            "subjects": [pseudonym(subject) for subject in subjects],
+            "how": split,
+            "folds": folds,
+        },
+        "metrics": age_scores(ages, raw, subjects, split),
+    }
+
+
 def _fit_one(
-    training: PreparedCohort,
-    held: PreparedCohort,
+    training: ModelInputs,
+    held: ModelInputs,
     preset: AgePreset,
     run: Run,
     out: Path,

@@ -1,45 +1,51 @@
-"""Batches made ahead: numpy prepares the next steps' while the device works on this one."""
+"""Batches made ahead: numpy makes the next steps' while the device works on this one.
+
+It knows nothing of networks or devices: arrays come out as they were made.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hz_runtime.cpus import usable_cpus
-from hz_train.fit import Run
 
 F32 = NDArray[np.float32]
+Arrays = tuple[F32, ...]
 MOST = 8  # steps made at once: as many batches lie in memory
 
 
-class Ahead:
-    """arrays : (epoch, step) to that step's arrays, a pure function.  steps : epoch to its length.
+def workers(device: str, processes: int) -> int:
+    """How many steps are made at once beside a device of this type, in each of so many processes.
 
     One CPU takes several times as long over a step's simulated scanners as a GPU over the step, so that for a
     GPU several steps are made at once. On a CPU the networks need the others themselves.
     """
+    spare = 1 if device == "cpu" else usable_cpus() // processes - 1
+    return min(MOST, max(1, spare))
 
-    def __init__(
-        self, arrays: Callable[[int, int], tuple[F32, ...]], steps: Callable[[int], int], run: Run
-    ) -> None:
-        self.arrays, self.steps, self.run = arrays, steps, run
-        spare = 1 if run.device.type == "cpu" else usable_cpus() // run.world - 1
-        self.workers = min(MOST, max(1, spare))
-        self.pool = ThreadPoolExecutor(self.workers)
-        self.made: dict[tuple[int, int], Future[tuple[F32, ...]]] = {}
 
-    def take(self, epoch: int, index: int) -> list[Tensor]:
-        """The tensors of this step, on the device; starts on those of the ones after it."""
-        at = epoch, index
-        wanted = [at]
-        while len(wanted) <= self.workers:
-            wanted.append(self._after(*wanted[-1]))
-        self.made = {step: self.made.get(step) or self.pool.submit(self.arrays, *step) for step in wanted}
-        return [self.run.put(array) for array in self.made.pop(at).result()]
+def batches_ahead(
+    make: Callable[[int, int], Arrays], steps: Iterable[tuple[int, int]], workers: int
+) -> Generator[Arrays, None, None]:
+    """The arrays of each step in turn; those of the next `workers` steps are made meanwhile.
 
-    def _after(self, epoch: int, index: int) -> tuple[int, int]:
-        return (epoch, index + 1) if index + 1 < self.steps(epoch) else (epoch + 1, 0)
+    make : (epoch, step) to that step's arrays, a pure function; it is called in other threads, once for each
+    of `steps` and for nothing else. What it raises is raised where that step's turn comes.
+    The threads end with the iterator: when it is exhausted, closed, collected, or raises.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="batches-ahead")
+    made: deque[Future[Arrays]] = deque()
+    try:
+        for step in steps:
+            made.append(pool.submit(make, *step))
+            if len(made) > workers:
+                yield made.popleft().result()
+        while made:
+            yield made.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""A network as a function of whole prepared volumes, whether it reads volumes or slices."""
+"""A network as a function of whole volumes in model space, whether it reads volumes or slices."""
 
 from __future__ import annotations
 

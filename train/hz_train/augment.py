@@ -1,6 +1,6 @@
 """Simulated changes of scanner, drawn anew for every step: contrast, bias field, noise, sharpness, pose.
 
-They act on prepared volumes in [0, 1] and every draw depends only on the generator given, so that a run
+They act on volumes in model space and every draw depends only on the generator given, so that a run
 that is resumed sees exactly what an uninterrupted one would have seen.
 """
 
@@ -109,7 +109,7 @@ def pose(
 ) -> F32:
     """A small random rotation, shift (share of the grid) and change of size; half the time a left-right flip.
 
-    Preparation undoes neither rotation nor size, so that training must see some.
+    The way to model space undoes neither rotation nor size, so that training must see some.
     scale : largest |log| of the change of size; every axis has a third of it to itself.
     """
     angles = np.deg2rad(rng.uniform(-degrees, degrees, 3))

@@ -13,6 +13,7 @@ from hz_runtime.io.atomic import sha256_bytes
 from hz_runtime.io.participants import Row, Table, read_table
 
 COLUMNS = ("file", "site", "age", "sex", "group")
+LEAST_SUBJECTS = 4  # that a predictor can be trained and scored on
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,23 @@ class Cohort:
         order = np.random.default_rng([seed, 2]).permutation(len(subjects))
         parts = [{subjects[i] for i in order[f::k]} for f in range(k)]
         return [(self.of(set(subjects) - part), self.of(part)) for part in parts]
+
+
+def with_known_age(cohort: Cohort, sites: Sequence[str], controls_only: bool) -> Cohort:
+    """The scans that an age network can learn from. sites : whose; none for all.
+
+    Raises UsageError where too few subjects with an age are left.
+    """
+    used = (cohort.at(sites) if sites else cohort).with_age()
+    if controls_only:
+        used = Cohort(tuple(s for s in used.scans if s.group in ("control", "n/a")))
+    if len(used.subjects) < LEAST_SUBJECTS:
+        raise UsageError(
+            f"{len(used.subjects)} subjects with an age are left; training and scoring need at least "
+            f"{LEAST_SUBJECTS}.",
+            "Check the age, site and group columns, or pass --all-groups.",
+        )
+    return used
 
 
 def pseudonym(subject: str) -> str:

@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hz_train.ahead import Ahead
 from hz_train.apply import applied
 from hz_train.augment import Augmentation, mixture, pose, scanner
 from hz_train.fit import Run, adam
@@ -72,7 +71,7 @@ class Settings:
 class CycleGANTask:
     """Source-to-target and target-to-source generators, one discriminator for each side.
 
-    source, target : (n, D, H, W) float32 prepared training volumes.
+    source, target : (n, D, H, W) float32 training volumes in model space.
     held_source, held_target : the same, of held-out subjects; for pictures and the log only.
     condition : (n, sites) one-hot site of each source volume, which the reverse generator is then told;
         None pools the sources.
@@ -107,7 +106,7 @@ class CycleGANTask:
                 [self.networks["discriminator_target"], self.networks["discriminator_source"]], schedule
             ),
         }
-        self.call = {n: torch.compile(m) if schedule.compile else m for n, m in self.networks.items()}
+        self.call = {name: run.compiled(network) for name, network in self.networks.items()}
         if settings.averaging:
             # Among the networks, so that it is saved and resumed with them; no optimizer knows it.
             self.networks["average"] = copy.deepcopy(self.networks["generator"]).requires_grad_(False)
@@ -115,7 +114,6 @@ class CycleGANTask:
         self.level = float(np.mean(self.levels))
         # Halved before the simulated scanners, not after: they then cost an eighth as well.
         self.half_target = self._images(halved(target)) if settings.coarse else self.target
-        self._ahead = Ahead(self._arrays, self.steps, run)
 
     def _networks(self, sites: int) -> dict[str, nn.Module]:
         """Both generators and discriminators; sites : how many the reverse generator tells apart."""
@@ -157,16 +155,19 @@ class CycleGANTask:
         larger = max(len(self.source), len(self.target))
         return -(-larger // (self.run.schedule.batch * self.run.world))
 
-    def step(self, epoch: int, index: int, run: Run) -> dict[str, Tensor]:
-        """One update of the generators, then one of the discriminators; of one generator in the warm-up."""
-        parts = self._step(epoch, run, self._ahead.take(epoch, index))
+    def step(self, epoch: int, batch: Sequence[Tensor], run: Run) -> dict[str, Tensor]:
+        """One update of the generators, then one of the discriminators; of one generator in the warm-up.
+
+        batch : what `arrays` made, as tensors.
+        """
+        parts = self._step(epoch, run, batch)
         if self.settings.averaging:
             latest = self.networks["generator"].parameters()
             for mean, weight in zip(self.harmonizer.parameters(), latest, strict=True):
                 mean.data.lerp_(weight.data, 1 - self.settings.averaging)
         return parts
 
-    def _step(self, epoch: int, run: Run, batch: list[Tensor]) -> dict[str, Tensor]:
+    def _step(self, epoch: int, run: Run, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         if epoch < self.settings.before:
             y_seen, y_even = batch
             with run.autocast():
@@ -175,7 +176,7 @@ class CycleGANTask:
             return {"restore": loss}
         return cyclegan_step(self.call, self.optimizers, self.settings.weights, run, *batch)
 
-    def _arrays(self, epoch: int, index: int) -> tuple[F32, ...]:
+    def arrays(self, epoch: int, index: int) -> tuple[F32, ...]:
         """What `cyclegan_step` takes, each image (N, D, H, W); in the warm-up only y_seen and y_even."""
         first = (index * self.run.world + self.run.rank) * self._batch(epoch)
         slots = range(first, first + self._batch(epoch))
@@ -185,8 +186,8 @@ class CycleGANTask:
         if epoch < self.settings.before:
             return y_seen, y_even
         x_clean, x, scans = self._side(0, self.source, epoch, slots)
-        told = () if self.condition is None else (self.condition[scans],)
-        return x, x_clean, y, y_seen, y_even, *told
+        origin = () if self.condition is None else (self.condition[scans],)
+        return x, x_clean, y, y_seen, y_even, *origin
 
     def _side(self, side: int, images: Images, epoch: int, slots: range) -> tuple[F32, F32, list[int]]:
         """(as they are, as the generators meet them, of which volumes) of one side's images for a step."""
@@ -261,11 +262,12 @@ class CycleGANTask:
 def halved(volumes: F32) -> F32:
     """(n, D, H, W), even sizes, to half the size by averaging cubes of eight voxels."""
     n, d, h, w = volumes.shape
-    return volumes.reshape(n, d // 2, 2, h // 2, 2, w // 2, 2).mean((2, 4, 6), dtype=np.float32)
+    cubes = volumes.reshape(n, d // 2, 2, h // 2, 2, w // 2, 2)
+    return np.asarray(cubes.mean((2, 4, 6), dtype=np.float32))
 
 
 def _level(volume: F32) -> float:
-    """Mean intensity inside the brain of a prepared volume."""
+    """Mean intensity inside the brain of a volume in model space."""
     return float(volume[volume > 0.05].mean())
 
 
@@ -308,9 +310,9 @@ def cyclegan_step(
     condition : (N, sites) one-hot site of each x, for a reverse generator that takes it: x is led back to its
     own site, and y to the site of the x it travels with.
     """
-    judges = [networks["discriminator_target"], networks["discriminator_source"]]
-    for judge in judges:
-        judge.requires_grad_(False)
+    of_target, of_source = networks["discriminator_target"], networks["discriminator_source"]
+    for discriminator in (of_target, of_source):
+        discriminator.requires_grad_(False)
     n = len(x)
     restoring = weights.restore > 0
     once = () if condition is None else (condition,)
@@ -321,8 +323,8 @@ def cyclegan_step(
         fake_y, same_y = forward[:n], forward[n : 2 * n]
         fake_x, same_x = backward[:n], backward[n:]
         parts = {
-            "adversarial_target": real_loss(judges[0](fake_y)),
-            "adversarial_source": real_loss(judges[1](fake_x)),
+            "adversarial_target": real_loss(of_target(fake_y)),
+            "adversarial_source": real_loss(of_source(fake_x)),
             "cycle_source": l1(networks["reverse"](fake_y, *once), x_clean),
             "cycle_target": l1(networks["generator"](fake_x), y),
             "identity_target": l1(same_y, y),
@@ -333,11 +335,11 @@ def cyclegan_step(
         loss = total(parts, weights)
     run.descend(loss, optimizers["generators"])
 
-    for judge in judges:
-        judge.requires_grad_(True)
+    for discriminator in (of_target, of_source):
+        discriminator.requires_grad_(True)
     with run.autocast():
-        scores_target = judges[0](torch.cat([y, fake_y.detach().to(y.dtype)]))
-        scores_source = judges[1](torch.cat([x_clean, fake_x.detach().to(x.dtype)]))
+        scores_target = of_target(torch.cat([y, fake_y.detach().to(y.dtype)]))
+        scores_source = of_source(torch.cat([x_clean, fake_x.detach().to(x.dtype)]))
         judged = discriminator_loss(scores_target[:n], scores_target[n:]) + discriminator_loss(
             scores_source[:n], scores_source[n:]
         )

@@ -18,9 +18,9 @@ from hz_train.checkpoint import load_checkpoint, save_checkpoint, with_prefix, w
 from hz_train.cohort import Cohort
 from hz_train.condition import one_hot
 from hz_train.cyclegan_task import CycleGANTask, Settings, even, scanner_view
-from hz_train.datasets import PreparedCohort, describe, load, statistics
+from hz_train.datasets import ModelInputs, describe, load, statistics
 from hz_train.fit import Run, Schedule, fit
-from hz_train.harmonizers import same_preparation
+from hz_train.harmonizers import same_model_space
 from hz_train.losses import Weights
 from hz_train.scores import score
 
@@ -102,108 +102,162 @@ def train_cyclegan(
         tells other sites apart, starts anew.
     Raises UsageError where a site is empty or stands on both sides, before anything is read.
     """
+    sources = _checked_sources(source, target)
+    recipe = recipe or Recipe()
+    used = cohort.at([*sources, target])
+    training, held = _split(used, sources, target, held_out, preset.schedule.seed)
+    inputs = load(used, recipe, preset.n4)
+    plan = _Plan(system, preset, sources, target, held_out, recipe, inputs.of(training), inputs.of(held))
+    del inputs  # the plan holds copies, and a cohort of 1 mm volumes is large
+    with Run.start(preset.schedule, device) as run:
+        task = plan.task(run)
+        origin = _go_on(task, start_from, plan)
+        fit(task, run, out, plan.identity(origin))
+        path = out / "harmonizer.safetensors"
+        if run.rank == 0:
+            facts = {"training_scans": _seen(plan.training, start_from), "licence": licence}
+            save_checkpoint(
+                path, _tensors(task), {**plan.described(origin), **facts, "metrics": plan.scores(task)}
+            )
+    return path
+
+
+def _checked_sources(source: Sequence[str], target: str) -> list[str]:
+    """The source sites, each once."""
     if target in source:
         raise UsageError(f"{target} is both source and target.", "Name different sites.")
     if not source:
         raise UsageError("no source site is given.", "Give --source SITE[,SITE...].")
-    source = list(dict.fromkeys(source))
-    used = cohort.at([*source, target])
-    training, held = used.split(held_out, preset.schedule.seed)
-    for name, sites in (("source", source), ("target", [target])):
+    return list(dict.fromkeys(source))
+
+
+def _split(
+    used: Cohort, sources: Sequence[str], target: str, held_out: float, seed: int
+) -> tuple[Cohort, Cohort]:
+    """(training, held-out) subjects, the former with scans of both sides."""
+    training, held = used.split(held_out, seed)
+    for name, sites in (("source", sources), ("target", [target])):
         if not any(scan.site in sites for scan in training.scans):
             raise UsageError(f"no {name} subject is left for training.", "Lower --held-out or add scans.")
-    recipe = recipe or Recipe()
-    prepared = load(used, recipe, preset.n4)
+    return training, held
 
-    def side(part: Cohort, sites: Sequence[str]) -> PreparedCohort:
-        return prepared.of(Cohort(tuple(s for s in part.scans if s.site in sites)))
 
-    train_x, train_y = side(training, source), side(training, [target])
-    held_x, held_y = side(held, source), side(held, [target])
-    run = Run.start(preset.schedule, device)
-    told = list(source) if preset.conditional and len(source) > 1 else []
-    condition = one_hot([scan.site for scan in train_x.scans], told) if told else None
-    grids = train_x.grids, train_y.grids, held_x.grids, held_y.grids
-    task = system.task(*grids, preset.settings, run, condition)
-    built_with = system.network(preset.settings)
-    origin = _go_on(task, start_from, {"kind": system.kind, "network": built_with}, recipe, told)
-    identity = {
-        "kind": system.kind,
-        "sources": list(source),
-        "target": target,
-        "held_out": held_out,
-        "recipe": recipe.to_dict(),
-        "settings": asdict(preset.settings),
-        "n4": preset.n4,
-        "started_from": origin,
-        "scans": sorted([sha, s.site, s.subject] for sha, s in zip(prepared.sha256, used.scans, strict=True)),
-        **({"conditional": True} if told else {}),
-    }
-    fit(task, run, out, identity)
-    path = out / "harmonizer.safetensors"
-    if run.rank == 0:
-        meta = {
-            "kind": system.kind,
-            "network": built_with,
-            "sources": list(source),
-            "conditional": bool(told),
-            "target": target,
-            "recipe": recipe.to_dict(),
-            "statistics": statistics(prepared.of(training).features),
-            "reference": reference_of(prepared.of(training).grids, prepared.of(training).features),
-            "cohort": {
-                "training": describe(prepared.of(training)),
-                "held_out": describe_or_none(prepared.of(held)),
-            },
-            "split": f"by subject, {held_out:.0%} of each site's subjects held out",
-            # By content, so that a study can tell whether it would score the network on what it has seen.
-            # With those of the checkpoint it went on from, whose weights remember them.
-            "training_scans": _seen(prepared.of(training), start_from),
-            "seed": preset.schedule.seed,
-            "schedule": asdict(preset.schedule),
-            "settings": asdict(preset.settings),
-            "n4": preset.n4,
+@dataclass(frozen=True)
+class _Plan:
+    """One training: what is fitted, to which scans, and what its files say of that."""
+
+    system: System
+    preset: Preset
+    sources: list[str]
+    target: str
+    held_out: float
+    recipe: Recipe
+    training: ModelInputs
+    held: ModelInputs
+
+    @property
+    def apart(self) -> list[str]:
+        """The sites that the reverse generator tells apart; none where the sources are one pool."""
+        return list(self.sources) if self.preset.conditional and len(self.sources) > 1 else []
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """What the forward generator is built with."""
+        return self.system.network(self.preset.settings)
+
+    def task(self, run: Run) -> CycleGANTask:
+        """The networks, new, and the scans that they are fitted to."""
+        x, y = _sides(self.training, self.target)
+        held_x, held_y = _sides(self.held, self.target)
+        condition = one_hot([scan.site for scan in x.scans], self.apart) if self.apart else None
+        grids = x.grids, y.grids, held_x.grids, held_y.grids
+        return self.system.task(*grids, self.preset.settings, run, condition)
+
+    def scores(self, task: CycleGANTask) -> dict[str, Any]:
+        """What the harmonizer does to the held-out scans."""
+        return held_out_scores(task, *_sides(self.held, self.target))
+
+    def identity(self, origin: dict[str, Any] | None) -> dict[str, Any]:
+        """Everything besides the schedule that decides the weights."""
+        parts = self.training, self.held
+        scans = [pair for part in parts for pair in zip(part.sha256, part.scans, strict=True)]
+        return {
+            "kind": self.system.kind,
+            "sources": list(self.sources),
+            "target": self.target,
+            "held_out": self.held_out,
+            "recipe": self.recipe.to_dict(),
+            "settings": asdict(self.preset.settings),
+            "n4": self.preset.n4,
             "started_from": origin,
-            "metrics": held_out_scores(task, held_x, held_y),
-            "licence": licence,
+            "scans": sorted([sha, scan.site, scan.subject] for sha, scan in scans),
+            **({"conditional": True} if self.apart else {}),
         }
-        tensors: dict[str, Any] = {}
-        for name, network in (task.networks | {"generator": task.harmonizer}).items():
-            if name != "average":
-                tensors.update(with_prefix(name, network.state_dict()))
-        save_checkpoint(path, tensors, meta)
-    return path
+
+    def described(self, origin: dict[str, Any] | None) -> dict[str, Any]:
+        """What the checkpoint says of itself, its scores and whom it has seen aside."""
+        return {
+            "kind": self.system.kind,
+            "network": self.network,
+            "sources": list(self.sources),
+            "conditional": bool(self.apart),
+            "target": self.target,
+            "recipe": self.recipe.to_dict(),
+            "statistics": statistics(self.training.features),
+            "reference": reference_of(self.training.grids, self.training.features),
+            "cohort": {"training": describe(self.training), "held_out": describe_or_none(self.held)},
+            "split": f"by subject, {self.held_out:.0%} of each site's subjects held out",
+            "seed": self.preset.schedule.seed,
+            "schedule": asdict(self.preset.schedule),
+            "settings": asdict(self.preset.settings),
+            "n4": self.preset.n4,
+            "started_from": origin,
+        }
 
 
-def _seen(training: PreparedCohort, start_from: Path | None) -> list[str]:
-    """Hashes of all scans that the weights come from; none where those of the first part are not known."""
+def _sides(part: ModelInputs, target: str) -> tuple[ModelInputs, ModelInputs]:
+    """(scans of the source sites, scans of the target site)."""
+    source, aim = (Cohort(tuple(s for s in part.scans if (s.site == target) is at)) for at in (False, True))
+    return part.of(source), part.of(aim)
+
+
+def _tensors(task: CycleGANTask) -> dict[str, Any]:
+    """The networks as they are saved, the average in the generator's place."""
+    tensors: dict[str, Any] = {}
+    for name, network in (task.networks | {"generator": task.harmonizer}).items():
+        if name != "average":
+            tensors.update(with_prefix(name, network.state_dict()))
+    return tensors
+
+
+def _seen(training: ModelInputs, start_from: Path | None) -> list[str]:
+    """Hashes of all scans that the weights come from; none where those of the first part are not known.
+
+    By content, so that a study can tell whether it would score the network on what it has seen; with those of
+    the checkpoint that training went on from, whose weights remember them.
+    """
     before = [] if start_from is None else load_checkpoint(start_from)[1].get("training_scans")
     if start_from is not None and not before:
         return []
     return sorted({*training.sha256, *(before or ())})
 
 
-def _go_on(
-    task: CycleGANTask, checkpoint: Path | None, wanted: dict[str, Any], recipe: Recipe, told: list[str]
-) -> dict[str, Any] | None:
-    """Give a new task the networks of a checkpoint; returns what the new checkpoint says of the old one.
-
-    wanted : the checkpoint's kind and network.  told : the sites that the new reverse generator tells apart.
-    """
+def _go_on(task: CycleGANTask, checkpoint: Path | None, plan: _Plan) -> dict[str, Any] | None:
+    """Give a new task the networks of a checkpoint; returns what the new checkpoint says of the old one."""
     if checkpoint is None:
         return None
     tensors, meta = load_checkpoint(checkpoint)
-    if meta.get("kind") != wanted["kind"] or not same_preparation(meta, recipe):
+    if meta.get("kind") != plan.system.kind or not same_model_space(meta, plan.recipe):
         raise UsageError(
-            f"{checkpoint.name} is no {wanted['kind']} of this recipe.", "Name the checkpoint of one."
+            f"{checkpoint.name} is no {plan.system.kind} of this recipe.", "Name the checkpoint of one."
         )
-    if meta["network"] != wanted["network"]:
+    if meta["network"] != plan.network:
         size = ", ".join(f"{key} {value}" for key, value in meta["network"].items())
         raise UsageError(f"{checkpoint.name} has networks of {size}.", "Ask for the same ones.")
     anew = []
     for name, network in task.networks.items():
         state = without_prefix("generator" if name == "average" else name, tensors)
-        other_sites = name == "reverse" and (meta["sources"] if meta.get("conditional") else []) != told
+        other_sites = name == "reverse" and (meta["sources"] if meta.get("conditional") else []) != plan.apart
         if state and not other_sites:
             network.load_state_dict(state)
         else:
@@ -212,12 +266,12 @@ def _go_on(
     return {**kept, "anew": anew} if anew else kept
 
 
-def describe_or_none(prepared: PreparedCohort) -> dict[str, object] | None:
+def describe_or_none(inputs: ModelInputs) -> dict[str, object] | None:
     """`describe`, or None for an empty part."""
-    return describe(prepared) if len(prepared) else None
+    return describe(inputs) if len(inputs) else None
 
 
-def held_out_scores(task: CycleGANTask, held_x: PreparedCohort, held_y: PreparedCohort) -> dict[str, Any]:
+def held_out_scores(task: CycleGANTask, held_x: ModelInputs, held_y: ModelInputs) -> dict[str, Any]:
     """What the harmonizer does to subjects it never saw, seen through simulated scanners.
 
     restoration : mean |harmonized - real| inside the brain of target-site subjects, intensity units,

@@ -1,4 +1,4 @@
-"""ModelInput volumes in memory: 64^3 float32 are 1 MB each, so that whole cohorts fit."""
+"""A cohort in model space, in memory: volumes of 64^3 float32 are 1 MB each, so that whole cohorts fit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class PreparedCohort:
+class ModelInputs:
     """Scans and their grids, (n, 64, 64, 64) float32 in [0, 1], in the same order."""
 
     scans: tuple[Scan, ...]
@@ -30,11 +30,11 @@ class PreparedCohort:
     def __len__(self) -> int:
         return len(self.scans)
 
-    def of(self, cohort: Cohort) -> PreparedCohort:
+    def of(self, cohort: Cohort) -> ModelInputs:
         """Those scans that are in `cohort`, in this order."""
         wanted = {scan.path for scan in cohort.scans}
         keep = [i for i, scan in enumerate(self.scans) if scan.path in wanted]
-        return PreparedCohort(
+        return ModelInputs(
             tuple(self.scans[i] for i in keep),
             self.grids[keep],
             tuple(self.features[i] for i in keep),
@@ -47,8 +47,10 @@ class PreparedCohort:
         return np.array([np.nan if s.age is None else s.age for s in self.scans], np.float32)
 
 
-def load(cohort: Cohort, recipe: Recipe, n4: bool = False) -> PreparedCohort:
-    """Read and prepare every scan with the runtime's own code. Raises ScanError naming the first bad file.
+def load(cohort: Cohort, recipe: Recipe, n4: bool = False) -> ModelInputs:
+    """Read every scan and bring it to model space with the runtime's own code.
+
+    Raises ScanError naming the first bad file.
 
     n4 : take the receive field out first (`hz_runtime.preparation.n4`). The features stay those of the
         scans as they are, because that is how hz-run will meet scans.
@@ -56,20 +58,20 @@ def load(cohort: Cohort, recipe: Recipe, n4: bool = False) -> PreparedCohort:
 
     def one(scan: Scan) -> tuple[ModelInput, str]:
         volume = read_volume(scan.path)
-        prepared = to_model_space(volume, recipe)
+        made = to_model_space(volume, recipe)
         if n4:
             flat = replace(volume, data=corrected(volume.data, volume.affine))
-            prepared = replace(prepared, grid=to_model_space(flat, recipe).grid)
-        return prepared, volume.sha256
+            made = replace(made, grid=to_model_space(flat, recipe).grid)
+        return made, volume.sha256
 
     with ThreadPoolExecutor(2) as pool:
         done = list(
-            tqdm(pool.map(one, cohort.scans), total=len(cohort.scans), desc="preparing", disable=None)
+            tqdm(pool.map(one, cohort.scans), total=len(cohort.scans), desc="to model space", disable=None)
         )
-    return PreparedCohort(
+    return ModelInputs(
         cohort.scans,
-        np.stack([prepared.grid for prepared, _ in done]),
-        tuple(prepared.features for prepared, _ in done),
+        np.stack([made.grid for made, _ in done]),
+        tuple(made.features for made, _ in done),
         tuple(sha for _, sha in done),
     )
 
@@ -88,12 +90,12 @@ def statistics(features: tuple[Mapping[str, float], ...]) -> dict[str, dict[str,
     return table
 
 
-def describe(prepared: PreparedCohort) -> dict[str, object]:
+def describe(inputs: ModelInputs) -> dict[str, object]:
     """The cohort in numbers, for checkpoints and model cards; no file names, no subject names."""
-    known = prepared.ages[np.isfinite(prepared.ages)]
+    known = inputs.ages[np.isfinite(inputs.ages)]
     sites: dict[str, object] = {}
-    for site in sorted({s.site for s in prepared.scans}):
-        rows = [s for s in prepared.scans if s.site == site]
+    for site in sorted({s.site for s in inputs.scans}):
+        rows = [s for s in inputs.scans if s.site == site]
         ages = [s.age for s in rows if s.age is not None]
         sites[site] = {
             "scans": len(rows),
@@ -101,8 +103,8 @@ def describe(prepared: PreparedCohort) -> dict[str, object]:
             "age_range": [min(ages), max(ages)] if ages else None,
         }
     return {
-        "n_scans": len(prepared),
-        "n_subjects": len({s.subject for s in prepared.scans}),
+        "n_scans": len(inputs),
+        "n_subjects": len({s.subject for s in inputs.scans}),
         "sites": sites,
         "age_range": [float(known.min()), float(known.max())] if known.size else None,
         "age_mean": float(known.mean()) if known.size else None,

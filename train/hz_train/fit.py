@@ -10,11 +10,12 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hz_runtime.errors import UsageError
+from hz_train.ahead import Arrays, batches_ahead, workers
 from hz_train.checkpoint import (
     load_checkpoint,
     load_optimizer,
@@ -67,14 +69,19 @@ class Schedule:
 
 
 class Task(Protocol):
-    """What is trained: networks, their optimizers, and one step."""
+    """What is trained: networks, their optimizers, and one step.
+
+    arrays : (epoch, step) to what that step is trained on, as numpy holds it; a pure function that is called
+        from other threads, ahead of the step.  step : the same arrays as tensors, as `Run.put` makes them.
+    """
 
     networks: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
 
     def steps(self, epoch: int) -> int: ...
     def rate(self, epoch: int) -> float: ...
-    def step(self, epoch: int, index: int, run: Run) -> dict[str, Tensor]: ...
+    def arrays(self, epoch: int, index: int, /) -> Arrays: ...
+    def step(self, epoch: int, batch: Sequence[Tensor], run: Run) -> dict[str, Tensor]: ...
     def picture(self, path: Path) -> None: ...
     def evaluate(self, epoch: int) -> dict[str, float]: ...
 
@@ -84,22 +91,26 @@ class EarlyStopping(Protocol):
     """A task whose learning rate, or end, depends on how training went."""
 
     def review(self, history: Sequence[Mapping[str, float]]) -> bool:
-        """Told before every epoch, and at the end, what was logged of those done; True ends training.
+        """Called before every epoch, and at the end, with the rows logged so far; True ends training.
 
-        A resumed run is told of the epochs before it, too.
+        A resumed run's history begins with the first epoch, too.
         """
         ...
 
 
 @dataclass
 class Run:
-    """Device, precision and gradient exchange, as a step needs them."""
+    """Device, precision and gradient exchange, as a step needs them.
+
+    `with Run.start(...) as run:` leaves the process group at the end, where it was joined at the start.
+    """
 
     schedule: Schedule
     device: torch.device
     world: int = 1
     rank: int = 0
     scaler: torch.amp.GradScaler | None = None
+    joined: bool = False  # the process group, by this run and not before it
 
     @classmethod
     def start(cls, schedule: Schedule, device: str = "auto") -> Run:
@@ -108,17 +119,25 @@ class Run:
             raise UsageError(f"precision {schedule.precision!r} is unknown.", "Choose float32, bf16 or fp16.")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        world, rank = 1, 0
+        world, rank, joined = 1, 0, False
         if torch.distributed.is_torchelastic_launched():
             if not torch.distributed.is_initialized():
                 torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+                joined = True
             world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
             if device == "cuda":
                 device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
                 torch.cuda.set_device(device)  # NCCL sends Python objects through the current device
         where = torch.device(device)
         scaler = torch.amp.GradScaler(where.type) if schedule.precision == "fp16" else None
-        return cls(schedule, where, world, rank, scaler)
+        return cls(schedule, where, world, rank, scaler, joined)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.joined:
+            torch.distributed.destroy_process_group()
 
     def autocast(self) -> AbstractContextManager[object]:
         """Mixed precision for the forward pass."""
@@ -143,8 +162,17 @@ class Run:
     def lay_out(self, network: nn.Module, axes: int) -> nn.Module:
         """A network on the device, in the layout chosen; axes : of the arrays it is given, as in `put`."""
         if self.schedule.channels_last:
+            # torch's overloads of Module.to leave out the one of its documentation with a layout alone.
             network.to(memory_format=LAYOUTS[axes])  # type: ignore[call-overload]
         return network.to(self.device)
+
+    def compiled(self, network: nn.Module) -> nn.Module:
+        """A network as its steps call it: by torch.compile where the schedule says so."""
+        if not self.schedule.compile:
+            return network
+        made = torch.compile(network)
+        assert isinstance(made, nn.Module), "torch.compile of a module is a module"
+        return made
 
     def shared(self, values: dict[str, float]) -> dict[str, float]:
         """Rank 0's values, on every process."""
@@ -210,24 +238,38 @@ def fit(
     first = len(history)
     total = sum(task.steps(epoch) for epoch in range(first, schedule.epochs))
     logs = _Logs(out, first) if run.rank == 0 else None
+    stops = isinstance(task, EarlyStopping)
+    left = range(first, schedule.epochs)
+    # Nothing is made ahead for an epoch that may never come.
+    spans = [range(epoch, epoch + 1) for epoch in left] if stops else [left]
     with tqdm(total=total, unit="step", disable=None if run.rank == 0 else True, smoothing=0.05) as bar:
-        for epoch in range(first, schedule.epochs):
+        for span in spans:
             if isinstance(task, EarlyStopping) and task.review(history):
                 break
-            row = _one_epoch(task, run, epoch, bar, logs)
-            history.append(run.shared(row) if isinstance(task, EarlyStopping) else row)
-            if run.rank == 0:
-                _save(task, run, out, history, identity)
-                every = schedule.picture_every
-                if every and ((epoch + 1) % every == 0 or epoch + 1 == schedule.epochs):
-                    task.picture(out / f"epoch-{epoch + 1:03d}.png")
-            if after_epoch:
-                after_epoch(epoch)
+            steps = ((epoch, index) for epoch in span for index in range(task.steps(epoch)))
+            with closing(batches_ahead(task.arrays, steps, workers(run.device.type, run.world))) as batches:
+                for epoch in span:
+                    row = _one_epoch(task, run, epoch, batches, bar, logs)
+                    history.append(run.shared(row) if stops else row)
+                    if run.rank == 0:
+                        _save(task, run, out, history, identity)
+                        _draw(task, schedule, out, epoch)
+                    if after_epoch:
+                        after_epoch(epoch)
     if isinstance(task, EarlyStopping):
         task.review(history)
 
 
-def _one_epoch(task: Task, run: Run, epoch: int, bar: Any, logs: _Logs | None) -> dict[str, float]:
+def _draw(task: Task, schedule: Schedule, out: Path, epoch: int) -> None:
+    """The picture of an epoch, where one is due."""
+    every = schedule.picture_every
+    if every and ((epoch + 1) % every == 0 or epoch + 1 == schedule.epochs):
+        task.picture(out / f"epoch-{epoch + 1:03d}.png")
+
+
+def _one_epoch(
+    task: Task, run: Run, epoch: int, batches: Iterable[Arrays], bar: Any, logs: _Logs | None
+) -> dict[str, float]:
     """Train for an epoch; returns the row of the log."""
     rate = task.rate(epoch)
     for optimizer in task.optimizers.values():
@@ -239,18 +281,16 @@ def _one_epoch(task: Task, run: Run, epoch: int, bar: Any, logs: _Logs | None) -
     torch.manual_seed((run.schedule.seed * 100_003 + epoch) * run.world + run.rank)
     sums: dict[str, Tensor] = {}
     count = task.steps(epoch)
-    for index in range(count):
-        for name, value in task.step(epoch, index, run).items():
+    for arrays in islice(batches, count):
+        batch = [run.put(array) for array in arrays]
+        for name, value in task.step(epoch, batch, run).items():
             # Sums stay on the device: reading a number back every step would stall a GPU.
             sums[name] = sums[name] + value.detach() if name in sums else value.detach()
         bar.update()
     means = {name: float(value) / count for name, value in sums.items()}
-    for name, value in means.items():
-        if not np.isfinite(value):
-            raise UsageError(
-                f"{name} became {value} in epoch {epoch + 1}.",
-                DIVERGED,
-            )
+    for name, mean in means.items():
+        if not np.isfinite(mean):
+            raise UsageError(f"{name} became {mean} in epoch {epoch + 1}.", DIVERGED)
     for name, network in task.networks.items():  # after the last step, whose loss may have been finite still
         if not all(bool(p.isfinite().all()) for p in network.parameters()):
             raise UsageError(f"weights of {name} became non-finite in epoch {epoch + 1}.", DIVERGED)
@@ -258,7 +298,7 @@ def _one_epoch(task: Task, run: Run, epoch: int, bar: Any, logs: _Logs | None) -
     row = {"lr": rate, **means}
     if logs:
         if bar.disable:  # no terminal: one plain line an epoch
-            text = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
+            text = "  ".join(f"{name} {mean:.4g}" for name, mean in means.items())
             print(f"epoch {epoch + 1} of {run.schedule.epochs}  {text}", flush=True)
         row |= task.evaluate(epoch)
         logs.add(epoch + 1, row)
@@ -322,7 +362,7 @@ def _resume(task: Task, run: Run, out: Path, identity: dict[str, Any]) -> list[d
         load_optimizer(optimizer, without_prefix(f"optimizer.{name}", tensors))
     if run.scaler and meta["scaler"]:
         run.scaler.load_state_dict(meta["scaler"])
-    # A state written before histories were kept has none; only watchful tasks, which are younger, read them.
+    # A state written before histories were kept has none; tasks with early stopping are younger.
     return list(meta.get("history") or [{} for _ in range(done)])
 
 

@@ -24,8 +24,8 @@ GENERATORS: dict[str, type[nn.Module]] = {"volume_cyclegan": Generator, "slice_c
 def harmonized(volumes: F32, checkpoint: Path, recipe: Recipe, run: Run) -> F32:
     """Volumes through a harmonizer checkpoint of either system, (n, D, H, W) float32.
 
-    recipe : how the volumes were prepared. Raises UsageError for another kind of checkpoint, or one whose
-    volumes are prepared otherwise.
+    recipe : how the volumes were brought to model space. Raises UsageError for another kind of
+    checkpoint, or one of another model space.
     """
     network, _ = read_harmonizer(checkpoint, recipe)
     return applied(network.to(run.device), volumes, run)
@@ -35,7 +35,7 @@ def read_harmonizer(checkpoint: Path, recipe: Recipe) -> tuple[nn.Module, dict[s
     """(forward generator in evaluation mode on the CPU, meta) of a checkpoint. Raises UsageError as above."""
     tensors, meta = load_checkpoint(checkpoint)
     build = GENERATORS.get(str(meta.get("kind")))
-    if build is None or not same_preparation(meta, recipe):
+    if build is None or not same_model_space(meta, recipe):
         raise UsageError(
             f"{checkpoint.name} is not a harmonizer of this recipe.",
             "Give a checkpoint of hz-train cyclegan, or of hz-train canonical with the same --grid.",
@@ -45,6 +45,6 @@ def read_harmonizer(checkpoint: Path, recipe: Recipe) -> tuple[nn.Module, dict[s
     return network, meta
 
 
-def same_preparation(meta: dict[str, Any], recipe: Recipe) -> bool:
-    """Whether a checkpoint's volumes are prepared as `recipe` says, whichever slices of them are read."""
+def same_model_space(meta: dict[str, Any], recipe: Recipe) -> bool:
+    """Whether a checkpoint's model space is that of `recipe`, whichever slices of a volume are read."""
     return bool(meta.get("recipe")) and Recipe.from_dict(meta["recipe"]).prepares_as(recipe)

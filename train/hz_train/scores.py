@@ -185,7 +185,8 @@ def _mean_of_others(values: F64, subjects: Sequence[str]) -> F64:
     """(n,) means over the scans of all subjects but each scan's own; nan where there is no other."""
     _, code, scans = np.unique(np.asarray(subjects), return_inverse=True, return_counts=True)
     others = np.where(scans < len(values), len(values) - scans, np.nan)
-    return ((values.sum() - np.bincount(code, values)) / others)[code]
+    means: F64 = (values.sum() - np.bincount(code, values)) / others
+    return means[code]
 
 
 def _stored(estimate: Estimate, n: int, how: str) -> dict[str, Any]:

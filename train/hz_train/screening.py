@@ -55,8 +55,8 @@ NOTICE = "An outlier is unlike the others, not wrong: look at it before you leav
 class Screened:
     """One scan, judged.
 
-    result : its score; infinite, without measures, for a scan that cannot be read or prepared.
-    slices : the middle sagittal, coronal and axial slice of the prepared scan, float32 in [0, 1].
+    result : its score; infinite, without measures, for a scan that cannot be read or brought to model space.
+    slices : the middle sagittal, coronal and axial slice of the scan in model space, float32 in [0, 1].
     """
 
     scan: Scan
@@ -70,7 +70,7 @@ class Screened:
 
 @dataclass(frozen=True)
 class Screening:
-    """scans in the order of the cohort; means: of each site, the middle slices of its mean prepared scan."""
+    """scans in the order of the cohort; means: of each site, the middle slices of its mean scan."""
 
     scans: tuple[Screened, ...]
     means: Mapping[str, tuple[F32, ...]]
@@ -92,17 +92,17 @@ class Screening:
 def screen(
     cohort: Cohort, recipe: Recipe | None = None, threshold: float = THRESHOLD, workers: int = 2
 ) -> Screening:
-    """Read, prepare and judge every scan. A scan that cannot be used is an outlier, and says why."""
+    """Score every scan in model space. One that cannot be used is an outlier, and says why."""
     recipe = recipe or Recipe()
 
     def one(scan: Scan) -> tuple[Screened, F32 | None]:
         try:
-            prepared = to_model_space(read_volume(scan.path), recipe)
+            made = to_model_space(read_volume(scan.path), recipe)
         except ScanError as error:
             return Screened(scan, OutlierScore(float("inf"), {}, {}, (error.one_line,))), None
-        features = {**prepared.features, "shift_mm": float(np.linalg.norm(prepared.shift_mm))}
-        found = OutlierScore(0.0, {}, measured(features, prepared.grid), ())
-        return Screened(scan, found, _middle(prepared.grid)), coarse(prepared.grid)
+        features = {**made.features, "shift_mm": float(np.linalg.norm(made.shift_mm))}
+        found = OutlierScore(0.0, {}, measured(features, made.grid), ())
+        return Screened(scan, found, _middle(made.grid)), coarse(made.grid)
 
     with ThreadPoolExecutor(workers) as pool:
         read = list(

@@ -1,6 +1,6 @@
 """The slice CycleGAN of Bashyam et al. 2020: the 2D networks of Zhu 2017 on axial slices.
 
-Choices made here, where a photograph and a prepared brain differ:
+Choices made here, where a photograph and a brain in model space differ:
 
 - one channel; norm layers have no affine parameters (PyTorch's default for InstanceNorm2d), convs have
   biases, as in Zhu's own code;
@@ -51,7 +51,8 @@ class SliceBlock(nn.Module):
         self.body = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        change: Tensor = self.body(x)
+        return x + change
 
 
 class SliceGenerator(nn.Module):
@@ -92,7 +93,8 @@ class SliceGenerator(nn.Module):
                 last.bias.zero_()
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        out = x + self.layers(with_planes(x, condition))
+        change: Tensor = self.layers(with_planes(x, condition))
+        out = x + change
         return out if self.training else out.clamp(0, 1)
 
 
@@ -115,4 +117,5 @@ class SliceDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 4, 1, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        scores: Tensor = self.layers(x)
+        return scores

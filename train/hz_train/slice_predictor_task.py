@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hz_runtime.inference.slice_wise import axial_slices
-from hz_train.ahead import Ahead
 from hz_train.apply import applied
 from hz_train.augment import Augmentation, scanner
 from hz_train.fit import Run, adam
@@ -45,7 +44,7 @@ class SlicePredictorSettings:
 
 
 class SlicePredictorTask:
-    """volumes : (n, D, H, N) float32, the N slices of each prepared (and harmonized) scan that are read.
+    """volumes : (n, D, H, N) float32, the N slices of each (harmonized) scan in model space that are read.
 
     wanted : (n,) float32: years, or with `classify` 1 for the positive label and 0 for the other.
     validation, validation_wanted : the same of other subjects, who decide when to stop; may be empty.
@@ -75,11 +74,10 @@ class SlicePredictorTask:
             # Among the networks, so that it is saved and resumed with them; no optimizer knows it.
             self.networks["best"] = copy.deepcopy(network).requires_grad_(False)
         self.optimizers: dict[str, torch.optim.Optimizer] = {"predictor": adam([network], run.schedule)}
-        self.call = torch.compile(network) if run.schedule.compile else network
+        self.call = run.compiled(network)
         self.losses: list[float] = []
         self.validation_losses: list[float] = []
         self.ended = ""
-        self._ahead = Ahead(self._arrays, self.steps, run)
 
     @property
     def predictor(self) -> nn.Module:
@@ -99,12 +97,12 @@ class SlicePredictorTask:
 
     def steps(self, epoch: int) -> int:
         """Full batches only: batch norm has no statistics of a single slice."""
-        n, _, _, depth = self.volumes.shape
-        slices = n * (self.settings.per_scan or depth)
+        slices = len(self.volumes) * (self.settings.per_scan or int(self.volumes.shape[3]))
         return max(1, slices // (self.run.schedule.batch * self.run.world))
 
-    def step(self, epoch: int, index: int, run: Run) -> dict[str, Tensor]:
-        slices, targets = self._ahead.take(epoch, index)
+    def step(self, epoch: int, batch: Sequence[Tensor], run: Run) -> dict[str, Tensor]:
+        """One update of the network. batch : slices (N, 1, D, H) and what is wanted of each, (N,)."""
+        slices, targets = batch
         wanted = targets.reshape(-1, 1)
         with run.autocast():
             answers = self.call(slices)
@@ -117,7 +115,8 @@ class SlicePredictorTask:
         run.descend(loss, self.optimizers["predictor"])
         return {"loss": loss, **said}
 
-    def _arrays(self, epoch: int, index: int) -> tuple[F32, F32]:
+    def arrays(self, epoch: int, index: int) -> tuple[F32, F32]:
+        """The slices (N, D, H) of a step, varied where asked for, and what is wanted of each, (N,)."""
         schedule, run = self.run.schedule, self.run
         n, _, _, depth = self.volumes.shape
         order = np.random.default_rng([schedule.seed, 3, epoch]).permutation(n * depth)

@@ -15,8 +15,8 @@ from hz_runtime.inference.slice_wise import middle
 from hz_runtime.model_space.outliers import reference_of
 from hz_runtime.model_space.recipe import Recipe
 from hz_train.checkpoint import load_checkpoint, save_checkpoint, with_prefix
-from hz_train.cohort import Cohort, Scan, pseudonym, pseudonyms
-from hz_train.datasets import PreparedCohort, describe, load, statistics
+from hz_train.cohort import LEAST_SUBJECTS, Cohort, Scan, pseudonym, pseudonyms, with_known_age
+from hz_train.datasets import ModelInputs, describe, load, statistics
 from hz_train.fit import Run, Schedule, fit
 from hz_train.harmonizers import harmonized
 from hz_train.scores import age_scores, diagnosis_scores
@@ -26,7 +26,6 @@ from hz_train.slice_resnet import SMALLEST
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-LEAST_SUBJECTS = 4
 
 
 @dataclass(frozen=True)
@@ -92,9 +91,9 @@ class Question:
         ill = {s.subject for s in cohort.scans if s.group == self.labels[1]}
         return [cohort.of(set(cohort.subjects) - ill), cohort.of(ill)]
 
-    def values(self, prepared: PreparedCohort) -> F32:
+    def values(self, inputs: ModelInputs) -> F32:
         """(n,) float32 wanted."""
-        return np.array([self.wanted(scan) for scan in prepared.scans], np.float32)
+        return np.array([self.wanted(scan) for scan in inputs.scans], np.float32)
 
 
 def train_slice_age(
@@ -105,15 +104,7 @@ def train_slice_age(
     sites : whose scans are used; none for all.  given : harmonizer, recipe, device, licence of `_train`.
     Raises UsageError where too few subjects with an age are left.
     """
-    used = (cohort.at(sites) if sites else cohort).with_age()
-    if preset.controls_only:
-        used = Cohort(tuple(s for s in used.scans if s.group in ("control", "n/a")))
-    if len(used.subjects) < LEAST_SUBJECTS:
-        raise UsageError(
-            f"{len(used.subjects)} subjects with an age are left; training and scoring need at least "
-            f"{LEAST_SUBJECTS}.",
-            "Check the age, site and group columns, or pass --all-groups.",
-        )
+    used = with_known_age(cohort, sites, preset.controls_only)
     return _train(used, out / "age.safetensors", preset, Question("age", lambda s: s.age or 0.0), **given)
 
 
@@ -172,7 +163,40 @@ def _train(
     """harmonizer : checkpoint of hz-train canonical or cyclegan that every scan passes through first.
     recipe : its `middle_slices` are read; of `slice_recipe` by default.
     """
-    recipe = recipe or slice_recipe()
+    recipe = _checked(recipe or slice_recipe())
+    with Run.start(preset.schedule, device) as run:
+        loaded = load(used, recipe)
+        inputs = _read_slices(loaded, recipe, harmonizer, run)
+        # Of whole volumes, as hz-run will compare them; behind a harmonizer its own cohort is what counts.
+        whole = None if harmonizer else loaded
+        del loaded  # a cohort of 1 mm volumes is large
+        identity = {
+            "kind": "slice_resnet",
+            "task": question.task,
+            "labels": list(question.labels),
+            "recipe": recipe.to_dict(),
+            "settings": asdict(preset.settings),
+            "harmonizer": load_checkpoint(harmonizer)[1]["sha256"] if harmonizer else None,
+        }
+        fits = _Fits(inputs, preset, question, run, path.parent, identity)
+        predicted, task, how = fits.folds(used) if preset.folds else fits.one_split(used)
+        if run.rank == 0:
+            training = inputs.of(fits.training)
+            compared = None if whole is None else whole.of(fits.training)
+            meta = {
+                **identity,
+                **_described(preset, recipe, question, used, training),
+                **_results(question, predicted, how),
+                "reference": {} if compared is None else reference_of(compared.grids, compared.features),
+                "ended": {"epochs": len(task.losses), "why": task.ended or "the schedule's last epoch"},
+                "licence": licence,
+            }
+            save_checkpoint(path, with_prefix("predictor", task.predictor.state_dict()), meta)
+    return path
+
+
+def _checked(recipe: Recipe) -> Recipe:
+    """A recipe whose slices can be predicted from."""
     if not recipe.middle_slices:
         raise UsageError("the recipe names no middle slices.", "Say how many are read:  --slices N")
     if min(recipe.grid_shape[:2]) < SMALLEST:
@@ -180,49 +204,34 @@ def _train(
             f"slices of {recipe.grid_shape[0]} x {recipe.grid_shape[1]} are too small to predict from.",
             f"Give a --grid of at least {SMALLEST}.",
         )
-    run = Run.start(preset.schedule, device)
-    prepared = load(used, recipe)
-    # Of whole volumes, as hz-run will compare them; and behind a harmonizer its own cohort is what counts.
-    whole = None if harmonizer else prepared
-    grids = prepared.grids if harmonizer is None else harmonized(prepared.grids, harmonizer, recipe, run)
+    return recipe
+
+
+def _read_slices(whole: ModelInputs, recipe: Recipe, harmonizer: Path | None, run: Run) -> ModelInputs:
+    """The slices that are read of each volume, behind the harmonizer where there is one."""
+    grids = whole.grids if harmonizer is None else harmonized(whole.grids, harmonizer, recipe, run)
     read = middle(recipe.grid_shape[2], recipe.middle_slices)
-    prepared = replace(prepared, grids=np.ascontiguousarray(grids[..., read]))
-    identity = {
-        "kind": "slice_resnet",
-        "task": question.task,
-        "labels": list(question.labels),
-        "recipe": recipe.to_dict(),
-        "settings": asdict(preset.settings),
-        "harmonizer": load_checkpoint(harmonizer)[1]["sha256"] if harmonizer else None,
+    return replace(whole, grids=np.ascontiguousarray(grids[..., read]))
+
+
+def _described(
+    preset: SlicePredictorPreset, recipe: Recipe, question: Question, used: Cohort, training: ModelInputs
+) -> dict[str, Any]:
+    """What the checkpoint says of the network and of whom it has learned from."""
+    return {
+        "network": {
+            "width": preset.settings.width,
+            "shape": list(recipe.grid_shape[:2]),
+            "classify": bool(question.labels),
+        },
+        "sources": sorted({s.site for s in used.scans}),
+        "target": None,
+        "statistics": statistics(training.features),
+        "cohort": {"training": describe(training)},
+        "validation": preset.validation,
+        "seed": preset.schedule.seed,
+        "schedule": asdict(preset.schedule),
     }
-    fits = _Fits(prepared, preset, question, run, path.parent, identity)
-    predicted, task, how = fits.folds(used) if preset.folds else fits.one_split(used)
-    if run.rank == 0:
-        training = prepared.of(fits.training)
-        meta = {
-            **identity,
-            "network": {
-                "width": preset.settings.width,
-                "shape": list(recipe.grid_shape[:2]),
-                "classify": bool(question.labels),
-            },
-            "sources": sorted({s.site for s in used.scans}),
-            "target": None,
-            "statistics": statistics(training.features),
-            "reference": {}
-            if whole is None
-            else reference_of(whole.of(fits.training).grids, training.features),
-            "cohort": {"training": describe(training)},
-            "split": how,
-            "validation": preset.validation,
-            "seed": preset.schedule.seed,
-            "schedule": asdict(preset.schedule),
-            "ended": {"epochs": len(task.losses), "why": task.ended or "the schedule's last epoch"},
-            **_results(question, predicted, how),
-            "licence": licence,
-        }
-        save_checkpoint(path, with_prefix("predictor", task.predictor.state_dict()), meta)
-    return path
 
 
 @dataclass(frozen=True)
@@ -245,18 +254,20 @@ def _results(question: Question, predicted: _Predicted, how: str) -> dict[str, A
     if question.labels:
         said = {"positive": wanted.astype(int).tolist(), "probability": answers.tolist(), **who}
         return {
+            "split": how,
             "held_out_predictions": said,
             "metrics": diagnosis_scores(wanted > 0.5, answers, subjects, how),
         }
     said = {"age": wanted.tolist(), "raw": answers.tolist(), **who}
-    return {"held_out_predictions": said, "metrics": age_scores(wanted, answers, subjects, how)}
+    metrics = age_scores(wanted, answers, subjects, how)
+    return {"split": how, "held_out_predictions": said, "metrics": metrics}
 
 
 @dataclass
 class _Fits:
     """The networks that one training needs: one, or one a fold and a last one."""
 
-    prepared: PreparedCohort
+    inputs: ModelInputs
     preset: SlicePredictorPreset
     question: Question
     run: Run
@@ -303,7 +314,7 @@ class _Fits:
 
     def _fit(self, cohort: Cohort, name: str) -> SlicePredictorTask:
         learning, stopping = self._split(cohort, self.preset.validation)
-        inside, outside = self.prepared.of(learning), self.prepared.of(stopping)
+        inside, outside = self.inputs.of(learning), self.inputs.of(stopping)
         known, asked = self.question.values(inside), self.question.values(outside)
         task = SlicePredictorTask(
             inside.grids,
@@ -323,7 +334,7 @@ class _Fits:
         return task
 
     def _predicted(self, task: SlicePredictorTask, training: Cohort, held: Cohort) -> _Predicted:
-        scans = self.prepared.of(held)
+        scans = self.inputs.of(held)
         wanted = self.question.values(scans).astype(np.float64)
         fold = {"subjects": pseudonyms(held), "trained_on": pseudonyms(training)}
         return _Predicted(wanted, task.predict(scans.grids), [s.subject for s in scans.scans], [fold])

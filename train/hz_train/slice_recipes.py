@@ -1,4 +1,4 @@
-"""How volumes are prepared for networks of slices: the grid whose axial slices they read."""
+"""The model space of networks of slices: the grid whose axial slices they read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def slice_recipe(
     """The recipe of a slice system.
 
     grid : (D, H, W) voxels over the template's field of view. Up to 91 x 109 x 91 they are taken from the
-        2 mm template, as Komandur 2023 prepares volumes; larger ones from that of 1 mm.
+        2 mm template, as in Komandur 2023; larger ones from that of 1 mm.
     slices : middle axial slices that a predictor reads; None for those of 80 mm.
     intensity : see `hz_runtime.model_space.intensity`. Min-max leaves a slice's brightness to the
         one brightest voxel of its scan; percentiles do not.

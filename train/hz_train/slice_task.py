@@ -21,7 +21,7 @@ from hz_train.slice_cyclegan import SliceDiscriminator, SliceGenerator
 
 F32 = NDArray[np.float32]
 
-BRAIN = 0.05  # intensity above which a pixel of a prepared volume counts as brain
+BRAIN = 0.05  # intensity above which a pixel in model space counts as brain
 LEAST_SHARE = 0.01  # of a slice's pixels that must be brain for it to be trained on
 
 

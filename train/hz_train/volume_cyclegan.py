@@ -49,7 +49,8 @@ class ResidualBlock(nn.Module):
         self.body = nn.Sequential(_conv(channels, channels), _conv(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        change: Tensor = self.body(x)
+        return x + change
 
 
 class Generator(nn.Module):
@@ -74,7 +75,8 @@ class Generator(nn.Module):
         with torch.no_grad():
             self.last.weight.mul_(LAST_CONV_SCALE)
             self.last.weight[0, width, 1, 1, 1] = 1.0
-            self.last.bias.zero_()
+            if self.last.bias is not None:
+                self.last.bias.zero_()
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         stem = self.stem(with_planes(x, condition))  # (N, 32, 64, 64, 64)
@@ -83,7 +85,7 @@ class Generator(nn.Module):
         deep = self.blocks(down2)
         up1 = self.up1(torch.cat([deep, down2], 1))  # (N, 64, 32, 32, 32)
         up2 = self.up2(torch.cat([up1, down1], 1))  # (N, 32, 64, 64, 64)
-        out = self.last(torch.cat([up2, x.to(up2.dtype)], 1))
+        out: Tensor = self.last(torch.cat([up2, x.to(up2.dtype)], 1))
         return out if self.training else out.clamp(0, 1)
 
 
@@ -107,4 +109,5 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)  # type: ignore[no-any-return]
+        scores: Tensor = self.layers(x)
+        return scores

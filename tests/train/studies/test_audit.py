@@ -42,9 +42,9 @@ def result(tmp_path_factory):
 
 
 def test_the_site_is_told_from_raw_scans_and_not_from_perfect_ones(result):
-    told = {m: value(result, "site", m, "all sites", "linear", sites="real") for m in (*METHODS, "truth")}
-    assert told["raw"] > 0.9
-    assert told[Perfect.name] < 0.7 and told["truth"] == pytest.approx(told[Perfect.name], abs=0.01)
+    linear = {m: value(result, "site", m, "all sites", "linear", sites="real") for m in (*METHODS, "truth")}
+    assert linear["raw"] > 0.9
+    assert linear[Perfect.name] < 0.7 and linear["truth"] == pytest.approx(linear[Perfect.name], abs=0.01)
     assert value(result, "site", "raw", "all sites", "chance", sites="real") == pytest.approx(1 / 3)
     assert value(result, "site", "raw", "all sites", "linear", sites="scrambled") < 0.65
 

@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="studies train networks")
 from hz_runtime.errors import UsageError
 from hz_runtime.model_space.foreground import block_means
 from hz_train.cohort import Scan
-from hz_train.datasets import PreparedCohort
+from hz_train.datasets import ModelInputs
 from hz_train.studies.baselines import Blocks, ComBat, Nyul, Raw, ZScore, foreground
 from hz_train.studies.combat import fit_combat
 
@@ -28,11 +28,11 @@ def head(seed: int, shift: float = 0.0) -> np.ndarray:
     return np.where(radius < 0.9, np.clip(tissue, 0.15, 1.0), 0).astype(np.float32)
 
 
-def cohort(grids: np.ndarray, sites: list[str]) -> PreparedCohort:
+def cohort(grids: np.ndarray, sites: list[str]) -> ModelInputs:
     scans = tuple(
         Scan(Path(f"{i}.nii.gz"), f"s{i}", site, 30.0 + i, "n/a", "control") for i, site in enumerate(sites)
     )
-    return PreparedCohort(scans, grids, ({},) * len(scans), tuple(f"sha-{i}" for i in range(len(scans))))
+    return ModelInputs(scans, grids, ({},) * len(scans), tuple(f"sha-{i}" for i in range(len(scans))))
 
 
 def test_raw_changes_nothing() -> None:
@@ -178,8 +178,8 @@ def test_combat_of_volumes_leaves_air_and_the_reference_alone() -> None:
 
 def test_methods_say_whom_they_saw() -> None:
     grids = np.stack([head(0), head(1), head(2)])
-    prepared = cohort(grids, ["ref", "ref", "other"])
+    inputs = cohort(grids, ["ref", "ref", "other"])
     for method in (ZScore(), Nyul()):
         assert method.seen == frozenset()
-        method.fit(prepared, "ref")
+        method.fit(inputs, "ref")
         assert {"s0", "s2", "sha-0", "sha-2"} <= method.seen

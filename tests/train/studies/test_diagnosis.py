@@ -14,7 +14,7 @@ import torch
 
 from hz_runtime.errors import UsageError
 from hz_train.cohort import Cohort, Scan
-from hz_train.datasets import PreparedCohort
+from hz_train.datasets import ModelInputs
 from hz_train.fit import Run, Schedule
 from hz_train.studies import diagnosis as diagnosis_module
 from hz_train.studies.baselines import Blocks, ComBat
@@ -26,9 +26,7 @@ from hz_train.studies.result import StudyResult
 SITES = ("bonn", "oslo", "rome")
 
 
-def prepared(
-    sites: tuple[str, ...] = SITES, groups: tuple[str, ...] = ("patient", "control")
-) -> PreparedCohort:
+def inputs(sites: tuple[str, ...] = SITES, groups: tuple[str, ...] = ("patient", "control")) -> ModelInputs:
     """16^3 volumes; patients have a brighter half; each site has its own level."""
     scans, grids = [], []
     for k, site in enumerate(sites):
@@ -40,7 +38,7 @@ def prepared(
             volume[:8] += 0.05 * (group == "patient") + rng.normal(0, 0.01)
             scans.append(Scan(Path(f"{site}{i}.nii"), f"{site}{i}", site, None, "n/a", group))
             grids.append(volume.astype(np.float32))
-    return PreparedCohort(
+    return ModelInputs(
         tuple(scans), np.stack(grids), ({},) * len(scans), tuple(s.subject + "#" for s in scans)
     )
 
@@ -55,7 +53,7 @@ def settings(out: Path, **changes: object) -> StudySettings:
     return StudySettings(**{**given, **changes})  # type: ignore[arg-type]
 
 
-def run(cohort: PreparedCohort, out: Path, monkeypatch: pytest.MonkeyPatch, **changes: object) -> StudyResult:
+def run(cohort: ModelInputs, out: Path, monkeypatch: pytest.MonkeyPatch, **changes: object) -> StudyResult:
     monkeypatch.setattr(diagnosis_module, "methods", lambda *_: [Blocks(), ComBat()])
     return diagnosis(cohort, settings(out, **changes))
 
@@ -69,7 +67,7 @@ def test_every_single_site_and_every_pair_trains() -> None:
 
 
 def test_areas_are_those_of_the_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = run(prepared(), tmp_path, monkeypatch)
+    result = run(inputs(), tmp_path, monkeypatch)
     rows = result.tables[0].rows
     places = {(r.columns["trained on"], r.site) for r in rows}
     assert places == {
@@ -98,10 +96,10 @@ def test_areas_are_those_of_the_predictions(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_patients_are_the_positive_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = run(prepared(), tmp_path, monkeypatch)
+    result = run(inputs(), tmp_path, monkeypatch)
     assert result.settings["labels"] == ["control", "patient"]
     positive = {p.subject for p in result.predictions if p.truth == 1}
-    assert positive <= {s.subject for s in prepared().scans if s.group == "patient"}
+    assert positive <= {s.subject for s in inputs().scans if s.group == "patient"}
     areas = [r.metrics["auc"].value for r in result.tables[0].rows if r.method == ComBat.name]
     assert np.mean(areas) > 0.85
 
@@ -109,12 +107,12 @@ def test_patients_are_the_positive_label(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_reference_without_patients_is_mapped_to_but_does_not_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cohort = prepared()
+    cohort = inputs()
     scans = tuple(
         Scan(s.path, s.subject, s.site, s.age, s.sex, "control" if s.site == "oslo" else s.group)
         for s in cohort.scans
     )
-    cohort = PreparedCohort(scans, cohort.grids, cohort.features, cohort.sha256)
+    cohort = ModelInputs(scans, cohort.grids, cohort.features, cohort.sha256)
     result = run(cohort, tmp_path, monkeypatch)
     assert {r.columns["trained on"] for r in result.tables[0].rows} == {"bonn", "rome"}
     assert {p.site for p in result.predictions} == {"bonn", "rome"}
@@ -133,11 +131,11 @@ def test_groups_that_are_no_diagnosis(
     groups: tuple[str, ...], labels: tuple[str, str] | None, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        check(Cohort(prepared(groups=groups).scans), settings(tmp_path, labels=labels))
+        check(Cohort(inputs(groups=groups).scans), settings(tmp_path, labels=labels))
 
 
 def test_two_of_three_labels_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cohort = prepared(groups=("patient", "control", "carrier"))
+    cohort = inputs(groups=("patient", "control", "carrier"))
     check(Cohort(cohort.scans), settings(tmp_path, labels=("control", "carrier")))
     result = run(cohort, tmp_path, monkeypatch, labels=("control", "carrier"))
     groups = {s.subject: s.group for s in cohort.scans}
@@ -147,7 +145,7 @@ def test_two_of_three_labels_can_be_named(tmp_path: Path, monkeypatch: pytest.Mo
 def test_patients_at_one_site_only(tmp_path: Path) -> None:
     scans = [
         Scan(s.path, s.subject, s.site, s.age, s.sex, s.group if s.site == "rome" else "control")
-        for s in prepared().scans
+        for s in inputs().scans
     ]
     with pytest.raises(UsageError, match=r"fewer than two sites .*rome 12 and 12"):
         check(Cohort(tuple(scans)), settings(tmp_path))
@@ -166,7 +164,7 @@ def test_the_volume_classifier_learns_a_label_and_answers_probabilities() -> Non
     )
     for epoch in range(8):
         for index in range(task.steps(epoch)):
-            task.step(epoch, index, run)
+            task.step(epoch, [run.put(array) for array in task.arrays(epoch, index)], run)
     task.settle()
     said = task.predict(volumes)
     assert ((said > 0) & (said < 1)).all()

@@ -16,7 +16,7 @@ import torch
 from hz_runtime.errors import UsageError
 from hz_train.cohort import Cohort, Scan
 from hz_train.cyclegan_task import Settings
-from hz_train.datasets import PreparedCohort
+from hz_train.datasets import ModelInputs
 from hz_train.studies import method as method_module
 from hz_train.studies.method import (
     Checkpoint,
@@ -41,7 +41,7 @@ from hz_train.studies.presets import (
 from small_checkpoints import base_meta, write_age, write_harmonizer
 
 
-def prepared(per_site: dict[str, int], groups: tuple[str, ...] = ("control",)) -> PreparedCohort:
+def inputs(per_site: dict[str, int], groups: tuple[str, ...] = ("control",)) -> ModelInputs:
     """Scans of noise, 16^3; groups take turns."""
     scans = []
     for site, count in per_site.items():
@@ -49,7 +49,7 @@ def prepared(per_site: dict[str, int], groups: tuple[str, ...] = ("control",)) -
             name = f"{site}{n}"
             scans.append(Scan(Path(f"{name}.nii"), name, site, 20.0 + n, "n/a", groups[n % len(groups)]))
     grids = np.random.default_rng(0).random((len(scans), 16, 16, 16)).astype(np.float32)
-    return PreparedCohort(tuple(scans), grids, ({},) * len(scans), tuple(f"sha-{s.subject}" for s in scans))
+    return ModelInputs(tuple(scans), grids, ({},) * len(scans), tuple(f"sha-{s.subject}" for s in scans))
 
 
 def settings(out: Path, **changes: object) -> StudySettings:
@@ -63,7 +63,7 @@ def settings(out: Path, **changes: object) -> StudySettings:
 
 
 def test_nobody_is_on_both_sides_and_every_site_is_scored() -> None:
-    everyone = prepared({"oslo": 10, "rome": 6})
+    everyone = inputs({"oslo": 10, "rome": 6})
     for seed in range(5):
         training, test = split_cohort(everyone, 0.3, seed)
         assert not whom(training) & whom(test)
@@ -73,7 +73,7 @@ def test_nobody_is_on_both_sides_and_every_site_is_scored() -> None:
 
 
 def test_a_diagnosis_split_holds_out_of_every_group_of_every_site() -> None:
-    everyone = prepared({"oslo": 12, "rome": 12}, ("control", "patient"))
+    everyone = inputs({"oslo": 12, "rome": 12}, ("control", "patient"))
     for seed in range(5):
         training, test = split_cohort(everyone, 0.25, seed)
         for part in (training, test):
@@ -83,7 +83,7 @@ def test_a_diagnosis_split_holds_out_of_every_group_of_every_site() -> None:
 
 
 def test_rescans_elsewhere_and_copies_under_another_name_are_not_scored() -> None:
-    everyone = prepared({"oslo": 8, "rome": 8})
+    everyone = inputs({"oslo": 8, "rome": 8})
     scans = list(everyone.scans)
     scans[12] = replace(scans[12], subject="oslo3")  # scanned at both sites
     hashes = list(everyone.sha256)
@@ -95,7 +95,7 @@ def test_rescans_elsewhere_and_copies_under_another_name_are_not_scored() -> Non
 
 
 def test_a_file_under_two_names_is_scored_once_at_most() -> None:
-    everyone = prepared({"oslo": 8, "rome": 8})
+    everyone = inputs({"oslo": 8, "rome": 8})
     hashes = list(everyone.sha256)
     hashes[9] = hashes[10]
     both = replace(everyone, sha256=tuple(hashes))
@@ -106,13 +106,13 @@ def test_a_file_under_two_names_is_scored_once_at_most() -> None:
 
 def test_groups_too_small_to_hold_anybody_out_are_refused() -> None:
     """10 subjects a site, but two of each group: a fifth of two is nobody."""
-    everyone = prepared({"oslo": 10, "rome": 10}, ("a", "b", "c", "d", "e"))
+    everyone = inputs({"oslo": 10, "rome": 10}, ("a", "b", "c", "d", "e"))
     with pytest.raises(UsageError, match="nobody of oslo, rome is held out"):
         split_cohort(everyone, 0.2, 0)
 
 
 def test_another_predictor_goes_on_with_the_same_harmonizer(tmp_path: Path) -> None:
-    scans, preset = prepared({"oslo": 4, "rome": 4}), study_preset("quick", "volume")
+    scans, preset = inputs({"oslo": 4, "rome": 4}), study_preset("quick", "volume")
     longer = replace(preset, predictor=replace(preset.predictor, epochs=9))
     wider = replace(preset, harmonizer=replace(preset.harmonizer, settings=Settings(width=3)))
     keys = [_key(scans, ["rome"], "oslo", settings(tmp_path, preset=p)) for p in (preset, longer, wider)]
@@ -121,7 +121,7 @@ def test_another_predictor_goes_on_with_the_same_harmonizer(tmp_path: Path) -> N
 
 def test_a_harmonizer_is_another_where_scans_change_their_site(tmp_path: Path) -> None:
     """The same files with the site column scrambled, as one does for a control, in the same folder."""
-    first = prepared({"oslo": 4, "rome": 4})
+    first = inputs({"oslo": 4, "rome": 4})
     swapped = [replace(s, site={"oslo": "rome", "rome": "oslo"}[s.site]) for s in first.scans]
     keys = {
         _key(p, ["rome"], "oslo", settings(tmp_path))
@@ -137,7 +137,7 @@ def test_a_report_does_not_list_a_training_that_was_not_done(tmp_path: Path) -> 
 
 
 def test_a_leak_raises() -> None:
-    training, test = split_cohort(prepared({"oslo": 8, "rome": 8}), 0.3, 0)
+    training, test = split_cohort(inputs({"oslo": 8, "rome": 8}), 0.3, 0)
     one = test.scans[0]
     with pytest.raises(Leak, match="was fitted on 1 of the subjects or files"):
         refuse_leak("a harmonizer", whom(training) | {one.subject}, test)
@@ -158,7 +158,7 @@ def test_cohorts_that_allow_no_study(
     per_site: dict[str, int], reference: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        check_cohort(Cohort(prepared(per_site).scans), settings(tmp_path, reference=reference))
+        check_cohort(Cohort(inputs(per_site).scans), settings(tmp_path, reference=reference))
 
 
 def test_translating_is_the_checkpoints_generator(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_slices_are_translated_one_by_one_and_put_back(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_judged_as_it_is(tmp_path: Path) -> None:
-    everyone = prepared({"oslo": 4, "leipzig": 4})
+    everyone = inputs({"oslo": 4, "leipzig": 4})
     training, test = split_cohort(everyone, 0.3, 0)
     path = write_harmonizer(tmp_path, training_scans=[test.sha256[0]])
     judged = Checkpoint(path, "cpu")
@@ -249,7 +249,7 @@ def test_harmonizers_are_trained_once_and_leave_the_reference_alone(
         return write_harmonizer(out, sources=list(sources), target=target)
 
     monkeypatch.setattr(method_module, "train", train)
-    everyone = prepared({"oslo": 5, "rome": 5, "bonn": 5})
+    everyone = inputs({"oslo": 5, "rome": 5, "bonn": 5})
     for _ in range(2):  # the second finds the checkpoints of the first
         method = CycleGAN(settings(tmp_path, device="cpu"), 0, form)
         method.fit(everyone, "oslo")
@@ -262,9 +262,7 @@ def test_harmonizers_are_trained_once_and_leave_the_reference_alone(
     with pytest.raises(UsageError, match="not trained on site paris"):
         method.apply(everyone.grids[:1], ["paris"])
     # Other training scans are another harmonizer.
-    CycleGAN(settings(tmp_path, device="cpu"), 0, form).fit(
-        prepared({"oslo": 5, "rome": 5, "bonn": 4}), "oslo"
-    )
+    CycleGAN(settings(tmp_path, device="cpu"), 0, form).fit(inputs({"oslo": 5, "rome": 5, "bonn": 4}), "oslo")
     assert len(asked) > len(trainings)
 
 

@@ -14,7 +14,7 @@ pytest.importorskip("matplotlib", reason="studies draw figures")
 
 from hz_runtime.errors import UsageError
 from hz_train.cohort import Cohort, Scan
-from hz_train.datasets import PreparedCohort
+from hz_train.datasets import ModelInputs
 from hz_train.studies import pooled as pooled_module
 from hz_train.studies.baselines import Raw
 from hz_train.studies.method import CycleGAN
@@ -30,7 +30,7 @@ SHIFT = np.float32(0.25)
 class Exact(CycleGAN):
     """Knows that the other sites are darker by SHIFT."""
 
-    def fit(self, training: PreparedCohort, reference: str) -> None:
+    def fit(self, training: ModelInputs, reference: str) -> None:
         self.reference, self.seen = reference, whom(training)
 
     def apply(self, volumes: F32, sites: Sequence[str]) -> F32:
@@ -41,7 +41,7 @@ class Exact(CycleGAN):
         return volumes - SHIFT
 
 
-def prepared() -> PreparedCohort:
+def inputs() -> ModelInputs:
     """Ages show as brightness, and so does the site: oslo is brighter, and its people older."""
     scans, grids = [], []
     for k, site in enumerate(("oslo", "rome", "bonn")):
@@ -51,7 +51,7 @@ def prepared() -> PreparedCohort:
             noise = np.random.default_rng([k, i]).normal(0, 0.002, (16, 16, 16))
             scans.append(Scan(Path(f"{site}{i}.nii"), f"{site}{i}", site, age, "n/a", "control"))
             grids.append((level + noise).astype(np.float32))
-    return PreparedCohort(
+    return ModelInputs(
         tuple(scans), np.stack(grids), ({},) * len(scans), tuple(s.subject + "#" for s in scans)
     )
 
@@ -59,7 +59,7 @@ def prepared() -> PreparedCohort:
 class Fast(Predictors):
     """Ridge on the mean of all voxels, in place of a network."""
 
-    def fit(self, volumes: F32, training: PreparedCohort, targets: F32, features: bool = False) -> Fitted:
+    def fit(self, volumes: F32, training: ModelInputs, targets: F32, features: bool = False) -> Fitted:
         predict = ridge(_means(volumes), targets.astype(float))
         return Fitted("ridge", lambda made: predict(_means(made)), whom(training))
 
@@ -75,7 +75,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pooled_module, "methods", lambda s, seed: [Raw(), Exact(s, seed, "pairs")])
         patch.setattr(pooled_module, "Predictors", Fast)
-        return pooled(prepared(), settings)
+        return pooled(inputs(), settings)
 
 
 def row(result: StudyResult, table: int, method: str, site: str, target: str) -> Row:
@@ -145,4 +145,4 @@ def test_a_checkpoint_has_one_direction_only(tmp_path: Path) -> None:
         harmonizer=tmp_path / "h.safetensors",
     )
     with pytest.raises(UsageError, match="both directions"):
-        check(Cohort(prepared().scans), settings)
+        check(Cohort(inputs().scans), settings)

@@ -11,17 +11,17 @@ import pytest
 pytest.importorskip("torch", reason="studies train networks")
 
 from hz_train.cohort import Scan
-from hz_train.datasets import PreparedCohort
+from hz_train.datasets import ModelInputs
 from hz_train.studies.predictors import Predictors
 from hz_train.studies.presets import StudySettings, study_preset
 
 
-def prepared(n: int, patients: int) -> PreparedCohort:
+def inputs(n: int, patients: int) -> ModelInputs:
     """n scans of noise, 32^3, of as many subjects at one site; the first ones are patients."""
     groups = ["patient"] * patients + ["control"] * (n - patients)
     scans = tuple(Scan(Path(f"{i}"), f"s{i}", "oslo", 20.0 + i, "n/a", g) for i, g in enumerate(groups))
     grids = np.random.default_rng(0).random((n, 32, 32, 32)).astype(np.float32)
-    return PreparedCohort(scans, grids, ({},) * n, tuple(f"sha{i}" for i in range(n)))
+    return ModelInputs(scans, grids, ({},) * n, tuple(f"sha{i}" for i in range(n)))
 
 
 def predictors(out: Path, system: str, task: str = "age", epochs: int = 1) -> Predictors:
@@ -32,7 +32,7 @@ def predictors(out: Path, system: str, task: str = "age", epochs: int = 1) -> Pr
 
 def test_a_shorter_training_is_not_answered_with_a_longer_one(tmp_path: Path) -> None:
     """A report that says one epoch must not show what two have learned."""
-    cohort = prepared(6, 0)
+    cohort = inputs(6, 0)
     grids = cohort.grids[:, ::2, ::2, ::2]
     said = {
         (folder, epochs): predictors(tmp_path / folder, "volume", epochs=epochs)
@@ -46,7 +46,7 @@ def test_a_shorter_training_is_not_answered_with_a_longer_one(tmp_path: Path) ->
 
 @pytest.mark.parametrize("patients", [3, 5, 10])
 def test_both_labels_decide_when_a_diagnosis_is_learned(tmp_path: Path, patients: int) -> None:
-    cohort = prepared(20, patients)
+    cohort = inputs(20, patients)
     labels = np.array([s.group == "patient" for s in cohort.scans], np.float32)
     aside = predictors(tmp_path, "slice", "diagnosis")._aside(cohort, labels)
     assert labels[aside].sum() == max(1, round(0.2 * patients))
@@ -54,7 +54,7 @@ def test_both_labels_decide_when_a_diagnosis_is_learned(tmp_path: Path, patients
 
 
 def test_too_few_to_spare(tmp_path: Path) -> None:
-    cohort = prepared(20, 2)
+    cohort = inputs(20, 2)
     labels = np.array([s.group == "patient" for s in cohort.scans], np.float32)
     assert not predictors(tmp_path, "slice", "diagnosis")._aside(cohort, labels).any()
     ages = predictors(tmp_path, "slice")._aside(cohort, cohort.ages)

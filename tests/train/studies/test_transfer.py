@@ -14,7 +14,7 @@ pytest.importorskip("matplotlib", reason="studies draw figures")
 from hz_runtime.errors import UsageError
 from hz_runtime.model_space.foreground import block_means
 from hz_train.cohort import Cohort, Scan
-from hz_train.datasets import PreparedCohort
+from hz_train.datasets import ModelInputs
 from hz_train.studies import transfer as transfer_module
 from hz_train.studies.baselines import Blocks, ComBat
 from hz_train.studies.presets import Leak, StudySettings, study_preset
@@ -23,7 +23,7 @@ from hz_train.studies.transfer import MEAN_AGE, check, transfer
 from hz_train.studies.views import OTHERS
 
 
-def prepared(n: int = 12, ages: bool = True) -> PreparedCohort:
+def inputs(n: int = 12, ages: bool = True) -> ModelInputs:
     """Three sites of 16^3 volumes whose upper half darkens with age; rome and bonn have their own gain."""
     scans, grids = [], []
     for k, (site, gain) in enumerate([("oslo", 1.0), ("rome", 0.8), ("bonn", 0.6)]):
@@ -35,7 +35,7 @@ def prepared(n: int = 12, ages: bool = True) -> PreparedCohort:
             shown = age if ages else None
             scans.append(Scan(Path(f"{site}{i}.nii"), f"{site}{i}", site, shown, "n/a", "control"))
             grids.append((gain * volume).astype(np.float32))
-    return PreparedCohort(
+    return ModelInputs(
         tuple(scans), np.stack(grids), ({},) * len(scans), tuple(s.subject + "#" for s in scans)
     )
 
@@ -55,7 +55,7 @@ def settings(out: Path, **changes: object) -> StudySettings:
 def result(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transfer_module, "methods", lambda *_: [Blocks(), ComBat()])
-        return transfer(prepared(), settings(tmp_path_factory.mktemp("transfer")))
+        return transfer(inputs(), settings(tmp_path_factory.mktemp("transfer")))
 
 
 def row(result: StudyResult, method: str, site: str, seed: int | None) -> Row:
@@ -100,7 +100,7 @@ def test_a_method_that_undoes_the_site_is_seen_to_help(result: StudyResult) -> N
 
 def test_the_mean_age_is_of_the_reference_sites_training_scans(result: StudyResult) -> None:
     scored = {p.subject for p in result.predictions if p.seed == 0}
-    left = [s.age for s in prepared().scans if s.site == "oslo" and s.subject not in scored]
+    left = [s.age for s in inputs().scans if s.site == "oslo" and s.subject not in scored]
     said = {p.predicted for p in result.predictions if p.seed == 0 and p.method == MEAN_AGE}
     assert list(said) == [pytest.approx(np.mean(left))]
 
@@ -109,11 +109,11 @@ def test_scored_subjects_trained_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     fitted: list[set[str]] = []
 
     class Watched(Blocks):
-        def fit(self, training: PreparedCohort, reference: str) -> None:
+        def fit(self, training: ModelInputs, reference: str) -> None:
             fitted.append({s.subject for s in training.scans})
 
     monkeypatch.setattr(transfer_module, "methods", lambda *_: [Watched()])
-    result = transfer(prepared(), settings(tmp_path))
+    result = transfer(inputs(), settings(tmp_path))
     for seed, seen in enumerate(fitted):
         assert not seen & {p.subject for p in result.predictions if p.seed == seed}
     assert "was seen by nothing that was fitted" in result.remarks[0]
@@ -121,12 +121,12 @@ def test_scored_subjects_trained_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_method_that_saw_a_scored_scan_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Leaky(Blocks):
-        def fit(self, training: PreparedCohort, reference: str) -> None:
-            self.seen = frozenset(s.subject for s in prepared().scans)
+        def fit(self, training: ModelInputs, reference: str) -> None:
+            self.seen = frozenset(s.subject for s in inputs().scans)
 
     monkeypatch.setattr(transfer_module, "methods", lambda *_: [Leaky()])
     with pytest.raises(Leak):
-        transfer(prepared(), settings(tmp_path))
+        transfer(inputs(), settings(tmp_path))
 
 
 def test_the_predictor_reads_what_the_method_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,13 +141,13 @@ def test_the_predictor_reads_what_the_method_makes(tmp_path: Path, monkeypatch: 
             return block_means(volumes * scale[:, None, None, None])
 
     monkeypatch.setattr(transfer_module, "methods", lambda *_: [Blocks(), Undo()])
-    result = transfer(prepared(), settings(tmp_path, seeds=(3,)))
+    result = transfer(inputs(), settings(tmp_path, seeds=(3,)))
     assert row(result, "undo", OTHERS, 3).metrics["mae"].value < 5
     assert row(result, Blocks.name, OTHERS, 3).metrics["mae"].value > 25
 
 
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no scan of the cohort has an age"):
-        check(Cohort(prepared(ages=False).scans), settings(tmp_path))
+        check(Cohort(inputs(ages=False).scans), settings(tmp_path))
     with pytest.raises(UsageError, match="needs at least 4"):
-        check(Cohort(prepared(3).scans), settings(tmp_path))
+        check(Cohort(inputs(3).scans), settings(tmp_path))

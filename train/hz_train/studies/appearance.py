@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_train.cohort import Cohort, Scan
-from hz_train.datasets import PreparedCohort, describe
+from hz_train.datasets import ModelInputs, describe
+from hz_train.scores import Statistic
 from hz_train.studies import figures
 from hz_train.studies.anatomy import TISSUES, tissues
 from hz_train.studies.baselines import foreground
-from hz_train.studies.estimate import Statistic, estimates
+from hz_train.studies.estimate import estimates
 from hz_train.studies.held_out import held_out_remark
 from hz_train.studies.overlap import COMPONENTS, NEIGHBOURS, Energy, Neighbours, distances, embed, principal
 from hz_train.studies.presets import StudySettings, split_cohort
@@ -63,7 +64,7 @@ class Scored:
     names: tuple[str, ...]
 
     @classmethod
-    def of(cls, test: PreparedCohort) -> Scored:
+    def of(cls, test: ModelInputs) -> Scored:
         masks = np.stack([foreground(volume) for volume in test.grids])
         labels = np.stack([tissues(v, m) for v, m in zip(test.grids, masks, strict=True)])
         return cls(test.scans, labels, masks.mean(axis=0) >= 0.5, Cohort(test.scans).sites)
@@ -82,18 +83,18 @@ class Scored:
 
 
 def check(cohort: Cohort, settings: StudySettings) -> None:
-    """Raise UsageError where the study cannot be done, before anything is prepared."""
+    """Raise UsageError where the study cannot be done, before a scan is read."""
     check_sites(cohort, settings)
 
 
-def appearance(prepared: PreparedCohort, settings: StudySettings) -> StudyResult:
+def appearance(inputs: ModelInputs, settings: StudySettings) -> StudyResult:
     """Run the study on held-out scans. Raises UsageError as `check`, and without its packages."""
-    check(Cohort(prepared.scans), settings)
+    check(Cohort(inputs.scans), settings)
     overlap: list[Row] = []
     likeness: list[Row] = []
     pictures: list[Figure] = []
     for seed in settings.seeds:
-        training, test = split_cohort(prepared, settings.held_out, seed)
+        training, test = split_cohort(inputs, settings.held_out, seed)
         scored = Scored.of(test)
         drawn = _Drawn(scored, settings.reference, seed)
         for view in views(compared(settings, seed), training, test, settings.reference):
@@ -120,7 +121,7 @@ def appearance(prepared: PreparedCohort, settings: StudySettings) -> StudyResult
         ),
         figures=tuple(pictures),
         settings=settings.described(),
-        cohort=describe(prepared),
+        cohort=describe(inputs),
         remarks=(held_out_remark(settings), PEOPLE_REMARK, SMALL_REMARK),
     )
 
@@ -267,7 +268,7 @@ class _Drawn:
 
 
 def _mapped(found: Mapping[str, object]) -> list[str]:
-    """Raw and the harmonizers: maps of the floors would fill the page."""
+    """Raw and the harmonizers: maps of the other baselines would fill the page."""
     return [name for name in found if name == "raw" or "CycleGAN" in name]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_train.cohort import Cohort
-from hz_train.datasets import PreparedCohort, describe
+from hz_train.datasets import ModelInputs, describe
 from hz_train.studies import figures
 from hz_train.studies.anatomy import WHITE, tissues
 from hz_train.studies.charts import COLOURS, intervals
@@ -42,26 +42,26 @@ F32 = NDArray[np.float32]
 
 
 def check(cohort: Cohort, settings: StudySettings) -> None:
-    """Raise UsageError where the study cannot be done, before anything is prepared."""
+    """Raise UsageError where the study cannot be done, before a scan is read."""
     check_sites(cohort, settings)
 
 
-def audit(prepared: PreparedCohort, settings: StudySettings) -> StudyResult:
+def audit(inputs: ModelInputs, settings: StudySettings) -> StudyResult:
     """Run the study on held-out scans. Raises UsageError as `check`, and without matplotlib."""
-    check(Cohort(prepared.scans), settings)
+    check(Cohort(inputs.scans), settings)
     plan = PLANS.get(str(settings.changes.get("preset")), AuditPlan())
-    truth = truths(prepared, settings.recipe, settings.preset.n4)
-    labels = label_maps(prepared, settings.recipe)
+    truth = truths(inputs, settings.recipe, settings.preset.n4)
+    labels = label_maps(inputs, settings.recipe)
     found: dict[str, list[Row]] = {name: [] for name in ("site", "recall", "paired", "anatomy", "rescans")}
     pictures: list[Figure] = []
     for seed in settings.seeds:
-        training, test = split_cohort(prepared, settings.held_out, seed)
+        training, test = split_cohort(inputs, settings.held_out, seed)
         known = Known.of(test, settings.reference, truth, labels)
-        judge = SiteAudit(training, test, plan, seed, settings.device)
+        site_audit = SiteAudit(training, test, plan, seed, settings.device)
         shown: dict[str, F32] = {}
         made = views(compared(settings, seed), training, test, settings.reference)
         for view in _truth_last(made, training, test, truth):
-            accuracy, recall = judge.rows(view)
+            accuracy, recall = site_audit.rows(view)
             found["site"] += accuracy
             found["recall"] += recall
             if not view.features:
@@ -80,15 +80,15 @@ def audit(prepared: PreparedCohort, settings: StudySettings) -> StudyResult:
             "closer to the truth, and do they show the same brain?"
         ),
         tables=tuple(_tables(rows)),
-        figures=(*_charts(rows, 1 / len(Cohort(prepared.scans).sites)), *pictures),
+        figures=(*_charts(rows, 1 / len(Cohort(inputs.scans).sites)), *pictures),
         settings={**settings.described(), "classifiers": asdict(plan)},
-        cohort=describe(prepared),
+        cohort=describe(inputs),
         remarks=(held_out_remark(settings), *REMARKS, *_missing(found, bool(truth), bool(labels))),
     )
 
 
 def _truth_last(
-    found: Iterable[View], training: PreparedCohort, test: PreparedCohort, truth: Mapping[Path, F32]
+    found: Iterable[View], training: ModelInputs, test: ModelInputs, truth: Mapping[Path, F32]
 ) -> Iterator[View]:
     """The methods' views, then the truth's where every scan has one: what a perfect harmonizer would show."""
     yield from found
@@ -97,7 +97,7 @@ def _truth_last(
         yield View(NAME, False, *sides)
 
 
-def _examples(test: PreparedCohort, sites: Sequence[str]) -> list[int]:
+def _examples(test: ModelInputs, sites: Sequence[str]) -> list[int]:
     """The first held-out scan of each site."""
     return [next(i for i, s in enumerate(test.scans) if s.site == site) for site in sites]
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.model_space.foreground import BLOCKS, block_means, foreground_threshold
-from hz_train.datasets import PreparedCohort
+from hz_train.datasets import ModelInputs
 from hz_train.studies.combat import CombatModel, fit_combat
 from hz_train.studies.presets import whom
 
@@ -21,7 +21,7 @@ LANDMARKS = (1.0, *np.arange(10.0, 100.0, 10.0).tolist(), 99.0)  # percentiles, 
 
 
 def foreground(volume: F32) -> Mask:
-    """Tissue of a prepared volume; the runtime's own rule, on (D, H, W)."""
+    """Tissue of a volume in model space; the runtime's own rule, on (D, H, W)."""
     return volume > foreground_threshold(volume)
 
 
@@ -34,7 +34,7 @@ class Raw:
     def __init__(self) -> None:
         self.seen: frozenset[str] = frozenset()
 
-    def fit(self, training: PreparedCohort, reference: str) -> None:
+    def fit(self, training: ModelInputs, reference: str) -> None:
         """Nothing to learn."""
 
     def apply(self, volumes: F32, sites: Sequence[str]) -> F32:
@@ -55,7 +55,7 @@ class ZScore:
         self.seen: frozenset[str] = frozenset()
         self.mean, self.sd = 0.0, 1.0
 
-    def fit(self, training: PreparedCohort, reference: str) -> None:
+    def fit(self, training: ModelInputs, reference: str) -> None:
         tissue = [v[foreground(v)] for v in _at(training, reference)]
         self.mean = float(np.mean([t.mean() for t in tissue]))
         self.sd = float(np.mean([t.std() for t in tissue]))
@@ -86,7 +86,7 @@ class Nyul:
         self.seen: frozenset[str] = frozenset()
         self.standard: F64 = np.zeros(len(LANDMARKS))
 
-    def fit(self, training: PreparedCohort, reference: str) -> None:
+    def fit(self, training: ModelInputs, reference: str) -> None:
         volumes = _at(training, reference)
         found = np.stack([_landmarks(v) for v in volumes])
         # Scans are first brought to one range, the mean one, so that bright ones do not weigh more.
@@ -106,7 +106,7 @@ class Nyul:
         slope = (standard[-1] - standard[-2]) / (own[-1] - own[-2])
         top = max(float(volume.max()), own[-1] + 1e-6)
         made = np.interp(volume, [*own, top], [*standard, standard[-1] + slope * (top - own[-1])])
-        return made.astype(np.float32)
+        return np.asarray(made, np.float32)
 
 
 class Blocks:
@@ -118,7 +118,7 @@ class Blocks:
     def __init__(self) -> None:
         self.seen: frozenset[str] = frozenset()
 
-    def fit(self, training: PreparedCohort, reference: str) -> None:
+    def fit(self, training: ModelInputs, reference: str) -> None:
         """Nothing to learn."""
 
     def apply(self, volumes: F32, sites: Sequence[str]) -> F32:
@@ -142,7 +142,7 @@ class ComBat:
         self._model: CombatModel | None = None
         self._used: Mask = np.zeros(0, bool)
 
-    def fit(self, training: PreparedCohort, reference: str) -> None:
+    def fit(self, training: ModelInputs, reference: str) -> None:
         features = _flat(block_means(training.grids))
         sites = [s.site for s in training.scans]
         spread = [features[[s == site for s in sites]].std(0) for site in sorted(set(sites))]
@@ -162,9 +162,9 @@ def _flat(blocks: F32) -> F64:
     return blocks.reshape(len(blocks), -1).astype(np.float64)
 
 
-def _at(training: PreparedCohort, site: str) -> F32:
+def _at(training: ModelInputs, site: str) -> F32:
     return training.grids[[scan.site == site for scan in training.scans]]
 
 
 def _landmarks(volume: F32) -> F64:
-    return np.percentile(volume[foreground(volume)].astype(np.float64), LANDMARKS)
+    return np.asarray(np.percentile(volume[foreground(volume)].astype(np.float64), LANDMARKS))

@@ -1,4 +1,4 @@
-"""Pictures of studies, drawn by matplotlib without a display; PNG bytes in a `record.Figure`."""
+"""Pictures of studies, drawn by matplotlib without a display; PNG bytes in a `result.Figure`."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Johnson, Li & Rabinovic 2007, parametric priors, with a reference batch as in Fortin's neuroCombat, whose
 names and estimators are followed: means and variances of the reference site are the standard, and its
-scans stay as they are. There are no covariates here (`floors.ComBat` says why). Written out, because
+scans stay as they are. There are no covariates here (`baselines.ComBat` says why). Written out, because
 under numpy 2 neuroCombat 0.2.12 neither takes a reference batch nor applies what it has learned, and
 neuroHarmonize 2.5 refuses numpy 2.
 """

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_train.cohort import Cohort
-from hz_train.datasets import PreparedCohort
+from hz_train.datasets import ModelInputs
 from hz_train.studies.anatomy import Kept, kept, kept_of_labels, tissue_volumes, tissues
 from hz_train.studies.baselines import Raw, foreground
 from hz_train.studies.estimate import by_site, estimates
@@ -59,7 +59,7 @@ class Known:
     truth, labels : by scan's path, (D, H, W); without those the cohort does not have.
     """
 
-    raw: PreparedCohort
+    raw: ModelInputs
     masks: Mask
     reference: str
     truth: Mapping[Path, F32]
@@ -67,7 +67,7 @@ class Known:
 
     @classmethod
     def of(
-        cls, test: PreparedCohort, reference: str, truth: Mapping[Path, F32], labels: Mapping[Path, U8]
+        cls, test: ModelInputs, reference: str, truth: Mapping[Path, F32], labels: Mapping[Path, U8]
     ) -> Known:
         return cls(test, np.stack([foreground(v) for v in test.grids]), reference, truth, labels)
 
@@ -192,7 +192,7 @@ def rescan_rows(method: str, made: F32, known: Known, seed: int) -> list[Row]:
     return table_rows(method, values, kinds, [scans[i].subject for i, _ in pairs], seed, total="all rescans")
 
 
-def _fingerprint(spread: F64, raw: PreparedCohort, i: int, j: int) -> float:
+def _fingerprint(spread: F64, raw: ModelInputs, i: int, j: int) -> float:
     def strangers(scan: int, other: int) -> float:
         there = [
             k

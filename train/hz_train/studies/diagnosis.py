@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hz_runtime.errors import UsageError
 from hz_train.cohort import Cohort
-from hz_train.datasets import PreparedCohort, describe
+from hz_train.datasets import ModelInputs, describe
 from hz_train.slice_predictor_training import found_labels
 from hz_train.studies import charts
 from hz_train.studies.held_out import COMBAT_REMARK, held_out_remark, how, predicted
@@ -23,7 +23,7 @@ from hz_train.studies.method import Method, methods
 from hz_train.studies.predictors import Predictors
 from hz_train.studies.presets import StudySettings, check_cohort, split_cohort
 from hz_train.studies.result import Prediction, StudyResult, Table
-from hz_train.studies.tables import AUC_COLUMNS, auc_metrics, baselines, scored, summarised
+from hz_train.studies.tables import AUC_COLUMNS, auc_metrics, raw_counterparts, scored, summarised
 
 F32 = NDArray[np.float32]
 
@@ -38,30 +38,30 @@ def check(cohort: Cohort, settings: StudySettings) -> None:
     sites_with_both(cohort, labels)
 
 
-def diagnosis(prepared: PreparedCohort, settings: StudySettings) -> StudyResult:
+def diagnosis(inputs: ModelInputs, settings: StudySettings) -> StudyResult:
     """Run the study.
 
     Raises UsageError where `group` does not hold just two labels, or fewer than two sites have both.
     """
-    cohort = Cohort(prepared.scans)
+    cohort = Cohort(inputs.scans)
     check(cohort, settings)
     labels = two_labels(cohort, settings.labels)
     sites = sites_with_both(cohort, labels)
     predictions: list[Prediction] = []
     for seed in settings.seeds:
-        training, test = split_cohort(prepared, settings.held_out, seed)
+        training, test = split_cohort(inputs, settings.held_out, seed)
         predictors = Predictors(settings, seed, "diagnosis")
         for method in methods(settings, seed):
             method.fit(training, settings.reference)
             predictions += _splits(method, predictors, training, test, sites, labels, seed)
-    return _result(prepared, settings, labels, sites, predictions)
+    return _result(inputs, settings, labels, sites, predictions)
 
 
 def _splits(
     method: Method,
     predictors: Predictors,
-    training: PreparedCohort,
-    test: PreparedCohort,
+    training: ModelInputs,
+    test: ModelInputs,
     sites: Sequence[str],
     labels: tuple[str, str],
     seed: int,
@@ -124,16 +124,16 @@ def sites_with_both(cohort: Cohort, labels: tuple[str, str]) -> list[str]:
     return sites
 
 
-def _labelled(prepared: PreparedCohort, sites: Sequence[str], labels: tuple[str, str]) -> PreparedCohort:
-    return prepared.of(Cohort(tuple(s for s in prepared.scans if s.site in sites and s.group in labels)))
+def _labelled(inputs: ModelInputs, sites: Sequence[str], labels: tuple[str, str]) -> ModelInputs:
+    return inputs.of(Cohort(tuple(s for s in inputs.scans if s.site in sites and s.group in labels)))
 
 
-def _targets(prepared: PreparedCohort, labels: tuple[str, str]) -> F32:
-    return np.array([labels.index(s.group) for s in prepared.scans], np.float32)
+def _targets(inputs: ModelInputs, labels: tuple[str, str]) -> F32:
+    return np.array([labels.index(s.group) for s in inputs.scans], np.float32)
 
 
 def _result(
-    prepared: PreparedCohort,
+    inputs: ModelInputs,
     settings: StudySettings,
     labels: tuple[str, str],
     sites: Sequence[str],
@@ -142,7 +142,7 @@ def _result(
     tested: dict[str, Sequence[str]] = {LEFT: sites, **{site: (site,) for site in sites}}
     if len(sites) == 2:
         del tested[LEFT]
-    scores = scored(predictions, tested, auc_metrics, baselines(predictions), how(settings))
+    scores = scored(predictions, tested, auc_metrics, raw_counterparts(predictions), how(settings))
     # Two sites trained on leave one of three: the row of all that are left would say the same again.
     doubled = {
         row.columns["trained on"]
@@ -178,7 +178,7 @@ def _result(
         ),
         figures=(dots,) if dots else (),
         settings={**settings.described(), "labels": list(labels)},
-        cohort=describe(prepared),
+        cohort=describe(inputs),
         remarks=(held_out_remark(settings), COMBAT_REMARK),
         predictions=tuple(predictions),
     )

@@ -72,7 +72,7 @@ def histograms(
         axes[row, 0].set_ylabel(_folded(method), fontsize=9)
     for axis in axes[0]:
         axis.set_ylim(bottom=0)  # shared along the column, and only once all its lines are there
-    figure.supxlabel("intensity, prepared scans in [0, 1]", fontsize=10)
+    figure.supxlabel("intensity in model space, [0, 1]", fontsize=10)
     figure.supylabel("voxels, % per 0.01 of intensity", fontsize=10)
     _legend(figure, axes[0, 0])
     return picture(

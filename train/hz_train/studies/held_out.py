@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from hz_runtime.errors import UsageError
 from hz_train.cohort import Cohort
-from hz_train.datasets import PreparedCohort
+from hz_train.datasets import ModelInputs
 from hz_train.studies.method import Method
 from hz_train.studies.predictors import Fitted
 from hz_train.studies.presets import StudySettings, check_cohort, refuse_leak
@@ -26,7 +26,7 @@ COMBAT_REMARK = (
 def predicted(
     method: Method,
     fitted: Fitted,
-    test: PreparedCohort,
+    test: ModelInputs,
     truth: F64 | F32,
     seed: int,
     columns: dict[str, str],
@@ -50,9 +50,9 @@ def predicted(
     ]
 
 
-def ages_of(prepared: PreparedCohort) -> F64:
+def ages_of(inputs: ModelInputs) -> F64:
     """(n,) years as the table gives them; every age known."""
-    return np.array([scan.age for scan in prepared.scans], np.float64)
+    return np.array([scan.age for scan in inputs.scans], np.float64)
 
 
 def check_ages(cohort: Cohort, settings: StudySettings) -> None:
@@ -69,7 +69,7 @@ def check_ages(cohort: Cohort, settings: StudySettings) -> None:
 def how(settings: StudySettings) -> str:
     """How a row's numbers came about."""
     return (
-        f"subjects held out of predictor, harmonizer and floors ({settings.held_out:.0%} of each site); "
+        f"subjects held out of predictor, harmonizer and baselines ({settings.held_out:.0%} of each site); "
         "95 % bootstrap intervals over subjects"
     )
 

@@ -18,7 +18,7 @@ from hz_train.apply import applied
 from hz_train.checkpoint import load_checkpoint, without_prefix
 from hz_train.cohort import Cohort
 from hz_train.cyclegan_training import train_cyclegan
-from hz_train.datasets import PreparedCohort
+from hz_train.datasets import ModelInputs
 from hz_train.fit import Run, Schedule
 from hz_train.harmonizers import GENERATORS
 from hz_train.slice_training import train_canonical
@@ -39,7 +39,7 @@ class Method(Protocol):
     features: bool
     seen: frozenset[str]
 
-    def fit(self, training: PreparedCohort, reference: str) -> None:
+    def fit(self, training: ModelInputs, reference: str) -> None:
         """Learn from training scans of several sites; ages and groups are not looked at."""
 
     def apply(self, volumes: F32, sites: Sequence[str]) -> F32:
@@ -63,7 +63,7 @@ class CycleGAN:
         self.reference = ""
         self.checkpoints: dict[str, Path] = {}
 
-    def fit(self, training: PreparedCohort, reference: str) -> None:
+    def fit(self, training: ModelInputs, reference: str) -> None:
         cohort = Cohort(training.scans)
         self.reference = reference
         others = [site for site in cohort.sites if site != reference]
@@ -110,7 +110,7 @@ class Checkpoint:
         self.seen: frozenset[str] = frozenset(self.meta.get("training_scans") or ())
         self.reference = str(self.meta["target"])
 
-    def fit(self, training: PreparedCohort, reference: str) -> None:
+    def fit(self, training: ModelInputs, reference: str) -> None:
         """Nothing is learned. Raises UsageError where it maps to another site."""
         if reference != self.reference:
             raise UsageError(
@@ -160,12 +160,12 @@ def unseen(cohort: Cohort, path: Path) -> Cohort:
 
 
 def recipe_of(path: Path) -> Recipe:
-    """How a harmonizer checkpoint's scans are prepared."""
+    """How a harmonizer checkpoint's scans are brought to model space."""
     return Recipe.from_dict(harmonizer_meta(path)["recipe"])
 
 
 def methods(settings: StudySettings, seed: int) -> list[Method]:
-    """Every method of a study, unfitted: raw, the floors, those on features, then the harmonizers."""
+    """Every method of a study, unfitted: raw, the other baselines, those on features, the harmonizers."""
     found: list[Method] = [Raw(), ZScore(), Nyul(), Blocks(), ComBat()]
     if settings.harmonizer is not None:
         return [*found, Checkpoint(settings.harmonizer, settings.device)]
@@ -207,7 +207,7 @@ def translate(checkpoint: Path, volumes: F32, device: str = "auto", direction: s
     return np.clip(applied(network.eval().to(run.device), volumes, run), 0, 1)
 
 
-def _key(scans: PreparedCohort, sources: Sequence[str], target: str, settings: StudySettings) -> str:
+def _key(scans: ModelInputs, sources: Sequence[str], target: str, settings: StudySettings) -> str:
     """Short name of everything that decides a harmonizer, so that studies share it and never mix it up."""
     where = sorted((sha, scan.site) for sha, scan in zip(scans.sha256, scans.scans, strict=True))
     # Not the predictor's part of the preset: a study with another predictor goes on with the same harmonizer.

@@ -7,7 +7,7 @@ here X is the reference site. For each Y one CycleGAN is trained between the two
     Y's scans brought to X ("to source"), X's as they are,
     X's scans brought to Y ("to target"), Y's as they are,
 
-and the same with the floors. Table 2 scores each network on held-out subjects of both sites, brought to
+and the same with the baselines. Table 2 scores each network on held-out subjects of both sites, brought to
 the same site as the training scans. Table 3 asks the networks that were trained on harmonized scans about
 held-out subjects before and after harmonization: what happens where a scan is not harmonized first.
 """
@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 
 from hz_runtime.errors import UsageError
 from hz_train.cohort import Cohort
-from hz_train.datasets import PreparedCohort, describe
+from hz_train.datasets import ModelInputs, describe
 from hz_train.studies import charts
 from hz_train.studies.held_out import COMBAT_REMARK, ages_of, check_ages, held_out_remark, how, predicted
 from hz_train.studies.method import CycleGAN, Method, methods
 from hz_train.studies.predictors import Predictors
 from hz_train.studies.presets import StudySettings, split_cohort
 from hz_train.studies.result import Column, Figure, Prediction, Row, StudyResult, Table
-from hz_train.studies.tables import AGE_COLUMNS, age_metrics, baselines, scored, summarised
+from hz_train.studies.tables import AGE_COLUMNS, age_metrics, raw_counterparts, scored, summarised
 
 F32 = NDArray[np.float32]
 Applied = Callable[[F32, Sequence[str]], F32]
@@ -54,16 +54,16 @@ def check(cohort: Cohort, settings: StudySettings) -> None:
     check_ages(cohort, settings)
 
 
-def pooled(prepared: PreparedCohort, settings: StudySettings) -> StudyResult:
+def pooled(inputs: ModelInputs, settings: StudySettings) -> StudyResult:
     """Run the study. Raises UsageError for a cohort that does not allow it: one site, no ages, too few."""
     settings = replace(settings, form="pairs")
-    check(Cohort(prepared.scans), settings)
-    prepared = prepared.of(Cohort(prepared.scans).with_age())
-    others = [site for site in Cohort(prepared.scans).sites if site != settings.reference]
+    check(Cohort(inputs.scans), settings)
+    inputs = inputs.of(Cohort(inputs.scans).with_age())
+    others = [site for site in Cohort(inputs.scans).sites if site != settings.reference]
     pooled_ones: list[Prediction] = []
     crossed: list[Prediction] = []
     for seed in settings.seeds:
-        training, test = split_cohort(prepared, settings.held_out, seed)
+        training, test = split_cohort(inputs, settings.held_out, seed)
         for target in others:
             pair = [settings.reference, target]
             inside, outside = (p.of(Cohort(p.scans).at(pair)) for p in (training, test))
@@ -73,14 +73,14 @@ def pooled(prepared: PreparedCohort, settings: StudySettings) -> StudyResult:
                 one, two = _pair(method, predictors, inside, outside, target, seed)
                 pooled_ones += one
                 crossed += two
-    return _result(prepared, settings, others, pooled_ones, crossed)
+    return _result(inputs, settings, others, pooled_ones, crossed)
 
 
 def _pair(
     method: Method,
     predictors: Predictors,
-    training: PreparedCohort,
-    test: PreparedCohort,
+    training: ModelInputs,
+    test: ModelInputs,
     target: str,
     seed: int,
 ) -> tuple[list[Prediction], list[Prediction]]:
@@ -152,7 +152,7 @@ def before_and_after(crossed: Sequence[Prediction], settings: StudySettings) -> 
 
 
 def _result(
-    prepared: PreparedCohort,
+    inputs: ModelInputs,
     settings: StudySettings,
     others: list[str],
     predictions: list[Prediction],
@@ -162,7 +162,7 @@ def _result(
     for target in others:
         tested = {_both(settings.reference, target): (settings.reference, target), target: (target,)}
         those = [p for p in predictions if p.columns["target"] == target]
-        rows += scored(those, tested, age_metrics, baselines(those), how(settings))
+        rows += scored(those, tested, age_metrics, raw_counterparts(those), how(settings))
     rows = summarised(rows)
     figures: list[Figure] = []
     dots = charts.intervals(
@@ -202,7 +202,7 @@ def _result(
         ),
         figures=tuple(figures),
         settings=settings.described(),
-        cohort=describe(prepared),
+        cohort=describe(inputs),
         remarks=(held_out_remark(settings), COMBAT_REMARK),
         predictions=(*predictions, *(p for p in crossed if p.columns["scans"] == BEFORE)),
     )

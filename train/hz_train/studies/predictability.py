@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_train.cohort import Scan
-from hz_train.datasets import PreparedCohort
+from hz_train.datasets import ModelInputs
 from hz_train.studies.classifier import (
     Fitted,
     Fold,
@@ -62,7 +62,7 @@ class SiteAudit:
     """
 
     def __init__(
-        self, training: PreparedCohort, test: PreparedCohort, plan: AuditPlan, seed: int, device: str
+        self, training: ModelInputs, test: ModelInputs, plan: AuditPlan, seed: int, device: str
     ) -> None:
         self.plan, self.seed, self.device = plan, seed, device
         self.scans: tuple[Scan, ...] = test.scans

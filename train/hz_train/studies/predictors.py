@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from hz_runtime.inference.slice_wise import middle
 from hz_train.age_cnn import AgeCNN
 from hz_train.age_task import AgeSettings, AgeTask
 from hz_train.cohort import Cohort
-from hz_train.datasets import PreparedCohort
+from hz_train.datasets import ModelInputs
 from hz_train.fit import Run, fit
 from hz_train.slice_predictor_task import SlicePredictorSettings, SlicePredictorTask
 from hz_train.studies.presets import StudySettings, whom
@@ -52,7 +52,7 @@ class Predictors:
         self.settings, self.seed, self.task = settings, seed, task
         self._known: dict[str, Fitted] = {}
 
-    def fit(self, volumes: F32, training: PreparedCohort, targets: F32, features: bool = False) -> Fitted:
+    def fit(self, volumes: F32, training: ModelInputs, targets: F32, features: bool = False) -> Fitted:
         """Train on `volumes` made from the scans of `training`, in that order; targets (n,).
 
         features : volumes are block means, read by ridge.
@@ -84,7 +84,7 @@ class Predictors:
         task.settle()
         return Fitted("3D CNN", task.predict, seen)
 
-    def _slices(self, volumes: F32, training: PreparedCohort, targets: F32, key: str) -> Fitted:
+    def _slices(self, volumes: F32, training: ModelInputs, targets: F32, key: str) -> Fitted:
         """The slice ResNet; a fifth of the training subjects decide when its training ends."""
         preset = self.settings.preset
         recipe = self.settings.recipe
@@ -106,7 +106,7 @@ class Predictors:
         fit(task, run, self._folder(key), identity)
         return Fitted("slice ResNet", lambda made: task.predict(made[:, :, :, read]), whom(training))
 
-    def _aside(self, training: PreparedCohort, targets: F32) -> NDArray[np.bool_]:
+    def _aside(self, training: ModelInputs, targets: F32) -> NDArray[np.bool_]:
         """(n,) which scans decide when training ends: a share of the subjects, or of each label's subjects.
 
         Nobody where there are too few to spare.
@@ -137,8 +137,9 @@ class DiagnosisTask(AgeTask):
         network.mean.zero_()
         network.sd.fill_(1.0)
 
-    def step(self, epoch: int, index: int, run: Run) -> dict[str, Tensor]:
-        volumes, labels = self._ahead.take(epoch, index)
+    def step(self, epoch: int, batch: Sequence[Tensor], run: Run) -> dict[str, Tensor]:
+        """One update of the network. batch : volumes (N, 1, D, H, W) and labels (N,), 0 or 1."""
+        volumes, labels = batch
         with run.autocast():
             logits = self.call(volumes)
         loss = functional.binary_cross_entropy_with_logits(logits.float(), labels.reshape(-1, 1))
@@ -173,7 +174,7 @@ def ridge(features: F64, targets: F64) -> Callable[[F32], F64]:
     weights = vt.T @ (s / (s**2 + best) * (u.T @ y))
 
     def predict(volumes: F32) -> F64:
-        return (_flat(volumes)[:, used] - centre) / scale @ weights + middle
+        return np.asarray((_flat(volumes)[:, used] - centre) / scale @ weights + middle)
 
     return predict
 

@@ -16,7 +16,7 @@ from hz_train.cohort import Cohort
 from hz_train.cyclegan_task import Settings
 from hz_train.cyclegan_training import PRESETS as CYCLEGAN_PRESETS
 from hz_train.cyclegan_training import Preset
-from hz_train.datasets import PreparedCohort
+from hz_train.datasets import ModelInputs
 from hz_train.fit import Schedule
 from hz_train.slice_predictor_task import SlicePredictorSettings
 from hz_train.slice_predictor_training import PRESETS as PREDICTOR_PRESETS
@@ -159,12 +159,12 @@ class Leak(UsageError):
     """A scan that scores a method was also used to fit it."""
 
 
-def whom(prepared: PreparedCohort) -> frozenset[str]:
+def whom(inputs: ModelInputs) -> frozenset[str]:
     """Subjects and file hashes: a copy of a scan under another subject's name is still the same scan."""
-    return frozenset(s.subject for s in prepared.scans) | frozenset(prepared.sha256)
+    return frozenset(s.subject for s in inputs.scans) | frozenset(inputs.sha256)
 
 
-def refuse_leak(what: str, seen: Iterable[str], scored: PreparedCohort) -> None:
+def refuse_leak(what: str, seen: Iterable[str], scored: ModelInputs) -> None:
     """Raise Leak where a scored subject, or a copy of a scored file, is among those `what` was fitted on."""
     both = whom(scored) & frozenset(seen)
     if both:
@@ -174,9 +174,7 @@ def refuse_leak(what: str, seen: Iterable[str], scored: PreparedCohort) -> None:
         )
 
 
-def split_cohort(
-    prepared: PreparedCohort, held_out: float, seed: int
-) -> tuple[PreparedCohort, PreparedCohort]:
+def split_cohort(inputs: ModelInputs, held_out: float, seed: int) -> tuple[ModelInputs, ModelInputs]:
     """(training, test): a share of each site's groups held out, whole subjects, the same for every method.
 
     By group in every study, not only where a diagnosis needs it: studies in one folder then share their
@@ -184,16 +182,16 @@ def split_cohort(
     A file that appears under two names stays in training, or once among the held-out.
     Raises Leak where the two sides share a scan all the same, UsageError where one has no scan of a site.
     """
-    cohort = Cohort(prepared.scans)
+    cohort = Cohort(inputs.scans)
     groups = sorted({s.group for s in cohort.scans})
     parts = [Cohort(tuple(s for s in cohort.scans if s.group == g)) for g in groups]
     kept = {s for part in parts for s in part.split(held_out, seed)[0].subjects}
-    training = prepared.of(cohort.of(kept))
+    training = inputs.of(cohort.of(kept))
     copies = set(training.sha256)
-    rest = prepared.of(cohort.of(set(cohort.subjects) - kept))
+    rest = inputs.of(cohort.of(set(cohort.subjects) - kept))
     first = {sha: s.path for s, sha in reversed([*zip(rest.scans, rest.sha256, strict=True)])}
     fresh = {path for sha, path in first.items() if sha not in copies}
-    test = prepared.of(Cohort(tuple(s for s in rest.scans if s.path in fresh)))
+    test = inputs.of(Cohort(tuple(s for s in rest.scans if s.path in fresh)))
     refuse_leak("the training side", whom(training), test)
     for side, what in ((test, "held out"), (training, "left to train on")):
         bare = sorted(set(cohort.sites) - {s.site for s in side.scans})

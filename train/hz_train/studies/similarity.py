@@ -29,7 +29,7 @@ def ssim_map(a: F32, b: F32, span: float = 1.0) -> F64:
     Wang, Bovik, Sheikh & Simoncelli 2004, eq. 13, in three dimensions: means, variances and the covariance
     are weighted by a Gaussian of sigma 1.5 voxels over 11; C1 = (0.01 span)^2, C2 = (0.03 span)^2.
 
-    span : the range that intensities can take, 1 for prepared scans. Raises GridMismatch.
+    span : the range that intensities can take, 1 in model space. Raises GridMismatch.
     """
     _same(a, b)
     x, y = a.astype(np.float64), b.astype(np.float64)
@@ -50,7 +50,7 @@ def ssim(a: F32, b: F32, mask: Mask, span: float = 1.0) -> float:
     return float(ssim_map(a, b, span)[mask].mean())
 
 
-def _same(*arrays: NDArray) -> None:
+def _same(*arrays: NDArray[np.generic]) -> None:
     shapes = {array.shape for array in arrays}
     if len(shapes) > 1:
         raise GridMismatch(f"volumes of {', '.join(map(str, sorted(shapes)))} cannot be compared.")

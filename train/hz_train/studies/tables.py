@@ -109,13 +109,13 @@ def scored(
     predictions: Sequence[Prediction],
     tested: Mapping[str, Sequence[str]],
     metrics: Scorer,
-    baselines: Mapping[str, str],
+    counterparts: Mapping[str, str],
     how: str,
 ) -> list[Row]:
     """Rows of (method, columns, seed) groups of predictions, in the order in which they first appear.
 
     tested : a row's site, and the sites whose scans it takes together; those without scans give no row.
-    baselines : by method, the one that its `change` is measured against, on the same scans.
+    counterparts : by method, the one that its `change` is measured against, on the same scans.
     """
     groups: dict[tuple[object, ...], list[Prediction]] = {}
     for p in predictions:
@@ -123,7 +123,7 @@ def scored(
     rows = []
     for group in groups.values():
         first = group[0]
-        before = groups.get(_group(first, baselines.get(first.method, "")))
+        before = groups.get(_group(first, counterparts.get(first.method, "")))
         for label, sites in tested.items():
             those = [p for p in group if p.site in sites]
             if not those:
@@ -138,7 +138,7 @@ def scored(
     return rows
 
 
-def baselines(predictions: Sequence[Prediction]) -> dict[str, str]:
+def raw_counterparts(predictions: Sequence[Prediction]) -> dict[str, str]:
     """What each method's `change` is measured against: the same predictor's rows on scans as they are."""
     features = {p.method for p in predictions if p.columns.get("predictor") == RIDGE}
     return {p.method: Blocks.name if p.method in features else Raw.name for p in predictions}

@@ -10,14 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from hz_train.cohort import Cohort
-from hz_train.datasets import PreparedCohort, describe
+from hz_train.datasets import ModelInputs, describe
 from hz_train.studies import charts
 from hz_train.studies.held_out import COMBAT_REMARK, ages_of, check_ages, held_out_remark, how, predicted
 from hz_train.studies.method import Method, methods
 from hz_train.studies.predictors import Predictors
 from hz_train.studies.presets import StudySettings, split_cohort
 from hz_train.studies.result import Prediction, StudyResult, Table
-from hz_train.studies.tables import AGE_COLUMNS, age_metrics, baselines, scored, summarised
+from hz_train.studies.tables import AGE_COLUMNS, age_metrics, raw_counterparts, scored, summarised
 from hz_train.studies.views import OTHERS
 
 MEAN_AGE = "mean age of the training scans"
@@ -28,26 +28,26 @@ def check(cohort: Cohort, settings: StudySettings) -> None:
     check_ages(cohort, settings)
 
 
-def transfer(prepared: PreparedCohort, settings: StudySettings) -> StudyResult:
+def transfer(inputs: ModelInputs, settings: StudySettings) -> StudyResult:
     """Run the study. Raises UsageError for a cohort that does not allow it: one site, no ages, too few."""
-    check(Cohort(prepared.scans), settings)
-    prepared = prepared.of(Cohort(prepared.scans).with_age())
+    check(Cohort(inputs.scans), settings)
+    inputs = inputs.of(Cohort(inputs.scans).with_age())
     predictions: list[Prediction] = []
     for seed in settings.seeds:
-        training, test = split_cohort(prepared, settings.held_out, seed)
+        training, test = split_cohort(inputs, settings.held_out, seed)
         predictors = Predictors(settings, seed)
         for method in methods(settings, seed):
             method.fit(training, settings.reference)
             predictions += _asked(method, predictors, training, test, settings, seed)
         predictions += _mean_age(training, test, settings.reference, seed)
-    return _result(prepared, settings, predictions)
+    return _result(inputs, settings, predictions)
 
 
 def _asked(
     method: Method,
     predictors: Predictors,
-    training: PreparedCohort,
-    test: PreparedCohort,
+    training: ModelInputs,
+    test: ModelInputs,
     settings: StudySettings,
     seed: int,
 ) -> list[Prediction]:
@@ -58,7 +58,7 @@ def _asked(
     return predicted(method, fitted, test, ages_of(test), seed, {})
 
 
-def _mean_age(training: PreparedCohort, test: PreparedCohort, reference: str, seed: int) -> list[Prediction]:
+def _mean_age(training: ModelInputs, test: ModelInputs, reference: str, seed: int) -> list[Prediction]:
     home = [s.age for s in training.scans if s.site == reference and s.age is not None]
     mean = float(np.mean(home))
     return [
@@ -67,13 +67,13 @@ def _mean_age(training: PreparedCohort, test: PreparedCohort, reference: str, se
     ]
 
 
-def _result(prepared: PreparedCohort, settings: StudySettings, predictions: list[Prediction]) -> StudyResult:
-    sites = Cohort(prepared.scans).sites
+def _result(inputs: ModelInputs, settings: StudySettings, predictions: list[Prediction]) -> StudyResult:
+    sites = Cohort(inputs.scans).sites
     others = [site for site in sites if site != settings.reference]
     tested = {OTHERS: others, **{site: [site] for site in others}, settings.reference: [settings.reference]}
     if len(others) == 1:
         del tested[OTHERS]
-    rows = summarised(scored(predictions, tested, age_metrics, baselines(predictions), how(settings)))
+    rows = summarised(scored(predictions, tested, age_metrics, raw_counterparts(predictions), how(settings)))
     first = settings.seeds[0]
     shown = {
         name: [p for p in predictions if p.method == name and p.seed == first]
@@ -110,7 +110,7 @@ def _result(prepared: PreparedCohort, settings: StudySettings, predictions: list
         ),
         figures=(charts.scatter(shown, sites, caption), *([dots] if dots else [])),
         settings=settings.described(),
-        cohort=describe(prepared),
+        cohort=describe(inputs),
         remarks=(held_out_remark(settings), COMBAT_REMARK),
         predictions=tuple(predictions),
     )

@@ -13,16 +13,16 @@ from hz_runtime.io.volume import read_volume
 from hz_runtime.model_space.recipe import Recipe, to_model_space
 from hz_runtime.model_space.resample import resample
 from hz_train.cohort import Cohort, Scan
-from hz_train.datasets import PreparedCohort, load
+from hz_train.datasets import ModelInputs, load
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 NAME = "truth"
 
 
-def truths(prepared: PreparedCohort, recipe: Recipe, n4: bool) -> dict[Path, F32]:
-    """The reference site's view of scans that have one, prepared as scans are: scan's path to (D, H, W)."""
-    known = [s for s in prepared.scans if s.truth is not None]
+def truths(inputs: ModelInputs, recipe: Recipe, n4: bool) -> dict[Path, F32]:
+    """The reference site's view of scans that have one, in model space: scan's path to (D, H, W)."""
+    known = [s for s in inputs.scans if s.truth is not None]
     if not known:
         return {}
     paths = list(dict.fromkeys(s.truth for s in known))
@@ -31,13 +31,13 @@ def truths(prepared: PreparedCohort, recipe: Recipe, n4: bool) -> dict[Path, F32
     return {s.path: grids[s.truth] for s in known}
 
 
-def label_maps(prepared: PreparedCohort, recipe: Recipe) -> dict[Path, U8]:
+def label_maps(inputs: ModelInputs, recipe: Recipe) -> dict[Path, U8]:
     """Tissue labels on the grid of every scan that has them: scan's path to (D, H, W), 0 to 3."""
-    return {s.path: label_map(s, recipe) for s in prepared.scans if s.labels is not None}
+    return {s.path: label_map(s, recipe) for s in inputs.scans if s.labels is not None}
 
 
 def label_map(scan: Scan, recipe: Recipe) -> U8:
-    """A scan's label map on its prepared grid.
+    """A scan's label map on its grid in model space.
 
     A voxel at least half filled by tissue takes the one that fills most of it; the rest is background.
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hz_runtime.errors import UsageError
 from hz_runtime.model_space.foreground import block_means
 from hz_train.cohort import Cohort
-from hz_train.datasets import PreparedCohort
+from hz_train.datasets import ModelInputs
 from hz_train.studies.baselines import Blocks, Raw
 from hz_train.studies.method import Method, methods
 from hz_train.studies.presets import StudySettings, check_cohort, refuse_leak
@@ -52,7 +52,7 @@ def compared(settings: StudySettings, seed: int) -> list[Method]:
 
 
 def views(
-    found: Sequence[Method], training: PreparedCohort, test: PreparedCohort, reference: str
+    found: Sequence[Method], training: ModelInputs, test: ModelInputs, reference: str
 ) -> Iterator[View]:
     """Fit each method on the training side and show both sides through it.
 
