@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -63,44 +61,21 @@ def main(
     from hz_cli.batch import one_core_each, stop_on_signals
 
     one_core_each()
-    from contextlib import ExitStack
-
-    from hz_runtime.batch.executor import Event
-    from hz_runtime.batch.folder_lock import locked
-    from hz_runtime.batch.inputs import collect
-    from hz_runtime.batch.prepare_run import HeadFolder, brain_suffix, write_preparation_tsv
-    from hz_runtime.cpus import usable_cpus
-    from hz_runtime.dicom.scans import dicom_scans
-    from hz_runtime.preparation.preparer import Preparation, Preparer
-
     stop = stop_on_signals(quiet)
-    out = Path(os.path.abspath(out))
-    choices = Preparation.asked(dof, brain_mask)
+
+    from hz_runtime.batch.prepare_run import TABLE_NAME, PrepareOptions, prepare_batch
+    from hz_runtime.preparation.preparer import Preparation
+
+    asked = PrepareOptions(Preparation.asked(dof, brain_mask), workers, overwrite)
     progress = render.Progress(plain=plain, quiet=quiet)
-    results: dict[str, Any] = {}
     try:
-        with ExitStack() as held:
-            found = collect(inputs, out, held.enter_context(dicom_scans()))
-            choices.check(len(found.scans))
-            workers = min(workers or min(4, usable_cpus()), len(found.scans))
-            held.enter_context(locked(out))
-            folder = HeadFolder(out, Preparer.opened(choices), overwrite)
-            for note in found.notes:
-                progress(Event("note", note))
-            total = len(found.scans)
-            progress(Event("start", f"{dof} degrees of freedom, {workers} at a time", total=total))
-            for result in folder.run(found.scans, workers, stop):
-                results[result.name] = result
-                progress(Event("scan", result=result, done=len(results), total=total))
-            line = write_preparation_tsv(out, [results[scan.name] for scan in found.scans])
+        report = prepare_batch(inputs, out, asked, progress, stop)
     finally:
         progress.close()
-    brains = f"{out.name}/*{brain_suffix(folder.template)}"
-    done = any(result.outputs for result in results.values())
-    following = f" Next:  hz-run '{brains}'" if done else ""
-    render.say(f"{line}; see preparation.tsv in {out.name}.{following}")
-    failed = any(result.status == "failed" for result in results.values())
-    ctx.exit(130 if stop.is_set() else 3 if failed else 0)
+    done = any(scan.outputs for scan in report.scans)
+    following = f" Next:  hz-run '{report.out.name}/{report.brains}'" if done else ""
+    render.say(f"{report.summary()}; see {TABLE_NAME} in {report.out.name}.{following}")
+    ctx.exit(report.exit_code)
 
 
 if __name__ == "__main__":

@@ -1,209 +1,139 @@
-"""Many heads into one folder: each one's files and record, resumed by content, none stopping the others.
+"""A run of hz-prepare: many heads in, one folder of brains out, none stopping the others.
 
-The record, NAME_desc-preparation.json, is written last and holds what made the files, their sha256, the
-pose and every gate's verdict. A refused scan gets a record too, and no file beside it. What fails for
-another reason than the scan itself (a disk, a share, memory) takes no earlier result away.
+What becomes of one head, and what of an earlier run is kept, is `head_folder`'s.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import cached_property
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from hz_runtime.batch.failures import blames_the_scan, failure
-from hz_runtime.batch.inputs import InputScan
+from hz_runtime.batch.executor import Event
+from hz_runtime.batch.folder_lock import locked
+from hz_runtime.batch.head_folder import LOG_NAME, HeadFolder, brain_suffix
+from hz_runtime.batch.inputs import InputScan, collect
 from hz_runtime.batch.log import RunLog
-from hz_runtime.errors import HzError
-from hz_runtime.io.atomic import atomic_write_bytes, sha256_bytes, sha256_file, sync_folder
-from hz_runtime.io.json_text import to_json
-from hz_runtime.io.volume import Volume, read_volume, write_volume
+from hz_runtime.cpus import usable_cpus
+from hz_runtime.dicom.scans import dicom_scans
+from hz_runtime.errors import UsageError
+from hz_runtime.io.atomic import atomic_write_bytes
 from hz_runtime.preparation.gates import NAMES
-from hz_runtime.preparation.preparer import Preparer, preparation_metadata, step_seconds
-from hz_runtime.preparation.steps import PreparedHead
-from hz_runtime.preparation.template import Template
-from hz_runtime.results.prediction import Prediction
-from hz_runtime.results.record import Record, fingerprint, intact, read_record
-from hz_runtime.results.scan_result import DONE_BEFORE, NOT_REACHED, ScanResult
+from hz_runtime.preparation.preparer import Preparation, Preparer
+from hz_runtime.results.scan_result import NOT_REACHED, ScanResult
 
-LOG_NAME = "hz-prepare.log"
+MOST_WORKERS = 4  # heads at a time, unless more are asked for
+TABLE_NAME = "preparation.tsv"
 _WORDS = {"skipped": "not reached"}  # a scan that was done before has its record's status as well
 
 
-def brain_suffix(template: Template) -> str:
-    """What follows a scan's name in the brain that hz-run reads."""
-    return f"_space-{template.name}_res-2_desc-brain_T1w.nii.gz"
+@dataclass(frozen=True)
+class PrepareOptions:
+    """How to prepare.
+
+    preparation : what is done to each head.  workers : heads at a time; None: as many as there are usable
+    CPUs, MOST_WORKERS at most.  overwrite : redo what is done.
+    """
+
+    preparation: Preparation = field(default_factory=Preparation)
+    workers: int | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"workers is {self.workers}; it must be 1 or more.")
 
 
-@dataclass(frozen=True, eq=False)
-class HeadFolder:
-    """An output folder and what prepares the scans of one run; `prepare` is safe from several threads.
+@dataclass(frozen=True)
+class PrepareReport:
+    """A finished run.
 
-    overwrite : redo what is done.
+    scans : in the order of the inputs.  brains : pattern of the brains in `out`, as hz-run takes them.
     """
 
     out: Path
-    preparer: Preparer
-    overwrite: bool = False
+    scans: tuple[ScanResult, ...]
+    brains: str
+    interrupted: bool = False
 
     @property
-    def template(self) -> Template:
-        return self.preparer.template
+    def exit_code(self) -> int:
+        """0 all done, 3 some scans were refused or failed, 130 interrupted."""
+        if self.interrupted:
+            return 130
+        return 3 if any(scan.status == "failed" for scan in self.scans) else 0
 
-    @cached_property
-    def _made_by(self) -> str:
-        return fingerprint({"preparation": self.preparer.identity})
-
-    def run(
-        self, scans: Sequence[InputScan], workers: int, stop: threading.Event | None = None
-    ) -> Iterator[ScanResult]:
-        """The result of every scan, as they come; after `stop` is set those not begun are skipped."""
-        stop = stop or threading.Event()
-
-        def one(scan: InputScan) -> ScanResult:
-            if stop.is_set():
-                return ScanResult(scan.label, scan.name, "skipped", NOT_REACHED)
-            return self.prepare(scan)
-
-        with ThreadPoolExecutor(workers, "head") as pool:
-            for done in as_completed([pool.submit(one, scan) for scan in scans]):
-                yield done.result()
-
-    def prepare(self, scan: InputScan) -> ScanResult:
-        """One scan, from file to files; whatever goes wrong with it becomes its result."""
-        sha256 = None
-        try:
-            scan.check()
-            if not self.overwrite and (before := self._done_before(scan)):
-                return before
-            volume = read_volume(scan.path)
-            sha256 = volume.sha256
-            head = self.preparer(volume)
-            outputs = self._write(scan, volume, head)
-            return ScanResult(
-                scan.label,
-                scan.name,
-                "ok",
-                outputs=outputs,
-                sha256=sha256,
-                seconds=step_seconds(head),
-                gates=tuple(verdict.to_dict() for verdict in head.verdicts),
-            )
-        except Exception as error:
-            reason, trace = failure(error, scan, self.out, LOG_NAME)
-            if trace:
-                RunLog(self.out / LOG_NAME).write(f"{scan.label}\n{trace}")
-            with suppress(HzError, OSError):
-                if scan.path.is_file() and (blames_the_scan(error) or not self._holds(scan)):
-                    self._write_refusal(scan, sha256, reason, error)
-            gates = tuple(getattr(error, "gates", ()))
-            return ScanResult(scan.label, scan.name, "failed", reason, sha256=sha256, gates=gates)
-
-    def record_name(self, scan: InputScan) -> str:
-        return f"{scan.name}_desc-preparation.json"
-
-    def output_names(self, scan: InputScan) -> tuple[str, ...]:
-        """Names of a scan's files: template-space brain and mask, native ones, transform."""
-        brain = brain_suffix(self.template)
-        return (
-            scan.name + brain,
-            scan.name + brain.replace("_T1w", "_mask"),
-            f"{scan.name}_desc-brain_T1w.nii.gz",
-            f"{scan.name}_desc-brain_mask.nii.gz",
-            f"{scan.name}_from-T1w_to-{self.template.name}_mode-image_xfm.json",
-        )
-
-    def _holds(self, scan: InputScan) -> bool:
-        """Whether an earlier result is there, however it was made and by whatever version."""
-        path = self.out / self.record_name(scan)
-        record = read_record(path)
-        return path.exists() if record is None else record.status == "ok"
-
-    def _done_before(self, scan: InputScan) -> ScanResult | None:
-        record = read_record(self.out / self.record_name(scan))
-        if record is None or record.status != "ok" or record.fingerprint != self._made_by:
-            return None
-        if record.bundle != self.template.sha256 or record.input_sha256 != sha256_file(scan.path):
-            return None
-        if not intact(self.out, record):
-            return None
-        names = tuple(record.outputs)
-        return ScanResult(
-            scan.label,
-            scan.name,
-            "skipped",
-            DONE_BEFORE,
-            names,
-            sha256=record.input_sha256,
-            recorded="ok",
-            gates=record.gates,
-        )
-
-    def _write(self, scan: InputScan, volume: Volume, head: PreparedHead) -> tuple[str, ...]:
-        names = self.output_names(scan)
-        grid, own = self.preparer.geometry, volume.geometry
-        description = preparation_metadata(self.preparer, head)
-        transform = to_json(description.pop("transform"))  # has a file of its own
-        with self._replacing(scan) as made:
-            hashes = [
-                write_volume(made / names[0], head.template_brain, grid),
-                write_volume(made / names[1], head.template_mask, grid, dtype="uint8"),
-                write_volume(made / names[2], head.brain, own),
-                write_volume(made / names[3], head.mask, own, dtype="uint8"),
-                sha256_bytes(transform),
-            ]
-            atomic_write_bytes(made / names[4], transform)
-            outputs = {
-                name: {"bytes": (made / name).stat().st_size, "sha256": sha256}
-                for name, sha256 in zip(names, hashes, strict=True)
-            }
-            self._write_record(made, scan, self._record(volume.sha256, "ok", outputs), description)
-        return names
-
-    @contextmanager
-    def _replacing(self, scan: InputScan) -> Iterator[Path]:
-        """A folder for a scan's files and record; they come into the output folder together at the end.
-
-        So a disk that fills up between two files leaves an earlier result as it is. Raises OSError.
-        """
-        made = self.out / f".{scan.name}.hz-prepare"
-        shutil.rmtree(made, ignore_errors=True)  # of a run that was killed
-        made.mkdir()
-        try:
-            yield made
-            record = self.record_name(scan)
-            (self.out / record).unlink(missing_ok=True)  # from here on an earlier result is no longer claimed
-            for name in (*self.output_names(scan), record):
-                os.replace(made / name, self.out / name)
-            sync_folder(self.out)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-
-    def _write_refusal(self, scan: InputScan, sha256: str | None, reason: str, error: Exception) -> None:
-        for name in self.output_names(scan):  # an earlier run's, made of another scan or another way
-            (self.out / name).unlink(missing_ok=True)
-        record = self._record(sha256 or "", "failed", {})
-        more = {"reason": reason, "gates": getattr(error, "gates", ())}
-        self._write_record(self.out, scan, record, more)
-
-    def _record(self, sha256: str, status: str, outputs: Mapping[str, Mapping[str, Any]]) -> Record:
-        return Record(sha256, self.template.sha256, self._made_by, status, (), Prediction(), outputs)
-
-    def _write_record(self, folder: Path, scan: InputScan, record: Record, more: Mapping[str, Any]) -> None:
-        content = {"Sources": [scan.label], **more, "hz": record.to_dict()}
-        atomic_write_bytes(folder / self.record_name(scan), to_json(content))
+    def summary(self) -> str:
+        """One line: how many of each."""
+        counts = Counter("done before" if s.recorded else _WORDS.get(s.status, s.status) for s in self.scans)
+        words = ("ok", "done before", "failed", "not reached")
+        parts = [f"{counts[word]} {word}" for word in words if counts[word]]
+        return f"{len(self.scans)} scan{'' if len(self.scans) == 1 else 's'}: {', '.join(parts)}"
 
 
-def write_preparation_tsv(out: Path, results: Sequence[ScanResult]) -> str:
-    """Write preparation.tsv, with what every gate measured; the line that a run ends with."""
+def prepare_batch(
+    inputs: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    options: PrepareOptions | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    stop: threading.Event | None = None,
+) -> PrepareReport:
+    """Prepare `inputs` (files, folders, patterns, DICOM) into the folder `out`, with preparation.tsv.
+
+    on_event : called in the calling thread.  stop : set it from anywhere to end early: scans in flight are
+    finished, the others reported as skipped.
+    A scan that fails does not raise. Raises UsageError (no input, an extra that is not installed, output
+    folder held by another run or not writable), BundleError for a damaged brain-mask network: then nothing
+    was done; HzError where the table cannot be written.
+    """
+    options = options or PrepareOptions()
+    folder = Path(os.path.abspath(out))
+    emit = on_event or (lambda _: None)
+    stop = stop or threading.Event()
+    results: dict[str, ScanResult] = {}
+    with ExitStack() as held:
+        found = collect(inputs, folder, held.enter_context(dicom_scans()))
+        total = len(found.scans)
+        options.preparation.check(total)
+        held.enter_context(locked(folder))
+        heads = HeadFolder(folder, Preparer.opened(options.preparation), options.overwrite)
+        log = RunLog(folder / LOG_NAME)
+        for note in found.notes:
+            log.write(note)
+            emit(Event("note", note))
+        workers = min(options.workers or min(MOST_WORKERS, usable_cpus()), total)
+        dof = options.preparation.dof
+        emit(Event("start", f"{dof} degrees of freedom, {workers} at a time", total=total))
+        for result in _each(heads, found.scans, workers, stop):
+            results[result.name] = result
+            emit(Event("scan", result=result, done=len(results), total=total))
+        scans = tuple(results[scan.name] for scan in found.scans)
+        write_preparation_tsv(folder, scans)
+    return PrepareReport(folder, scans, f"*{brain_suffix(heads.template)}", stop.is_set())
+
+
+def _each(
+    heads: HeadFolder, scans: Sequence[InputScan], workers: int, stop: threading.Event
+) -> Iterator[ScanResult]:
+    """The result of every scan, as they come; after `stop` is set those not begun are skipped."""
+
+    def one(scan: InputScan) -> ScanResult:
+        if stop.is_set():
+            return ScanResult(scan.label, scan.name, "skipped", NOT_REACHED)
+        return heads.prepare(scan)
+
+    with ThreadPoolExecutor(workers, "head") as pool:
+        for done in as_completed([pool.submit(one, scan) for scan in scans]):
+            yield done.result()
+
+
+def write_preparation_tsv(out: Path, results: Sequence[ScanResult]) -> None:
+    """Write preparation.tsv: each scan's status, and what every gate measured. Raises HzError."""
     lines = ["\t".join(("input", "status", "reason", "failed_gates", *(g.replace(" ", "_") for g in NAMES)))]
     for result in results:
         gates = {str(gate["gate"]): gate for gate in result.gates}
@@ -212,9 +142,4 @@ def write_preparation_tsv(out: Path, results: Sequence[ScanResult]) -> str:
         reason = "" if result.recorded else " ".join(result.reason.split())  # as of an undisturbed run
         row = (result.input, result.recorded or result.status, reason or "n/a", failed)
         lines.append("\t".join((*row, *values)))
-    atomic_write_bytes(out / "preparation.tsv", ("\n".join(lines) + "\n").encode())
-    counts = Counter("done before" if r.recorded else _WORDS.get(r.status, r.status) for r in results)
-    parts = [
-        f"{counts[word]} {word}" for word in ("ok", "done before", "failed", "not reached") if counts[word]
-    ]
-    return f"{len(results)} scan{'' if len(results) == 1 else 's'}: {', '.join(parts)}"
+    atomic_write_bytes(out / TABLE_NAME, ("\n".join(lines) + "\n").encode())

@@ -49,10 +49,15 @@ def gzipped(pieces: Iterable[bytes | memoryview], level: int = 0) -> bytes:
     return b"".join([*map(squeeze.compress, pieces), squeeze.flush()])
 
 
+def printable(text: str) -> str:
+    """Text that fits a table and any encoding: no control characters, no stray bytes."""
+    text = os.fsencode(text).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def shown(path: str | os.PathLike[str]) -> str:
-    """The name of a file as messages show it: no folder, and on one line whatever it contains."""
-    name = os.path.basename(os.path.normpath(os.fspath(path)))
-    return "".join(c if c.isprintable() else "?" for c in name)
+    """The name of a file as messages show it: no folder, and `printable` whatever it contains."""
+    return printable(os.path.basename(os.path.normpath(os.fspath(path))))
 
 
 def temporary_name(path: Path) -> Path:
@@ -136,9 +141,3 @@ def alive(pid: int) -> bool:
     except OSError:
         return True  # somebody else's process: not ours to judge
     return True
-
-
-def printable(text: str) -> str:
-    """Text that fits a table and any encoding: no control characters, no stray bytes."""
-    text = os.fsencode(text).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else "?" for c in text)

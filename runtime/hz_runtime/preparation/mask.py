@@ -1,4 +1,4 @@
-"""Which voxels are brain: found already stripped, given, or carried over from the template.
+"""Which voxels are brain: found already stripped, given, or propagated from the template.
 
 The template's mask needs no network's weights. Through the affine registration it lies within a few
 millimetres of the brain's edge; between its core and its surroundings the scan's own intensities decide:
@@ -60,11 +60,11 @@ def propagated_mask(data: F32, affine: F64, pose: F64, template: Template) -> Ma
     return resample(soft, back, data.shape, affine) > 0.5
 
 
-def refined(seen: F32, carried_mask: Mask) -> Mask:
+def refined(seen: F32, template_mask: Mask) -> Mask:
     """The brain of a head that lies in template space, from the template's mask; all (91, 109, 91)."""
-    core = eroded(carried_mask, DOUBT)
+    core = eroded(template_mask, DOUBT)
     level = float(np.median(seen[core]))
-    tissue = (seen > DARK * level) & (seen < BRIGHT * level) & dilated(carried_mask, REACH)
+    tissue = (seen > DARK * level) & (seen < BRIGHT * level) & dilated(template_mask, REACH)
     solid = reached(core, eroded(tissue | core, BRIDGE) | core)
     brain = dilated(solid, BRIDGE + 1) & (tissue | core)
     # Sulci and the fluid around the brain belong to it as far as the brain's outline does.

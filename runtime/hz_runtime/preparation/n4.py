@@ -52,10 +52,10 @@ def corrected(data: F32, affine: NDArray[np.float64]) -> F32:
         nib.save(nib.Nifti1Image(mask.astype(np.uint8), affine), folder / "mask.nii")
         options = ["-mask", "mask.nii", "-shrink", str(shrink), "-iter", ITERATIONS]
         command = ["scan.nii", "-n4", *options, "-convergence", str(CONVERGENCE)]
-        said = niimath("N4", [*command, "-field", "field.nii", "out.nii", "-odt", "float"], folder)
-        if said is not None or not (folder / "field.nii").exists():
+        complaint = niimath("N4", [*command, "-field", "field.nii", "out.nii", "-odt", "float"], folder)
+        if complaint is not None or not (folder / "field.nii").exists():
             raise UnpreparedScan(
-                f"niimath found no receive field ({said or 'it wrote nothing'}).",
+                f"niimath found no receive field ({complaint or 'it wrote nothing'}).",
                 "Look at the scan, or correct it elsewhere.",
             )
         image: Any = nib.load(folder / "field.nii")

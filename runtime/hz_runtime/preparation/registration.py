@@ -48,10 +48,10 @@ def affine_pose(data: F32, affine: F64, template: Template, threads: int = 1) ->
         _save(folder / "template.nii", template.data, template.affine)
         options = ["-cost", "fast", "-savemat", "map.json", "-final", "NN"]
         command = ["scan.nii", "-allineate", "template.nii", *options, "out"]
-        said = niimath("Registration", command, folder, threads)
-        if said is not None or not (folder / "map.json").exists():
+        complaint = niimath("Registration", command, folder, threads)
+        if complaint is not None or not (folder / "map.json").exists():
             raise UnpreparedScan(
-                f"niimath found no map to the template ({said or 'it wrote nothing'}).",
+                f"niimath found no map to the template ({complaint or 'it wrote nothing'}).",
                 "Look at the scan: is a head in it?",
             )
         return _map((folder / "map.json").read_bytes())

@@ -1,267 +1,119 @@
-"""What hz-prepare leaves in its folder when something fails: a disk, a share, memory, the scan itself."""
+"""A run of hz-prepare as a library calls it: its order, its events and how it ends. No head is prepared."""
 
 from __future__ import annotations
 
-import errno
-from dataclasses import dataclass
+import threading
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
+from closed_folders import close
 from hz_runtime.batch import prepare_run
+from hz_runtime.batch.executor import Event
+from hz_runtime.batch.head_folder import HeadFolder
 from hz_runtime.batch.inputs import InputScan
-from hz_runtime.batch.prepare_run import HeadFolder
-from hz_runtime.errors import GridMismatch, HzError, NoBrain, ScanError, UnreadableScan
-from hz_runtime.io.geometry import Geometry
-from hz_runtime.io.volume import Volume, read_volume, write_volume
-from hz_runtime.preparation import n4, preparer, registration
-from hz_runtime.preparation.preparer import Preparation, Preparer
+from hz_runtime.batch.prepare_run import PrepareOptions, PrepareReport, prepare_batch
+from hz_runtime.errors import UsageError
+from hz_runtime.preparation.preparer import Preparer
+from hz_runtime.preparation.template import Template
 from hz_runtime.results.scan_result import ScanResult
-from small_scans import results
-
-AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
-INSIDE = np.indices((10, 10, 10)).sum(axis=0) > 6
-
-
-@dataclass
-class Stub:
-    """Stands for a Preparer: "prepares" at once, or raises `fault`. level : what it makes of a scan."""
-
-    level: float = 1.0
-    fault: BaseException | None = None
-    template = SimpleNamespace(name="MNI152", sha256="0" * 64)
-    geometry = Geometry.from_affine((2, 2, 2), np.eye(4))
-
-    @property
-    def identity(self) -> dict[str, object]:
-        return {"level": self.level}
-
-    def __call__(self, volume: Volume) -> SimpleNamespace:
-        if self.fault is not None:
-            raise self.fault
-        small, mask = np.full((2, 2, 2), self.level, np.float32), volume.data > 0
-        return SimpleNamespace(
-            template_brain=small, template_mask=small > 0, brain=volume.data, mask=mask, verdicts=()
-        )
-
-
-@pytest.fixture(autouse=True)
-def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        prepare_run, "preparation_metadata", lambda stub, _: {"transform": {"level": stub.level}}
-    )
-    monkeypatch.setattr(prepare_run, "step_seconds", lambda _: {})
 
 
 @pytest.fixture
-def scan(tmp_path: Path) -> InputScan:
-    path = tmp_path / "sub-01_T1w.nii.gz"
-    write_volume(path, INSIDE * 900.0, Geometry.from_affine(INSIDE.shape, AFFINE))
-    return InputScan(path, path.name, "sub-01")
+def heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three heads, of which the second fails, "prepared" at once; and room for eight at a time."""
+
+    class Stub:
+        template = Template.__new__(Template)
+
+    object.__setattr__(Stub.template, "name", "MNI152")
+
+    def prepare(_: HeadFolder, scan: InputScan) -> ScanResult:
+        if scan.name == "b":
+            gates = ({"gate": "slice thickness", "passed": False, "value": 4.8, "limits": [0, 3]},)
+            return ScanResult(scan.label, scan.name, "failed", "too\nthick", gates=gates)
+        return ScanResult(scan.label, scan.name, "ok", outputs=(f"{scan.name}.nii.gz",))
+
+    monkeypatch.setattr(Preparer, "opened", classmethod(lambda *_: Stub()))
+    monkeypatch.setattr(HeadFolder, "prepare", prepare)
+    monkeypatch.setattr(prepare_run, "usable_cpus", lambda: 8)
+    folder = tmp_path / "raw"
+    (folder / "closed").mkdir(parents=True)
+    for name in "cba":
+        (folder / f"{name}.nii").touch()
+    return folder
 
 
-def prepared(scan: InputScan, out: Path, stub: Stub, overwrite: bool = False) -> ScanResult:
-    return HeadFolder(out, stub, overwrite).prepare(scan)  # type: ignore[arg-type]
+def test_results_are_in_the_order_of_the_inputs_and_events_count_them(heads: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
+    report = prepare_batch([heads], tmp_path / "out", on_event=events.append)
+    assert [(scan.name, scan.status) for scan in report.scans] == [("a", "ok"), ("b", "failed"), ("c", "ok")]
+    assert report.summary() == "3 scans: 2 ok, 1 failed" and report.exit_code == 3
+    assert report.brains == "*_space-MNI152_res-2_desc-brain_T1w.nii.gz"
+    assert (events[0].kind, events[0].text, events[0].total) == (
+        "start", "6 degrees of freedom, 3 at a time", 3
+    )  # fmt: skip
+    assert [(event.kind, event.done, event.total) for event in events[1:]] == [
+        ("scan", n, 3) for n in (1, 2, 3)
+    ]
+    rows = [line.split("\t") for line in (tmp_path / "out" / "preparation.tsv").read_text().splitlines()]
+    assert [row[:4] for row in rows] == [
+        ["input", "status", "reason", "failed_gates"],
+        ["a.nii", "ok", "n/a", "n/a"],
+        ["b.nii", "failed", "too thick", "slice thickness"],
+        ["c.nii", "ok", "n/a", "n/a"],
+    ]
+    assert rows[2][rows[0].index("slice_thickness")] == "4.8"
 
 
-@pytest.fixture
-def done(scan: InputScan, tmp_path: Path) -> Path:
-    """An output folder with an earlier result."""
-    out = tmp_path / "out"
-    out.mkdir()
-    assert prepared(scan, out, Stub()).status == "ok"
-    assert len(results(out)) == 6
-    return out
-
-
-def caused(error: HzError, cause: BaseException) -> HzError:
-    error.__cause__ = cause
-    return error
-
-
-TRANSIENT = {
-    "a disk": OSError(errno.ENOSPC, "No space left on device"),
-    "a share": caused(UnreadableScan("cannot be read (Input/output error)."), OSError(errno.EIO, "no")),
-    "memory": MemoryError(),
-    "memory for voxels": caused(UnreadableScan("its voxels do not fit in memory."), MemoryError()),
-    "a killed program": HzError("N4 was ended from outside (niimath, signal 9)."),
-    "a fault of hz": RuntimeError("a fault of hz"),
-}
-OF_THE_SCAN = {
-    "no brain": NoBrain("no brain was found in this scan."),
-    "a damaged stream": caused(UnreadableScan("the gzip stream is damaged."), OSError("Not a gzipped file")),
-}
-
-
-@pytest.mark.parametrize("why", TRANSIENT)
-def test_an_earlier_result_outlives_what_is_no_fault_of_the_scan(
-    why: str, done: Path, scan: InputScan
+def test_as_many_at_a_time_as_cpus_and_no_more_than_four(
+    heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = results(done)
-    assert prepared(scan, done, Stub(2.0, TRANSIENT[why])).status == "failed"
-    assert {n: b for n, b in results(done).items() if n != prepare_run.LOG_NAME} == before
-    assert prepared(scan, done, Stub()).recorded == "ok"
+    """The CPUs are those of the process, not of the machine; what is asked for wins."""
+    for name in "def":
+        (heads / f"{name}.nii").touch()
+
+    def at_a_time(options: PrepareOptions | None = None) -> str:
+        events: list[Event] = []
+        prepare_batch([heads], tmp_path / "out", options, events.append)
+        return events[0].text.split(", ")[1]
+
+    assert at_a_time() == "4 at a time" and at_a_time(PrepareOptions(workers=5)) == "5 at a time"
+    monkeypatch.setattr(prepare_run, "usable_cpus", lambda: 2)
+    assert at_a_time() == "2 at a time"
+    with pytest.raises(UsageError, match="workers is 0"):
+        PrepareOptions(workers=0)
 
 
-@pytest.mark.parametrize("why", OF_THE_SCAN)
-def test_a_refused_scan_loses_it(why: str, done: Path, scan: InputScan) -> None:
-    assert prepared(scan, done, Stub(2.0, OF_THE_SCAN[why])).status == "failed"
-    assert set(results(done)) == {"sub-01_desc-preparation.json"}
+def test_a_run_that_is_stopped_says_what_it_did_not_reach(heads: Path, tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    report = prepare_batch([heads], tmp_path / "out", stop=stop)
+    assert report.summary() == "3 scans: 3 not reached" and report.exit_code == 130
+    assert "skipped" in (tmp_path / "out" / "preparation.tsv").read_text()
 
 
-@pytest.mark.parametrize("refuses", ["exists", "is_file"])
-def test_a_scan_that_cannot_be_looked_at_costs_nothing(
-    refuses: str, done: Path, scan: InputScan, monkeypatch: pytest.MonkeyPatch
+def test_a_closed_folder_is_said_and_logged(
+    heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where the permission to enter its folder is gone: pathlib raises that."""
-
-    def denied(_: Path) -> bool:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    before = results(done)
-    monkeypatch.setattr(Path, refuses, denied)
-    result = prepared(scan, done, Stub(2.0))
-    monkeypatch.undo()
-    assert result.status == "failed" and "Permission denied" in result.reason
-    assert {n: b for n, b in results(done).items() if n != prepare_run.LOG_NAME} == before
-
-
-def test_an_input_that_cannot_be_hashed(done: Path, scan: InputScan, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(_: Path) -> str:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    before = results(done)
-    monkeypatch.setattr(prepare_run, "sha256_file", denied)
-    assert prepared(scan, done, Stub()).status == "failed"
-    assert {n: b for n, b in results(done).items() if n != prepare_run.LOG_NAME} == before
-
-
-@pytest.mark.parametrize("room", range(6))
-def test_a_disk_that_fills_up_between_two_files(
-    room: int, done: Path, scan: InputScan, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The earlier result stays as a whole, never with files of two preparations."""
-    before, written = results(done), 0
-
-    def limited(write):  # type: ignore[no-untyped-def]
-        def call(*given, **more):  # type: ignore[no-untyped-def]
-            nonlocal written
-            written += 1
-            if written > room:
-                raise HzError("the disk is full.")
-            return write(*given, **more)
-
-        return call
-
-    monkeypatch.setattr(prepare_run, "write_volume", limited(prepare_run.write_volume))
-    monkeypatch.setattr(prepare_run, "atomic_write_bytes", limited(prepare_run.atomic_write_bytes))
-    assert prepared(scan, done, Stub(2.0)).reason == "the disk is full."
-    assert results(done) == before
-    assert not [path for path in done.iterdir() if path.is_dir()]
-    monkeypatch.undo()
-
-
-def test_files_are_replaced_together(done: Path, scan: InputScan) -> None:
-    before = results(done)
-    (done / ".sub-01.hz-prepare").mkdir()  # of a run that was killed
-    (done / ".sub-01.hz-prepare" / "half").touch()
-    assert prepared(scan, done, Stub(), overwrite=True).status == "ok"
-    assert results(done) == before
-    assert not [path for path in done.iterdir() if path.is_dir()]
-
-
-def test_a_first_failure_is_recorded(scan: InputScan, tmp_path: Path) -> None:
-    assert prepared(scan, tmp_path, Stub(fault=MemoryError())).status == "failed"
-    assert (tmp_path / "sub-01_desc-preparation.json").is_file()  # there was nothing to lose
-
-
-def test_a_killed_niimath_says_nothing_of_the_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "niimath"
-    program.write_text("#!/bin/sh\nkill -9 $$\n")
-    program.chmod(0o755)
-    monkeypatch.setattr(n4, "niimath_program", lambda _: str(program))
-    with pytest.raises(HzError, match=r"ended from outside \(niimath, signal 9\)") as error:
-        n4.niimath("N4", [], tmp_path)
-    assert not isinstance(error.value, ScanError)
-
-
-KILLED, NONE = HzError("killed"), ScanError("no map")
+    close(monkeypatch, heads / "closed")
+    events: list[Event] = []
+    prepare_batch([heads], tmp_path / "out", on_event=events.append)
+    line = "closed: the folder cannot be listed (Permission denied)"
+    assert [event.text for event in events if event.kind == "note"] == [line]
+    assert line in (tmp_path / "out" / "hz-prepare.log").read_text()
 
 
 @pytest.mark.parametrize(
-    ("starts", "similarity", "ends"),
+    ("status", "recorded", "interrupted", "code", "line"),
     [
-        ((KILLED, np.eye(4)), 0.6, None),
-        ((KILLED, np.eye(4)), 0.2, KILLED),  # no poor map instead of the one that was killed
-        ((KILLED, NONE), None, KILLED),
-        ((NONE, KILLED), None, KILLED),
-        ((NONE, NONE), None, NONE),
-        ((NONE, np.eye(4)), 0.2, None),
+        ("ok", "", False, 0, "1 scan: 1 ok"),
+        ("skipped", "ok", False, 0, "1 scan: 1 done before"),
+        ("failed", "", False, 3, "1 scan: 1 failed"),
+        ("failed", "", True, 130, "1 scan: 1 failed"),
     ],
 )
-def test_a_killed_registration_refuses_no_scan(
-    starts: tuple[object, ...],
-    similarity: float | None,
-    ends: HzError | None,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    answers = iter(starts)
-
-    def pose(*_: object) -> object:
-        answer = next(answers)
-        if isinstance(answer, HzError):
-            raise answer
-        return answer
-
-    monkeypatch.setattr(registration, "affine_pose", pose)
-    monkeypatch.setattr(registration, "placed", lambda *_: np.eye(4))
-    monkeypatch.setattr(registration, "similarity", lambda *_: similarity)
-    data, template = np.zeros((4, 4, 4), np.float32), SimpleNamespace(mask=np.ones((4, 4, 4), bool))
-    template.affine = np.eye(4)
-    if ends is None:
-        assert registration.registered(data, np.eye(4), template)[1] == similarity  # type: ignore[arg-type]
-        return
-    with pytest.raises(HzError) as error:
-        registration.registered(data, np.eye(4), template)  # type: ignore[arg-type]
-    assert error.value is ends
-
-
-def masked(scan: InputScan, affine: np.ndarray, path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    """The mask that a head is prepared with, given in a file with this affine."""
-    write_volume(path, INSIDE, Geometry.from_affine(INSIDE.shape, affine), dtype="uint8")
-    used: list[np.ndarray] = []
-    monkeypatch.setattr(preparer, "prepare_head", lambda *_, brain_mask, **__: used.append(brain_mask))
-    monkeypatch.setattr(preparer, "niimath_program", lambda _: "")
-    template = SimpleNamespace(sha256="")
-    Preparer(Preparation.asked(6, str(path)), template)(read_volume(scan.path))  # type: ignore[arg-type]
-    return used[0]
-
-
-def test_a_mask_has_to_lie_where_the_scan_does(
-    scan: InputScan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "mask.nii.gz"
-    np.testing.assert_array_equal(masked(scan, AFFINE, path, monkeypatch), INSIDE)
-    near, turned = AFFINE.copy(), AFFINE.copy()
-    near[0, 3] += 1.9  # voxels are of 4 mm
-    assert masked(scan, near, path, monkeypatch).any()
-    near[0, 3] += 0.2
-    with pytest.raises(GridMismatch, match=r"lies 2\.1 mm from the scan's own voxels"):
-        masked(scan, near, path, monkeypatch)
-    turned[1, 0] += 0.3  # only the far corners move
-    with pytest.raises(GridMismatch):
-        masked(scan, turned, path, monkeypatch)
-
-
-def test_a_damaged_mask_is_no_fault_of_the_scan(
-    scan: InputScan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "mask.nii.gz"
-    masked(scan, AFFINE, path, monkeypatch)
-    path.write_bytes(path.read_bytes()[:-40])
-    template = SimpleNamespace(sha256="")
-    with pytest.raises(HzError, match=r"the brain mask mask\.nii\.gz") as error:
-        Preparer(Preparation.asked(6, str(path)), template)(read_volume(scan.path))  # type: ignore[arg-type]
-    assert not isinstance(error.value, ScanError)
+def test_how_a_run_ends(status: str, recorded: str, interrupted: bool, code: int, line: str) -> None:
+    scan = ScanResult("a.nii", "a", status, recorded=recorded)  # type: ignore[arg-type]
+    report = PrepareReport(Path(), (scan,), "", interrupted)
+    assert (report.exit_code, report.summary()) == (code, line)

@@ -53,9 +53,9 @@ def test_what_is_taken_and_what_is_not(study: Path) -> None:
         ("sub-02", "sub-02", 2),
     ]
     assert names(study)[3:] == ["sub-02", "sub-02_part-mag"]
-    told = "\n".join(notes)
-    assert "sub-03: no T1w scan" in told and "sub-01_T1w.nii.gz: not named for sub-02" in told
-    assert "sub-02_T1w.nii: there is a sub-02_T1w.nii.gz" in told and len(notes) == 3
+    lines = "\n".join(notes)
+    assert "sub-03: no T1w scan" in lines and "sub-01_T1w.nii.gz: not named for sub-02" in lines
+    assert "sub-02_T1w.nii: there is a sub-02_T1w.nii.gz" in lines and len(notes) == 3
 
 
 def test_labels(study: Path) -> None:
@@ -101,7 +101,7 @@ def test_ages_and_sites(study: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "told"),
+    ("table", "wanted_ages"),
     [
         # One row a session, and the table says which.
         ("participant_id\tsession_id\tage\nsub-01\tses-a\t60\nsub-01\tb\t65\n", [60, 65, None]),
@@ -123,9 +123,11 @@ def test_ages_and_sites(study: Path) -> None:
         ("participant_id\tage\tnote\nsub-01\t60\nsub-02\t50\tx\ty\n\n", [60, 60, 50]),
     ],
 )
-def test_ages_that_a_table_leaves_no_doubt_about(study: Path, table: str, told: list[float | None]) -> None:
+def test_ages_that_a_table_leaves_no_doubt_about(
+    study: Path, table: str, wanted_ages: list[float | None]
+) -> None:
     (study / "participants.tsv").write_text(table)
-    assert [unit.age for unit in find_units(study)[0]] == told
+    assert [unit.age for unit in find_units(study)[0]] == wanted_ages
 
 
 def test_a_session_has_the_last_word(study: Path) -> None:
