@@ -55,6 +55,8 @@ def main() -> None:
 
 def simulated(given: argparse.Namespace) -> dict[str, Any]:
     from hz_export.assemble import ExportOptions, export_bundle
+    from hz_runtime.backends.fallback import choose
+    from hz_runtime.inference.predictors import AgePredictor
     from hz_runtime.model_space.recipe import Recipe
     from hz_train.age_task import AgeSettings
     from hz_train.age_training import AgePreset, train_age
@@ -80,8 +82,10 @@ def simulated(given: argparse.Namespace) -> dict[str, Any]:
         bundle = export_bundle(
             [checkpoint], Path(folder) / "age.hz", ExportOptions(check_parity=False), said.append
         )
+        backend, _ = choose(bundle, "age", "onnxruntime-cpu")
+        predictor = AgePredictor(backend, bundle.age_bias, recipe, bundle.age_interval)
         sites = {
-            site: covered(bundle, unseen.at([site]), bundle.age_predictor(backend="onnxruntime-cpu"))
+            site: covered(bundle, unseen.at([site]), predictor)
             for site in sorted(unseen.sites, key=lambda name: name != given.site)
         }
     assert bundle.age_interval is not None, said
@@ -168,13 +172,15 @@ def halves(ages: F64, raw: F64) -> dict[str, Any]:
 def other_sites(given: argparse.Namespace, meta: dict[str, Any], half_width: float) -> dict[str, Any]:
     """Coverage at sites that the age network was not trained on, within the ages that it was trained on."""
     from hz_runtime.bundle.store import load_bundle
+    from hz_runtime.inference.open import open_networks
     from hz_runtime.model_space.recipe import Recipe
     from hz_train.cohort import Cohort, read_participants
     from hz_train.datasets import load
 
     bundle = load_bundle(given.bundle)
     youngest, oldest = meta["cohort"]["training"]["age_range"]
-    harmonizer, predictor = bundle.harmonizer(), bundle.age_predictor()
+    networks = open_networks(bundle)
+    harmonizer, predictor = networks.harmonizer, networks.age_predictor
     cohort = read_participants(given.cohort).with_age()
     result = {}
     for site in sorted(set(cohort.sites) - set(meta["sources"])):

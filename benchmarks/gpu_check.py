@@ -205,10 +205,10 @@ def open_all(subject: Subject, device: str, args: argparse.Namespace, sections: 
             enter(f"onnxruntime {precision}", lambda p=precision: open_onnxruntime(subject.files, device, p))
     for flavour in NATIVE:
         if tried(flavour, args, sections) and device == "cuda":
-            for graphs in (False, True):
+            for cuda_graphs in (False, True):
                 enter(
-                    f"{flavour} fp16{' graphs' if graphs else ''}",
-                    lambda f=flavour, g=graphs: open_native(f, subject.files["fp16"], args, g),
+                    f"{flavour} fp16{' graphs' if cuda_graphs else ''}",
+                    lambda f=flavour, g=cuda_graphs: open_native(f, subject.files["fp16"], args, g),
                 )
     return opened
 

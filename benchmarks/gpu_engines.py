@@ -225,21 +225,21 @@ def load_anyway(flavour: str, model: bytes, args: argparse.Namespace, notes: dic
         raise RuntimeError("; ".join(said) or f"{flavour} loads nothing and says nothing")
 
 
-def open_native(flavour: str, model: bytes, args: argparse.Namespace, graphs: bool = False) -> Contender:
-    """The engine of a file, from the folder of engines or built now.  graphs : replay CUDA graphs."""
+def open_native(flavour: str, model: bytes, args: argparse.Namespace, cuda_graphs: bool = False) -> Contender:
+    """The engine of a file, from the folder of engines or built now.  cuda_graphs : replay CUDA graphs."""
     from hz_export.candidates import from_backend
     from hz_export.engine import build_engine
     from hz_runtime.backends.trt import open_engine
 
     record, data = build_engine(model, "harmonizer", "fp16", engine_options(flavour), cache(args))
-    opened = open_engine(data, record, f"{flavour} engine", graphs=graphs)
-    name = f"{flavour} fp16{' graphs' if graphs else ''}"
+    opened = open_engine(data, record, f"{flavour} engine", cuda_graphs=cuda_graphs)
+    name = f"{flavour} fp16{' graphs' if cuda_graphs else ''}"
     return from_backend(name, opened, "cuda", record.precision)
 
 
 def open_onnxruntime(files: Mapping[str, bytes], device: str, precision: str) -> Contender:
     from hz_export.candidates import from_backend
-    from hz_runtime.backends.base import open_backend
+    from hz_runtime.backends.registry import open_backend
 
     backend = open_backend("onnxruntime", files[precision], device=device, where=f"{precision} file")
     where = "CUDA" if device == "cuda" else "CPU"

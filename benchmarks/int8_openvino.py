@@ -84,7 +84,7 @@ class _Pair:
 
     def __init__(self, graph: Any, plan: Any, threads: int) -> None:
         from hz_export.quantize import to_int8
-        from hz_runtime.backends.base import open_backend
+        from hz_runtime.backends.registry import open_backend
 
         self.quantized = to_int8(graph, plan)
         self.plan = plan
@@ -122,7 +122,7 @@ class _Pair:
 def _run(model: Any, grids: Any, threads: int, engine: str = "openvino") -> Any:
     import numpy as np
 
-    from hz_runtime.backends.base import open_backend
+    from hz_runtime.backends.registry import open_backend
 
     backend = open_backend(engine, model.SerializeToString(), device="cpu", threads=threads)
     found = np.stack([next(iter(backend.run(g[None, None]).values())).squeeze() for g in grids])

@@ -32,12 +32,13 @@ def main() -> None:
     from hz_cli.agreement import correlation, disagreement
     from hz_cli.demo_scans import Head, random_scanner, scan
     from hz_runtime.bundle.store import load_bundle
+    from hz_runtime.inference.open import open_networks
     from hz_runtime.io.volume import read_volume
     from hz_train.cohort import read_participants
     from hz_train.scores import score
 
     bundle = load_bundle(given.bundle)
-    harmonizer = bundle.harmonizer()
+    harmonizer = open_networks(bundle).harmonizer
     first = {s.subject: s for s in reversed(read_participants(given.cohort).at([given.site]).scans)}
     rows: dict[str, list[float]] = {}
     for number, subject in enumerate(sorted(first)):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from hz_calibration.graph import with_outputs
-from hz_runtime.backends.base import open_backend
+from hz_runtime.backends.registry import open_backend
 from hz_runtime.errors import HzError, UsageError
 
 F32 = NDArray[np.float32]

@@ -131,7 +131,7 @@ def speed(
 )
 @_scans
 @click.option(
-    "--backend", "rungs", multiple=True, type=click.Choice(options.BACKENDS[1:]),
+    "--backend", "engines", multiple=True, type=click.Choice(options.backend_names()[1:]),
     help="Engines to ask; repeatable.  [default: all that are here]",
 )  # fmt: skip
 @options.to_site
@@ -158,7 +158,7 @@ def parity(
     rejudge: Path | None,
     json_out: Path | None,
     tolerance: dict[str, float],
-    rungs: tuple[str, ...],
+    engines: tuple[str, ...],
     **choices: Any,
 ) -> None:
     """Compare BUNDLE's files on every engine here with PyTorch, on real volumes.
@@ -174,7 +174,7 @@ def parity(
         from hz_export.bundle_parity import ParityOptions, measure_bundle, verdict
         from hz_runtime.bundle.store import load_bundle
 
-        chosen = ParityOptions(rungs=_rungs(rungs), tolerance=tolerance, **choices)
+        chosen = ParityOptions(engines=_engine_names(engines), tolerance=tolerance, **choices)
         result = measure_bundle(load_bundle(bundle), chosen, _note)
         wrong = list(verdict(result, tolerance))
         if not any(model["parity"]["measured"] or _failures(model) for model in result["models"]):
@@ -193,11 +193,11 @@ def _failures(model: Mapping[str, Any]) -> bool:
     return any(item["failed"] for item in model["not_run"])
 
 
-def _rungs(asked: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of the ladder for what --backend takes: an engine stands for all of its rungs."""
-    from hz_runtime.backends.base import LADDER
+def _engine_names(asked: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of engines for what --backend takes: a family stands for all of its engines."""
+    from hz_runtime.backends.registry import ENGINES
 
-    return tuple(rung for rung, engine, *_ in LADDER if rung in asked or engine in asked)
+    return tuple(engine.name for engine in ENGINES if engine.name in asked or engine.family in asked)
 
 
 def _rejudged(path: Path, bundle: Path | None, tolerance: Mapping[str, float]) -> list[str]:

@@ -26,8 +26,8 @@ def speed_lines(result: Mapping[str, Any]) -> Iterator[str]:
     yield from table(rows)
     if "end_to_end" in result:
         whole = [("whole run", "scans", "s/scan", "p95", "precision")]
-        for rung, row in result["end_to_end"].items():
-            whole.append((rung, *_whole(row)))
+        for engine, row in result["end_to_end"].items():
+            whole.append((engine, *_whole(row)))
         yield ""
         yield from table(whole)
     yield ""

@@ -11,15 +11,13 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-BACKENDS = (
-    "auto",
-    "tensorrt",
-    "tensorrt-rtx",
-    "onnxruntime",
-    "openvino",
-    "onnxruntime-cuda",
-    "onnxruntime-cpu",
-)
+
+
+def backend_names() -> tuple[str, ...]:
+    """What --backend takes; of the table of engines, whose import is cheap."""
+    from hz_runtime.backends.registry import backend_names
+
+    return backend_names()
 
 
 def together(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -78,14 +76,14 @@ space = click.option(
 network = together(
     click.option(
         "--backend",
-        type=click.Choice(BACKENDS),
+        type=click.Choice(backend_names()),
         default="auto",
         show_default=True,
         help="Engine to try first; auto takes the fastest one installed.",
     ),
     click.option(
         "--require",
-        type=click.Choice(BACKENDS[1:]),
+        type=click.Choice(backend_names()[1:]),
         help="Fail (exit 5) rather than run on any other engine.",
     ),
     click.option(

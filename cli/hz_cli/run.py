@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from hz_cli import options, render
 
 if TYPE_CHECKING:
-    from hz_runtime.backends.fallback import Build, BuildRequest
+    from hz_runtime.backends.built_engines import Build, BuildRequest
     from hz_runtime.batch.known_ages import KnownAges
     from hz_runtime.bundle.engine_cache import EngineRecord
     from hz_runtime.preparation.preparer import Preparation
@@ -122,7 +122,7 @@ def main(
 
 
 def _builder(quiet: bool) -> Build:
-    """What builds a TensorRT engine for this machine's GPU when the ladder asks for one; the export room is
+    """What builds a TensorRT engine for this machine's GPU where none is kept; the export room is
     imported only then."""
 
     def build(wanted: BuildRequest) -> tuple[EngineRecord, bytes]:

@@ -21,7 +21,7 @@ from hz_export.model_card import intended_use, model_card
 from hz_export.plans import read_plans, stated
 from hz_export.quantize import to_int8
 from hz_export.to_onnx import OUTPUTS, Checkpoint, read_checkpoint, specs, to_onnx
-from hz_runtime.backends.base import installed, open_backend
+from hz_runtime.backends.registry import installed, open_backend
 from hz_runtime.bundle.manifest import SCHEMA
 from hz_runtime.bundle.store import Bundle, write_bundle
 from hz_runtime.errors import BackendError, HzError, UsageError

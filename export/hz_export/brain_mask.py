@@ -28,7 +28,8 @@ from hz_export.graph_precision import require
 from hz_export.linknet import LinkNet3d
 from hz_export.parity import torch_reference
 from hz_export.to_onnx import specs, to_onnx
-from hz_runtime.backends.base import describe, open_backend
+from hz_runtime.backends.base import describe
+from hz_runtime.backends.registry import open_backend
 from hz_runtime.bundle.manifest import SCHEMA
 from hz_runtime.bundle.store import Bundle, write_bundle
 from hz_runtime.errors import HzError, UsageError

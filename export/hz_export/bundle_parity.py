@@ -27,8 +27,9 @@ from hz_export.parity import (
     scan_volumes,
     template_volumes,
 )
-from hz_runtime.backends.base import LADDER, Backend, describe
+from hz_runtime.backends.base import Backend, describe
 from hz_runtime.backends.fallback import choose
+from hz_runtime.backends.registry import ENGINES
 from hz_runtime.errors import BackendError, UsageError
 from hz_runtime.inference.slice_wise import of_volumes
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from hz_runtime.bundle.store import Bundle, ModelEntry
 
 ROLES = ("harmonizer", "age", "diagnosis")  # in the order in which volumes pass through them
-REFERENCE_RUNGS = ("onnxruntime-cpu", "openvino")
+REFERENCE_ENGINES = ("onnxruntime-cpu", "openvino")
 Say = Callable[[str], None]
 
 
@@ -45,13 +46,13 @@ class ParityOptions:
     """What to measure.
 
     checkpoints : .safetensors files that the bundle was exported from, any of them.  scans : files and
-    folders; none for the MNI152 brain of nilearn.  rungs : of the ladder, none for all.  tolerance : fields
-    of Tolerance to replace, for all files.  threads : of the CPU, None for all.
+    folders; none for the MNI152 brain of nilearn.  engines : names of those to measure, none
+    for all.  tolerance : fields of Tolerance to replace, for all files.  threads : of the CPU, None for all.
     """
 
     checkpoints: tuple[Path, ...] = ()
     scans: tuple[Path, ...] = ()
-    rungs: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
     to: str | None = None
     tolerance: Mapping[str, float] | None = None
     threads: int | None = None
@@ -151,17 +152,17 @@ def _from_checkpoints(bundle: Bundle, options: ParityOptions) -> dict[str, Netwo
 def _from_bundle(bundle: Bundle, role: str, options: ParityOptions) -> Reference:
     """The bundle's own float32 file on the first CPU engine that is here; no CPU engine has to be built."""
     said = []
-    for rung in REFERENCE_RUNGS:
+    for engine in REFERENCE_ENGINES:
         try:
             backend, _ = choose(
-                bundle, role, require=rung, to=_to(role, options), precision="fp32", threads=options.threads
+                bundle, role, require=engine, to=_to(role, options), precision="fp32", threads=options.threads
             )
         except BackendError as error:
             said.append(error.message)
             continue
         entry = bundle.entry(backend.sha256)
         answers = _answers(backend, int(bundle.recipe.get("middle_slices", 0)))
-        return Reference(answers, f"the bundle's own {entry.file} on {rung}", backend)
+        return Reference(answers, f"the bundle's own {entry.file} on {engine}", backend)
     raise BackendError(
         f"No engine to take {role} answers from: {'; '.join(said)}.", "pip install 'hz-mri[cpu]'"
     )
@@ -204,30 +205,30 @@ def _judges(
 def _file(
     bundle: Bundle, entry: ModelEntry, judge: ParityCheck, options: ParityOptions, say: Say
 ) -> dict[str, Any]:
-    """One file on every rung."""
+    """One file on every engine."""
     kind = kind_of(bundle, entry)
     tolerance = replace(TOLERANCES[kind], **(options.tolerance or {}))
     rows, not_run = [], []
-    for rung, *_ in LADDER:
-        if options.rungs and rung not in options.rungs:
+    for engine in (row.name for row in ENGINES):
+        if options.engines and engine not in options.engines:
             continue
         try:
             backend, _ = choose(
                 bundle,
                 entry.role,
-                require=rung,
+                require=engine,
                 to=entry.target,
                 precision=entry.precision,
                 threads=options.threads,
                 build=builder(say),
             )
         except BackendError as error:
-            not_run.append({"backend": rung, "failed": False, "why": error.message})
+            not_run.append({"backend": engine, "failed": False, "why": error.message})
             continue
-        row = _row(judge, backend, rung, not_run)
+        row = _row(judge, backend, engine, not_run)
         if row is not None:
             rows.append(row)
-            say(f"{entry.file} on {rung}: {told(row, tolerance)}")
+            say(f"{entry.file} on {engine}: {told(row, tolerance)}")
     evidence = judge.stated(entry.sha256, kind, tolerance, rows)
     return {
         "role": entry.role,
@@ -240,15 +241,15 @@ def _file(
 
 
 def _row(
-    judge: ParityCheck, backend: Backend, rung: str, not_run: list[dict[str, Any]]
+    judge: ParityCheck, backend: Backend, engine: str, not_run: list[dict[str, Any]]
 ) -> dict[str, Any] | None:
     try:
         row = judge.row(backend)
         # What ran may be an engine built from the file; it then has a sha256 of its own.
-        row["backend"] = {**describe(backend), "rung": rung, "sha256": ran_sha256(backend)}
+        row["backend"] = {**describe(backend), "rung": engine, "sha256": ran_sha256(backend)}
         return row
     except BackendError as error:
-        not_run.append({"backend": rung, "failed": True, "why": words(error)})
+        not_run.append({"backend": engine, "failed": True, "why": words(error)})
         return None
     finally:
         backend.close()

@@ -1,6 +1,6 @@
 """A bundle's files on every engine of this machine, as contenders for timing.
 
-Engines are opened by the runtime's own ladder, so that what is timed is what hz-run would run: its checks
+Engines are opened by the runtime's own fallback, so that what is timed is what hz-run would run: its checks
 of shape and finiteness are part of every call. A TensorRT engine that neither bundle nor cache holds is built
 first, as hz-run would: a race without the fastest engine would say nothing. Building is not timed.
 """
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from hz_export.bench import F32, Candidate, Contender
 from hz_export.engine import builder
-from hz_runtime.backends.base import LADDER, Backend, describe
+from hz_runtime.backends.base import Backend, describe
 from hz_runtime.backends.fallback import choose
+from hz_runtime.backends.registry import ENGINES
 
 if TYPE_CHECKING:
     from hz_runtime.bundle.store import Bundle, ModelEntry
@@ -33,37 +34,38 @@ def engine_candidates(
     role: str = "harmonizer",
     to: str | None = None,
     threads: int | None = None,
-    rungs: Sequence[str] = (),
+    names: Sequence[str] = (),
 ) -> list[Candidate]:
-    """Every rung of the ladder with every file that makes sense there, e.g. "openvino int8".
+    """Every engine with every file that makes sense there, e.g. "openvino int8".
 
-    rungs : names of the ladder to keep, none for all.  threads : of the CPU, None for all.
+    names : of the engines to keep, none for all.  threads : of the CPU, None for all.
     """
     found = []
-    for rung, _, device, _ in LADDER:
+    for engine in ENGINES:
+        name, device = engine.name, engine.device
         for entry in entries(bundle, role, to):
-            if (rungs and rung not in rungs) or (device == "cpu" and entry.precision not in ON_CPU):
+            if (names and name not in names) or (device == "cpu" and entry.precision not in ON_CPU):
                 continue
             found.append(
-                Candidate(f"{rung} {entry.precision}", _opener(bundle, entry, rung, device, threads))
+                Candidate(f"{name} {entry.precision}", _opener(bundle, entry, name, device, threads))
             )
     return found
 
 
 def _opener(
-    bundle: Bundle, entry: ModelEntry, rung: str, device: str, threads: int | None
+    bundle: Bundle, entry: ModelEntry, name: str, device: str, threads: int | None
 ) -> Callable[[], Contender]:
     def open_it() -> Contender:
         backend, _ = choose(
             bundle,
             entry.role,
-            require=rung,
+            require=name,
             to=entry.target,
             precision=entry.precision,
             threads=threads,
             build=builder(),
         )
-        return from_backend(f"{rung} {entry.precision}", backend, device, entry.precision)
+        return from_backend(f"{name} {entry.precision}", backend, device, entry.precision)
 
     return open_it
 

@@ -27,8 +27,8 @@ from hz_export.engine_target import (
     rtx_capabilities,
     runs_here,
 )
+from hz_runtime.backends.built_engines import Build, BuildRequest
 from hz_runtime.backends.external_data import check_self_contained, early_reader
-from hz_runtime.backends.fallback import Build, BuildRequest
 from hz_runtime.bundle.engine_cache import EngineCache, EngineRecord, engine_key, file_lock
 from hz_runtime.errors import BackendError, HzError
 from hz_runtime.io.atomic import atomic_write_bytes, sha256_bytes

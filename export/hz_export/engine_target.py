@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hz_export.engine_messages import LABELS
-from hz_runtime.backends.fallback import BuildRequest
+from hz_runtime.backends.built_engines import BuildRequest
 from hz_runtime.backends.trt import MODULES
 from hz_runtime.bundle.engine_cache import Profile
 from hz_runtime.errors import BackendError, UsageError

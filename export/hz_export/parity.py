@@ -6,8 +6,8 @@ of no other file. Differences are stated in intensity units (volumes are in [0, 
 the whole grid and inside the brain, and in years for an age network. They are kept volume by volume
 (`differences`), so that thresholds can be judged again without running anything (`rejudge`).
 
-What this does not know: an engine on a CPU need not do float16 arithmetic. onnxruntime rounds tensors to
-float16 between operations and computes inside them in float32; OpenVINO computes float16 graphs in float32
+What this does not know: an engine on a CPU need not do float16 arithmetic. onnxruntime computes a float16
+file in float32 and rounds to float16 only where the file itself has a Cast; OpenVINO computes it in float32
 throughout. Evidence for a GPU's float16 units needs an engine on a GPU; the provider says which it was.
 """
 
@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_export.differences import TOLERANCES, UNITS, Tolerance, checks, differences, measured, stated
-from hz_runtime.backends.base import Backend, describe, installed, open_backend
+from hz_runtime.backends.base import Backend, describe
+from hz_runtime.backends.registry import installed, open_backend
 from hz_runtime.errors import BackendError, HzError, UsageError
 from hz_runtime.inference.slice_wise import of_volumes, seams, slice_wise
 from hz_runtime.io.atomic import sha256_bytes, sha256_file

@@ -104,7 +104,7 @@ def measure_speed(bundle: Bundle, options: SpeedOptions, say: Say = lambda _: No
         left = "; ".join(f"{item['name']}: {item['why']}" for item in result["left_out"]) or "none matches"
         raise UsageError(f"nothing to time ({left}).", "Install an engine:  pip install 'hz-mri[cpu]'")
     if options.scans:
-        result["end_to_end"] = end_to_end(bundle, options, _rungs(result["contenders"]), say)
+        result["end_to_end"] = end_to_end(bundle, options, _engine_names(result["contenders"]), say)
     result["machine"] = machine
     return result
 
@@ -143,13 +143,13 @@ def _candidates(
     bundle: Bundle, options: SpeedOptions, left_out: list[dict[str, str]]
 ) -> dict[str, list[Candidate]]:
     """By device, peers first, so that they are the baseline."""
-    from hz_runtime.backends.base import LADDER
+    from hz_runtime.backends.registry import ENGINES
 
     network = _network(bundle, options, left_out)
     found: dict[str, list[Candidate]] = {}
     for device in ("cuda", "cpu"):
-        rungs = [rung for rung, _, where, _ in LADDER if where == device]
-        engines = engine_candidates(bundle, options.role, options.to, options.threads, rungs) if rungs else []
+        names = [engine.name for engine in ENGINES if engine.device == device]
+        engines = engine_candidates(bundle, options.role, options.to, options.threads, names) if names else []
         here = device == "cpu" or gpu() is not None
         torch = torch_baselines.torch_candidates(network, device, options.threads) if network and here else []
         kept = [c for c in (*torch, *engines) if not options.only or any(o in c.name for o in options.only)]
@@ -157,7 +157,7 @@ def _candidates(
             kept = []
             left_out.append(
                 {
-                    "name": ", ".join((*rungs, *torch_baselines.gpu_only("cpu"))),
+                    "name": ", ".join((*names, *torch_baselines.gpu_only("cpu"))),
                     "why": "no NVIDIA GPU or no driver",
                 }
             )
@@ -235,18 +235,18 @@ def _peaks(device: str, options: SpeedOptions, result: dict[str, Any]) -> dict[s
     return found
 
 
-def _rungs(contenders: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The rungs among contenders' names ("RUNG PRECISION"), in order, each once."""
-    from hz_runtime.backends.base import LADDER
+def _engine_names(contenders: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The engines among contenders' names ("ENGINE PRECISION"), in order, each once."""
+    from hz_runtime.backends.registry import ENGINES
 
-    known = {rung for rung, *_ in LADDER}
+    known = {engine.name for engine in ENGINES}
     return list(dict.fromkeys(n for c in contenders if (n := str(c["name"]).split()[0]) in known))
 
 
-def end_to_end(bundle: Bundle, options: SpeedOptions, rungs: Sequence[str], say: Say) -> dict[str, Any]:
+def end_to_end(bundle: Bundle, options: SpeedOptions, names: Sequence[str], say: Say) -> dict[str, Any]:
     """Whole runs of the real pipeline over the scans given: read, prepare, infer, write; opening included.
 
-    Runs in this process and without figures; the precision is the rung's own choice.
+    Runs in this process and without figures; the precision is the engine's own choice.
     """
     from hz_runtime.batch.run import run_batch
     from hz_runtime.batch.run_options import RunOptions
@@ -256,9 +256,9 @@ def end_to_end(bundle: Bundle, options: SpeedOptions, rungs: Sequence[str], say:
     with tempfile.TemporaryDirectory() as folder:
         turns = iter(range(1_000_000))
 
-        def run_on(rung: str) -> Callable[[], object]:
+        def run_on(name: str) -> Callable[[], object]:
             chosen = RunOptions(
-                require=rung, to=options.to, threads=options.threads, report=False, build=builder()
+                require=name, to=options.to, threads=options.threads, report=False, build=builder()
             )
 
             def call() -> object:
@@ -266,19 +266,19 @@ def end_to_end(bundle: Bundle, options: SpeedOptions, rungs: Sequence[str], say:
                 failed = report.run["counts"].get("failed", 0)
                 if failed:
                     raise HzError(f"{failed} of {len(report.scans)} scans failed.")
-                reports[rung] = report.run
+                reports[name] = report.run
                 return report
 
             return call
 
-        say(f"whole runs: {', '.join(rungs)}")
-        timed = race({rung: run_on(rung) for rung in rungs}, plan)
+        say(f"whole runs: {', '.join(names)}")
+        timed = race({name: run_on(name) for name in names}, plan)
     done = {}
-    for rung, timing in timed.items():
-        scans = len(reports[rung]["scans"]) if rung in reports else 1
-        done[rung] = timing.to_dict(scans)
+    for name, timing in timed.items():
+        scans = len(reports[name]["scans"]) if name in reports else 1
+        done[name] = timing.to_dict(scans)
         if timing.error is None:
-            ran = reports[rung]
-            stages = {name: value["median_s"] for name, value in ran["timings"]["stages"].items()}
-            done[rung].update(scans=scans, precision=ran["backend"]["precision"], median_stage_s=stages)
+            ran = reports[name]
+            stages = {stage: value["median_s"] for stage, value in ran["timings"]["stages"].items()}
+            done[name].update(scans=scans, precision=ran["backend"]["precision"], median_stage_s=stages)
     return done

@@ -1,7 +1,7 @@
 """Run hz bundles: harmonize T1-weighted brain MRI and predict age, without torch.
 
-    from hz_runtime import load_bundle
-    bundle = load_bundle("reference.hz")
+    from hz_runtime import load_bundle, open_networks
+    networks = open_networks(load_bundle("reference.hz"))
 
 Names are imported on first use, so that `import hz_runtime` stays free of numpy and of every engine.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hz_runtime.bundle.store import load_bundle
     from hz_runtime.errors import HzError
+    from hz_runtime.inference.open import NetworkOptions, open_networks
     from hz_runtime.io.volume import Volume, read_volume, write_volume
     from hz_runtime.model_space.recipe import Recipe
 
@@ -20,14 +21,26 @@ if TYPE_CHECKING:
 
 _HOME = {
     "HzError": "hz_runtime.errors",
+    "NetworkOptions": "hz_runtime.inference.open",
     "Recipe": "hz_runtime.model_space.recipe",
     "Volume": "hz_runtime.io.volume",
     "load_bundle": "hz_runtime.bundle.store",
+    "open_networks": "hz_runtime.inference.open",
     "read_volume": "hz_runtime.io.volume",
     "write_volume": "hz_runtime.io.volume",
 }
 
-__all__ = ["HzError", "Recipe", "Volume", "__version__", "load_bundle", "read_volume", "write_volume"]
+__all__ = [
+    "HzError",
+    "NetworkOptions",
+    "Recipe",
+    "Volume",
+    "__version__",
+    "load_bundle",
+    "open_networks",
+    "read_volume",
+    "write_volume",
+]
 
 
 def __getattr__(name: str) -> object:

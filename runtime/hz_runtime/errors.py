@@ -60,8 +60,12 @@ class UnpreparedScan(ScanError):
     """A program that prepares scans has no answer for it: no receive field, no map to the template."""
 
 
+class NonFiniteInput(ScanError):
+    """A scan reached a network with values that are not finite."""
+
+
 class GridMismatch(HzError):
-    """Two arrays that must share a grid do not; exit 2."""
+    """Arrays that must share a grid do not, or one has not the shape or type that a network takes; exit 2."""
 
     exit_code = 2
 

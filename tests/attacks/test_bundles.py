@@ -15,9 +15,9 @@ import pytest
 from onnx import TensorProto
 
 import tiny
-from hz_runtime.backends.base import installed
 from hz_runtime.backends.fallback import choose
 from hz_runtime.backends.ort import quiet_onnxruntime
+from hz_runtime.backends.registry import installed
 from hz_runtime.bundle import store as bundles
 from hz_runtime.bundle.manifest import MAX_MANIFEST_BYTES, bundle_id
 from hz_runtime.bundle.store import load_bundle, write_bundle

@@ -10,7 +10,7 @@ pytest.importorskip("onnxruntime", reason="calibration needs onnxruntime")
 
 from hz_calibration.deviation import Yardstick, answers
 from hz_calibration.graph import convolutions, fingerprint, folded, in_half, read_graph, with_outputs
-from hz_runtime.backends.base import open_backend
+from hz_runtime.backends.registry import open_backend
 from hz_runtime.errors import HzError, UsageError
 from small_networks import grids, harmonizer, weight, with_half_weights, with_weight
 

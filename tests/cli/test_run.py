@@ -139,7 +139,7 @@ def test_a_required_engine_that_is_not_there_is_exit_5(
 
     from hz_runtime.backends import fallback
 
-    monkeypatch.setattr(fallback, "_missing", lambda *_: ("taken away by this test", "Put it back."))
+    monkeypatch.setattr(fallback, "missing", lambda *_: ("taken away by this test", "Put it back."))
     done = hz_run(write_scan(tmp_path / "a.nii.gz"), "--model", model, "--require", "openvino")
     assert done.exit_code == 5
     assert done.stderr == (
@@ -191,7 +191,7 @@ def test_the_builder_builds_for_the_gpu_that_asks(tmp_path: Path, monkeypatch: p
     """hz-run's lazy build, for real, where TensorRT for RTX is installed: it needs no GPU, torch or onnx."""
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed here")
     from hz_cli.run import _builder
-    from hz_runtime.backends.fallback import BuildRequest
+    from hz_runtime.backends.built_engines import BuildRequest
     from hz_runtime.errors import BackendError
 
     monkeypatch.setenv("HZ_ENGINES", str(tmp_path))

@@ -19,35 +19,29 @@ from onnx import TensorProto, helper, numpy_helper
 from scipy import ndimage
 
 import tiny
-from hz_runtime.backends.base import BACKENDS, LADDER, Backend, describe, installed, on_gpu, open_backend
+from hz_runtime.backends.base import Backend, describe, on_gpu
 from hz_runtime.backends.fallback import choose
+from hz_runtime.backends.registry import ENGINES, backend_names, installed, missing, open_backend
 from hz_runtime.bundle.store import load_bundle
-from hz_runtime.errors import BackendError, HzError, UsageError
+from hz_runtime.errors import BackendError, GridMismatch, HzError, NonFiniteInput, UsageError
 
 # Those that open ONNX bytes; TensorRT has contracts of its own beside this file.
-RUNGS = {
-    name: (engine, device) for name, engine, device, _ in LADDER if engine in ("openvino", "onnxruntime")
-}
+ONNX_ENGINES = {engine.name: engine for engine in ENGINES if not engine.built}
 PRECISIONS = ("fp32", "fp16")
 TOLERANCE = {"fp32": 1e-6, "fp16": 1e-3}  # of values in [0, 1]; float16 has 11 bits
 YEARS = {"fp32": 1e-3, "fp16": 0.13}  # near 120 years float16 steps by 0.06, and two roundings add up
 
 
-def opened(rung: str, model: bytes, threads: int | None = 2) -> Backend:
-    """Open on the rung, or skip where this machine does not have it."""
-    engine, device = RUNGS[rung]
-    if engine not in dict(installed()):
-        pytest.skip(f"{engine} is not installed here")
-    if device == "cuda":
-        from hz_runtime.backends.fallback import _missing
-
-        if problem := _missing(engine, device)[0]:
-            pytest.skip(f"{problem} here")
-    return open_backend(engine, model, device=device, threads=threads)
+def opened(name: str, model: bytes, threads: int | None = 2) -> Backend:
+    """Open with the engine, or skip where this machine does not have it."""
+    engine = ONNX_ENGINES[name]
+    if problem := missing(engine)[0]:
+        pytest.skip(f"{problem} here")
+    return open_backend(name, model, threads=threads)
 
 
-@pytest.fixture(params=RUNGS)
-def rung(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=ONNX_ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
@@ -57,19 +51,19 @@ def precision(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def harmonizer(rung: str, precision: str) -> Iterator[Backend]:
-    backend = opened(rung, tiny.harmonizer_onnx(precision))
+def harmonizer(engine: str, precision: str) -> Iterator[Backend]:
+    backend = opened(engine, tiny.harmonizer_onnx(precision))
     yield backend
     backend.close()
 
 
-def test_says_what_it_is(harmonizer: Backend, rung: str) -> None:
-    engine, device = RUNGS[rung]
-    told = describe(harmonizer)
-    assert told["name"] == engine
-    assert all(told.values())
-    assert ("CUDA" in harmonizer.provider) == (device == "cuda")
-    if device == "cpu":
+def test_says_what_it_is(harmonizer: Backend, engine: str) -> None:
+    row = ONNX_ENGINES[engine]
+    shown = describe(harmonizer)
+    assert shown["name"] == row.family
+    assert all(shown.values())
+    assert ("CUDA" in harmonizer.provider) == (row.device == "cuda")
+    if row.device == "cpu":
         assert harmonizer.precision == "fp32"  # never bfloat16 behind one's back
     assert len(harmonizer.sha256) == 64
 
@@ -93,8 +87,8 @@ def test_batch_is_free_and_right(harmonizer: Backend, precision: str, n: int) ->
     np.testing.assert_allclose(found, tiny.expected_harmonized(batch), rtol=0, atol=TOLERANCE[precision])
 
 
-def test_age_is_right(rung: str, precision: str) -> None:
-    backend = opened(rung, tiny.age_onnx(precision))
+def test_age_is_right(engine: str, precision: str) -> None:
+    backend = opened(engine, tiny.age_onnx(precision))
     batch = tiny.random_volumes(2, seed=5)
     found = backend.run(batch)["age"]
     assert found.shape == (2, 1)
@@ -151,7 +145,7 @@ def test_four_threads(harmonizer: Backend, precision: str) -> None:
     ids=["float64", "float16", "list", "3d", "grid", "channels", "empty"],
 )
 def test_wrong_input_is_named(harmonizer: Backend, batch: np.ndarray, says: str) -> None:
-    with pytest.raises(BackendError) as caught:
+    with pytest.raises(GridMismatch) as caught:
         harmonizer.run(batch)
     assert says in caught.value.message
     assert caught.value.remedy
@@ -161,25 +155,25 @@ def test_wrong_input_is_named(harmonizer: Backend, batch: np.ndarray, says: str)
 def test_non_finite_input_is_refused(harmonizer: Backend, bad: float) -> None:
     batch = tiny.random_volumes(3)
     batch[1, 0, 5, 5, 5] = bad
-    with pytest.raises(BackendError, match=r"1 non-finite values \(batch item 1\)"):
+    with pytest.raises(NonFiniteInput, match=r"1 non-finite values \(batch item 1\)"):
         harmonizer.run(batch)
 
 
-def test_non_finite_output_is_refused(rung: str) -> None:
-    backend = opened(rung, network([helper.make_node("Log", ["volume"], ["harmonized"])], {}))
+def test_non_finite_output_is_refused(engine: str) -> None:
+    backend = opened(engine, network([helper.make_node("Log", ["volume"], ["harmonized"])], {}))
     with pytest.raises(BackendError, match="Output 'harmonized'"):
         backend.run(np.zeros((1, 1, 64, 64, 64), np.float32))
 
 
 @pytest.mark.parametrize("end", ["Clip", "Relu"])
-def test_what_a_last_clip_would_hide_is_refused(rung: str, end: str) -> None:
+def test_what_a_last_clip_would_hide_is_refused(engine: str, end: str) -> None:
     """Log of a negative number is NaN, which OpenVINO's Clip and Relu turn into 0."""
     ends = {"low": np.float32(0), "high": np.float32(1)} if end == "Clip" else {}
     nodes = [
         helper.make_node("Log", ["volume"], ["y"]),
         helper.make_node(end, ["y", *ends], ["harmonized"]),
     ]
-    backend = opened(rung, network(nodes, ends))
+    backend = opened(engine, network(nodes, ends))
     half = np.full((1, 1, 64, 64, 64), 0.5, np.float32)
     np.testing.assert_array_equal(backend.run(half)["harmonized"], 0)  # log(0.5) < 0 is an honest 0
     half[0, 0, 1, 2, 3] = -1
@@ -187,7 +181,7 @@ def test_what_a_last_clip_would_hide_is_refused(rung: str, end: str) -> None:
         backend.run(half)
 
 
-def test_weights_that_are_not_finite_are_refused(rung: str) -> None:
+def test_weights_that_are_not_finite_are_refused(engine: str) -> None:
     """When the network is opened or when it runs: a Relu inside hides what they do to it from OpenVINO."""
     kernel = np.zeros((1, 1, 3, 3, 3), np.float32)
     kernel[0, 0, 1, 1, 1] = np.nan
@@ -198,7 +192,7 @@ def test_weights_that_are_not_finite_are_refused(rung: str) -> None:
     ]
     model = network(nodes, {"kernel": kernel, "one": np.ones(1, np.float32)})
     with pytest.raises(BackendError, match=r"not finite|non-finite"):
-        opened(rung, model).run(tiny.random_volumes(1))
+        opened(engine, model).run(tiny.random_volumes(1))
 
 
 def test_closed_is_said(harmonizer: Backend) -> None:
@@ -209,15 +203,15 @@ def test_closed_is_said(harmonizer: Backend) -> None:
         harmonizer.run(tiny.random_volumes(1))
 
 
-def test_an_operator_nobody_has(rung: str) -> None:
+def test_an_operator_nobody_has(engine: str) -> None:
     model = network([helper.make_node("Nonesuch", ["volume"], ["harmonized"], domain="no.such")], {})
     with pytest.raises(BackendError) as caught:
-        opened(rung, model)
+        opened(engine, model)
     assert "\n" not in caught.value.message
     assert caught.value.remedy
 
 
-def test_convolution_in_full_precision(rung: str) -> None:
+def test_convolution_in_full_precision(engine: str) -> None:
     """Two random convolutions against float64: bfloat16 or TF32 arithmetic would be 1e-3 off."""
     rng = np.random.default_rng(11)
     first = rng.normal(0, 0.3, (4, 1, 3, 3, 3)).astype(np.float32)
@@ -227,7 +221,7 @@ def test_convolution_in_full_precision(rung: str) -> None:
         helper.make_node("Conv", ["c", "second"], ["harmonized"], pads=[1] * 6),
     ]
     batch = tiny.random_volumes(1, seed=6)
-    found = opened(rung, network(nodes, {"first": first, "second": second})).run(batch)["harmonized"][0, 0]
+    found = opened(engine, network(nodes, {"first": first, "second": second})).run(batch)["harmonized"][0, 0]
 
     def correlate(volume: np.ndarray, kernel: np.ndarray) -> np.ndarray:
         return ndimage.correlate(volume, kernel.astype(np.float64), mode="constant")
@@ -247,9 +241,9 @@ def listen(event, args):
         seen.append((event, str(args)))
 sys.addaudithook(listen)
 import pathlib, numpy as np
-from hz_runtime.backends import open_backend
-engine, device, model = sys.argv[1:]
-backend = open_backend(engine, pathlib.Path(model).read_bytes(), device=device, threads=1)
+from hz_runtime.backends.registry import open_backend
+engine, model = sys.argv[1:]
+backend = open_backend(engine, pathlib.Path(model).read_bytes(), threads=1)
 backend.run(np.zeros((1, 1, 64, 64, 64), np.float32))
 import threading
 [thread.join(5) for thread in threading.enumerate() if thread is not threading.current_thread()]
@@ -258,16 +252,15 @@ assert "openvino_telemetry" not in sys.modules
 """
 
 
-def test_nothing_is_sent_or_written(rung: str, tmp_path: Path) -> None:
+def test_nothing_is_sent_or_written(engine: str, tmp_path: Path) -> None:
     """A patient's scan is open in this process: an engine neither calls home nor leaves files behind."""
-    engine, device = RUNGS[rung]
-    opened(rung, tiny.age_onnx()).close()  # skips where it is not here
+    opened(engine, tiny.age_onnx()).close()  # skips where it is not here
     model, home = tmp_path / "age.onnx", tmp_path / "home"
     model.write_bytes(tiny.age_onnx())
     home.mkdir()
     env = {key: value for key, value in os.environ.items() if key not in ("CI", "GITHUB_ACTIONS")}
     env |= {"HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-c", QUIET, engine, device, str(model)]
+    command = [sys.executable, "-c", QUIET, engine, str(model)]
     done = subprocess.run(
         command, env=env, cwd=home, capture_output=True, text=True, timeout=120, check=False
     )
@@ -292,30 +285,31 @@ def network(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> by
     return data
 
 
-# The ladder
+# The fallback from engine to engine
 
 
 @pytest.fixture(scope="module")
 def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.make_tiny_bundle(tmp_path_factory.mktemp("ladder") / "tiny.hz")
+    return tiny.make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny.hz")
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *engines: str) -> None:
-    """Make the ladder believe that only these engines are installed."""
+    """Make hz believe that only these engines are installed."""
     from importlib.util import find_spec
 
-    from hz_runtime.backends import base, cuda_driver, fallback, trt
+    from hz_runtime.backends import cuda_driver, ort, ov, registry, trt
 
-    for module in (base, fallback, trt):
+    for module in (registry, ort, ov, trt):
         monkeypatch.setattr(module, "find_spec", lambda name: find_spec(name) if name in engines else None)
     monkeypatch.setattr(cuda_driver, "has_driver", lambda: True)  # that there is none would be said first
 
 
 def test_auto_takes_the_fastest_and_says_so(tiny_path: Path) -> None:
     bundle = load_bundle(tiny_path)
-    backend, steps = choose(bundle, "harmonizer")
-    assert ": runs " in steps[-1]
-    assert all("not available (" in step or "could not open" in step for step in steps[:-1])
+    backend, attempts = choose(bundle, "harmonizer")
+    assert attempts[-1].outcome == "ran" and attempts[-1].engine.family == backend.name
+    assert all(attempt.outcome != "ran" and attempt.reason for attempt in attempts[:-1])
+    assert [attempt.engine for attempt in attempts] == list(ENGINES[: len(attempts)])
     assert bundle.entry(backend.sha256).precision == ("fp16" if on_gpu(backend) else "fp32")
     if "openvino" in dict(installed()) and not on_gpu(backend):
         assert backend.name == "openvino"
@@ -327,18 +321,18 @@ def test_falls_to_onnxruntime_cpu(tiny_path: Path, monkeypatch: pytest.MonkeyPat
         pytest.skip("onnxruntime is not installed here")
     pretend(monkeypatch, "onnxruntime")
     monkeypatch.setattr("hz_runtime.backends.ort.has_cuda", lambda: False)
-    backend, steps = choose(load_bundle(tiny_path), role)
+    backend, attempts = choose(load_bundle(tiny_path), role)
     assert backend.provider == "CPUExecutionProvider"
-    assert steps[:4] == (
+    assert [str(attempt) for attempt in attempts[:4]] == [
         "TensorRT: not available (tensorrt or tensorrt_lean or tensorrt_dispatch is not installed)",
         "TensorRT for RTX: not available (tensorrt_rtx is not installed)",
         "onnxruntime CUDA: not available (no CUDAExecutionProvider in this onnxruntime)",
         "OpenVINO CPU: not available (openvino is not installed)",
-    )
-    assert steps[4].startswith(f"onnxruntime CPU: runs {role}.onnx (fp32) on CPU")
+    ]
+    assert str(attempts[4]).startswith(f"onnxruntime CPU: runs {role}.onnx (fp32) on CPU")
 
 
-def test_a_rung_that_breaks_is_announced(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_breaks_is_announced(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if {"openvino", "onnxruntime"} - set(dict(installed())):
         pytest.skip("needs both engines")
 
@@ -346,8 +340,9 @@ def test_a_rung_that_breaks_is_announced(tiny_path: Path, monkeypatch: pytest.Mo
         raise BackendError("no such kernel", "")
 
     monkeypatch.setattr("hz_runtime.backends.ov.open_model", broken)
-    backend, steps = choose(load_bundle(tiny_path), "age", "openvino")
-    assert steps[0] == "OpenVINO CPU: could not open age.onnx (no such kernel)"
+    backend, attempts = choose(load_bundle(tiny_path), "age", "openvino")
+    assert str(attempts[0]) == "OpenVINO CPU: could not open age.onnx (no such kernel)"
+    assert (attempts[0].outcome, attempts[0].file) == ("failed", "age.onnx")
     assert backend.name == "onnxruntime"
 
 
@@ -357,10 +352,10 @@ def test_no_engine_names_the_remedy(tiny_path: Path, monkeypatch: pytest.MonkeyP
         choose(load_bundle(tiny_path), "harmonizer")
     assert caught.value.exit_code == 5
     assert "pip install 'hz-mri[cpu]'" in caught.value.remedy
-    assert caught.value.message.count("is not installed") == len(LADDER)
+    assert caught.value.message.count("is not installed") == len(ENGINES)
 
 
-@pytest.mark.parametrize("name", [name for name in BACKENDS if name != "auto"])
+@pytest.mark.parametrize("name", [name for name in backend_names() if name != "auto"])
 def test_require_fails_rather_than_falls(tiny_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     pretend(monkeypatch)
     with pytest.raises(BackendError, match=f"Required backend {name}") as caught:
@@ -374,16 +369,16 @@ def test_require_fails_rather_than_falls(tiny_path: Path, monkeypatch: pytest.Mo
 def test_require_wins_over_backend(tiny_path: Path) -> None:
     if "onnxruntime" not in dict(installed()):
         pytest.skip("onnxruntime is not installed here")
-    backend, steps = choose(load_bundle(tiny_path), "age", "openvino", require="onnxruntime-cpu")
+    backend, attempts = choose(load_bundle(tiny_path), "age", "openvino", require="onnxruntime-cpu")
     assert backend.name == "onnxruntime"
-    assert len(steps) == 1
+    assert len(attempts) == 1
 
 
 def test_a_precision_can_be_asked_for(tiny_path: Path) -> None:
     bundle = load_bundle(tiny_path)
-    backend, steps = choose(bundle, "harmonizer", precision="fp16")
+    backend, attempts = choose(bundle, "harmonizer", precision="fp16")
     assert bundle.entry(backend.sha256).precision == "fp16"
-    assert "(fp16)" in steps[-1]
+    assert "(fp16)" in str(attempts[-1])
 
 
 @pytest.mark.parametrize("kwargs", [{"backend": "tpu"}, {"require": "tpu"}, {"threads": 0}])

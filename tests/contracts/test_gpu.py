@@ -15,8 +15,9 @@ import pytest
 
 import tiny
 from hz_runtime.backends import cuda_driver, trt
-from hz_runtime.backends.base import installed, notes, open_backend
+from hz_runtime.backends.base import notes
 from hz_runtime.backends.fallback import choose
+from hz_runtime.backends.registry import installed, open_backend
 from hz_runtime.backends.trt import TensorRtBackend, open_engine
 from hz_runtime.bundle.engine_cache import EngineRecord, Profile
 from hz_runtime.bundle.store import Bundle, load_bundle
@@ -63,7 +64,7 @@ def engine(flavour: str) -> tuple[EngineRecord, bytes]:
 @pytest.fixture(params=[False, True], ids=["plain", "graphs"])
 def backend(engine: tuple[EngineRecord, bytes], request: pytest.FixtureRequest) -> Iterator[TensorRtBackend]:
     record, data = engine
-    opened = open_engine(data, record, graphs=request.param)
+    opened = open_engine(data, record, cuda_graphs=request.param)
     yield opened
     opened.close()
     del opened
@@ -124,11 +125,11 @@ def test_the_ladder_builds_keeps_and_finds_it(
     built(flavour, "harmonizer", Profile())  # skips where this GPU is not built for
     monkeypatch.setenv("HZ_ENGINES", str(tmp_path / "engines"))
     bundle: Bundle = load_bundle(tiny.make_tiny_bundle(tmp_path / "tiny.hz"))
-    rung = trt.NAMES[flavour]
-    _, steps = choose(bundle, "harmonizer", require=rung, build=_builder(quiet=True))
-    assert "runs engine of harmonizer.fp16.onnx (fp16)" in steps[0]
-    backend, steps = choose(bundle, "harmonizer", require=rung)
-    assert "runs kept engine" in steps[0]
+    required = flavour.replace("_", "-")
+    _, attempts = choose(bundle, "harmonizer", require=required, build=_builder(quiet=True))
+    assert "runs engine of harmonizer.fp16.onnx (fp16)" in attempts[0]
+    backend, attempts = choose(bundle, "harmonizer", require=required)
+    assert "runs kept engine" in attempts[0]
     batch = tiny.random_volumes(2)
     np.testing.assert_allclose(backend.run(batch)["harmonized"], tiny.expected_harmonized(batch), atol=1e-3)
     backend.close()

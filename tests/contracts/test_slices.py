@@ -14,47 +14,40 @@ import pytest
 
 import tiny_slices
 from fake_gpu import Driver, engine_bytes, fake_tensorrt, install, record_of
-from hz_runtime.backends.base import LADDER, Backend, installed, open_backend
+from hz_runtime.backends.base import Backend
+from hz_runtime.backends.registry import ENGINES, missing, open_backend
 from hz_runtime.backends.trt import open_engine
 from hz_runtime.batch.scan_stages import OnGrid, PreparedScan, Ticket
 from hz_runtime.batch.stages import Stages
 from hz_runtime.bundle.manifest import ModelEntry
-from hz_runtime.errors import BackendError
+from hz_runtime.errors import GridMismatch
 from hz_runtime.inference.predictors import AgePredictor, DiagnosisPredictor, Harmonizer
 from hz_runtime.inference.slice_wise import SLICE_BATCH, axial_slices
 from hz_runtime.model_space.recipe import Recipe
 
-RUNGS = {
-    name: (engine, device) for name, engine, device, _ in LADDER if engine in ("openvino", "onnxruntime")
-}
+ONNX_ENGINES = {engine.name: engine for engine in ENGINES if not engine.built}
 TOLERANCE = {"fp32": 1e-6, "fp16": 1e-3}
 GRIDS = {"volumes": (24, 20, 22), "slices": (24, 20)}
 RECIPE = Recipe(grid_shape=(24, 20, 22), middle_slices=9)
 ENTRY = ModelEntry("x", "x.onnx", "0" * 64, 0, "fp32", (), (), (), None, 0, {}, {}, ("control", "patient"))
 
 
-def opened(rung: str, model: bytes, threads: int = 2) -> Backend:
-    """Open on the rung, or skip where this machine does not have it."""
-    engine, device = RUNGS[rung]
-    if engine not in dict(installed()):
-        pytest.skip(f"{engine} is not installed here")
-    try:
-        return open_backend(engine, model, device=device, threads=threads)
-    except BackendError as error:
-        if device == "cuda":
-            pytest.skip(error.message)
-        raise
+def opened(name: str, model: bytes, threads: int = 2) -> Backend:
+    """Open with the engine, or skip where this machine does not have it."""
+    if problem := missing(ONNX_ENGINES[name])[0]:
+        pytest.skip(f"{problem} here")
+    return open_backend(name, model, threads=threads)
 
 
-@pytest.fixture(params=RUNGS)
-def rung(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=ONNX_ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
 @pytest.mark.parametrize("n", [1, 3, SLICE_BATCH])
-def test_slices_are_right(rung: str, precision: str, n: int) -> None:
-    backend = opened(rung, tiny_slices.harmonizer_onnx(precision))
+def test_slices_are_right(engine: str, precision: str, n: int) -> None:
+    backend = opened(engine, tiny_slices.harmonizer_onnx(precision))
     batch = np.random.default_rng(n).random((n, 1, 64, 64), dtype=np.float32)
     assert backend.inputs[0].shape == ("N", 1, 64, 64)
     found = backend.run(batch)["harmonized"]
@@ -64,9 +57,9 @@ def test_slices_are_right(rung: str, precision: str, n: int) -> None:
     )
 
 
-def test_volumes_are_refused_by_a_network_of_slices(rung: str) -> None:
-    backend = opened(rung, tiny_slices.harmonizer_onnx())
-    with pytest.raises(BackendError, match=r"\(1, 1, 64, 64, 64\), the network takes"):
+def test_volumes_are_refused_by_a_network_of_slices(engine: str) -> None:
+    backend = opened(engine, tiny_slices.harmonizer_onnx())
+    with pytest.raises(GridMismatch, match=r"\(1, 1, 64, 64, 64\), the network takes"):
         backend.run(np.zeros((1, 1, 64, 64, 64), np.float32))
 
 
@@ -84,11 +77,11 @@ def test_tensorrt_takes_slices(monkeypatch: pytest.MonkeyPatch, count: int) -> N
     backend.close()
 
 
-def stages(rung: str, kind: str, batch: int) -> Stages:
+def stages(engine: str, kind: str, batch: int) -> Stages:
     """The infer step over three networks without closed form, in batches of `batch` scans."""
     grid = GRIDS[kind]
-    harmonize = opened(rung, tiny_slices.mixing_onnx(grid))
-    age, probability = (opened(rung, tiny_slices.mixing_onnx(grid, True, seed)) for seed in (1, 2))
+    harmonize = opened(engine, tiny_slices.mixing_onnx(grid))
+    age, probability = (opened(engine, tiny_slices.mixing_onnx(grid, True, seed)) for seed in (1, 2))
     return Stages(
         bundle=None,  # type: ignore[arg-type]  # infer does not look at it
         recipe=RECIPE,
@@ -118,10 +111,10 @@ def answers(step: Stages, grids: list[np.ndarray]) -> list[tuple[bytes, float | 
 
 
 @pytest.mark.parametrize("kind", GRIDS)
-def test_a_scans_result_does_not_depend_on_its_batch_or_neighbours(rung: str, kind: str) -> None:
+def test_a_scans_result_does_not_depend_on_its_batch_or_neighbours(engine: str, kind: str) -> None:
     rng = np.random.default_rng(8)
     a, b, c, d = (rng.random(RECIPE.grid_shape, dtype=np.float32) for _ in range(4))
-    step = stages(rung, kind, 4)
+    step = stages(engine, kind, 4)
     (alone,) = answers(step, [a])
     assert alone[1] is not None
     assert alone[2] is not None
@@ -131,12 +124,12 @@ def test_a_scans_result_does_not_depend_on_its_batch_or_neighbours(rung: str, ki
     other = np.full_like(b, 1e3)  # neighbours far out of range
     assert answers(step, [other, a, other])[1] == alone
     if kind == "slices":  # whose batches are of slices: even the number of scans a call is nothing to them
-        assert answers(stages(rung, kind, 1), [a]) == [alone]
+        assert answers(stages(engine, kind, 1), [a]) == [alone]
 
 
-def test_a_slices_answer_is_the_same_alone(rung: str) -> None:
+def test_a_slices_answer_is_the_same_alone(engine: str) -> None:
     """What `slices` rests on: in a batch of one size, a slice's answer is its own."""
-    backend = opened(rung, tiny_slices.mixing_onnx(GRIDS["slices"]))
+    backend = opened(engine, tiny_slices.mixing_onnx(GRIDS["slices"]))
     volume = np.random.default_rng(3).random(RECIPE.grid_shape, dtype=np.float32)
     slices = axial_slices(volume)
     through = Harmonizer(backend, RECIPE, ENTRY)(volume)

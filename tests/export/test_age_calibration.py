@@ -12,7 +12,10 @@ from hz_calibration.age_interval import calibrate
 from hz_export.age_calibration import calibrated
 from hz_export.assemble import ExportOptions, export_bundle
 from hz_export.model_card import model_card
+from hz_runtime.backends.fallback import choose
 from hz_runtime.bundle.store import load_bundle
+from hz_runtime.inference.predictors import AgePredictor
+from hz_runtime.model_space.recipe import Recipe
 from small_slice_checkpoints import write_slice_predictor
 
 N = 60
@@ -134,7 +137,8 @@ def test_an_exported_predictor_gives_its_interval(make_age, tmp_path: Path, syst
     assert loaded.age_interval == bundle.age_interval
     width = bundle.age_interval.of(bundle.age_bias)
     grids = np.random.default_rng(0).random((2, *loaded.recipe["grid_shape"]), dtype=np.float32)
-    ages = loaded.age_predictor(backend="onnxruntime-cpu")(grids)
+    backend, _ = choose(loaded, "age", "onnxruntime-cpu")  # the bundle holds no harmonizer
+    ages = AgePredictor(backend, loaded.age_bias, Recipe.from_dict(loaded.recipe), loaded.age_interval)(grids)
     assert width is not None and ages.interval is not None
     limits = np.stack([ages.corrected - width.half_width, ages.corrected + width.half_width], 1)
     assert np.allclose(ages.interval, np.maximum(limits, 0))

@@ -20,10 +20,13 @@ from hz_export.to_onnx import read_checkpoint  # noqa: E402
 from hz_runtime.bundle.engine_cache import Profile  # noqa: E402
 from hz_runtime.bundle.store import Bundle, load_bundle  # noqa: E402
 from hz_runtime.errors import BackendError, HzError, UsageError  # noqa: E402
+from hz_runtime.inference.open import NetworkOptions, open_networks  # noqa: E402
 from hz_runtime.io.atomic import sha256_file  # noqa: E402
 from hz_runtime.model_space.recipe import Recipe  # noqa: E402
 from small_checkpoints import HELD_OUT, write_age, write_harmonizer  # noqa: E402
 from small_scans import write_scans  # noqa: E402
+
+ON_CPU = NetworkOptions(backend="onnxruntime-cpu")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,7 @@ def test_bundle_runs_as_its_networks_do(bundle: Bundle, folder: Path) -> None:
     grid = np.random.default_rng(2).random((64, 64, 64), dtype=np.float32)
     with torch.no_grad():
         expected = network(torch.from_numpy(grid)[None, None]).numpy()[0, 0]
-    found = bundle.harmonizer(backend="onnxruntime-cpu")(grid)
+    found = open_networks(bundle, ON_CPU).harmonizer(grid)
     assert np.abs(expected - grid).mean() > 0.05
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
@@ -370,7 +373,7 @@ def test_scans_of_the_plan_are_no_evidence(planned, tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="all 1 scans of --scans are those that the precision plan was made"):
         export_bundle([path], tmp_path / "b.hz", in_int8(tmp_path, plan, scans=(seen,)))
-    again = measure_bundle(bundle, ParityOptions(scans=(tmp_path / "scans",), rungs=("onnxruntime-cpu",)))
+    again = measure_bundle(bundle, ParityOptions(scans=(tmp_path / "scans",), engines=("onnxruntime-cpu",)))
     assert again["models"][0]["parity"]["volumes"]["sha256"] == [sha256_file(unseen)]
 
 

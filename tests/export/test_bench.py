@@ -30,7 +30,7 @@ from hz_export.bench import (
 from hz_export.candidates import bound, engine_candidates, from_backend
 from hz_export.speed import SpeedOptions, measure_speed
 from hz_export.synthetic import synthetic_heads
-from hz_runtime.backends.base import open_backend
+from hz_runtime.backends.registry import open_backend
 from hz_runtime.bundle.store import load_bundle
 from hz_runtime.errors import HzError, UsageError
 from small_scans import write_scans

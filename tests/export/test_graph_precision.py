@@ -60,7 +60,7 @@ def unet() -> ModelProto:
 
 
 def run(model: ModelProto, volume: np.ndarray) -> np.ndarray:
-    from hz_runtime.backends.base import open_backend
+    from hz_runtime.backends.registry import open_backend
 
     (found,) = (
         open_backend("onnxruntime", model.SerializeToString(), device="cpu", threads=1).run(volume).values()

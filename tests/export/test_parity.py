@@ -133,7 +133,7 @@ def test_an_age_network_is_judged_in_years_alone(volumes: Volumes) -> None:
 
 
 def test_every_installed_engine_is_asked(volumes: Volumes) -> None:
-    from hz_runtime.backends.base import installed
+    from hz_runtime.backends.registry import installed
 
     judge = ParityCheck(Affine(), volumes.grids[:1], parity.brains(volumes.grids[:1]), volumes)
     rows = judge.evidence(harmonizer_onnx(), "fp32", TOLERANCES["fp32"], "harmonizer.onnx")["measured"]
@@ -290,7 +290,7 @@ def test_a_reference_may_be_a_function(volumes: Volumes) -> None:
 @pytest.fixture
 def options(tmp_path: Path) -> ParityOptions:
     write_scans(tmp_path / "scans", 2)
-    return ParityOptions(scans=(tmp_path / "scans",), rungs=("onnxruntime-cpu",), threads=1)
+    return ParityOptions(scans=(tmp_path / "scans",), engines=("onnxruntime-cpu",), threads=1)
 
 
 def test_a_bundle_agrees_with_itself_file_by_file(tiny_bundle: Path, options: ParityOptions) -> None:
@@ -316,8 +316,8 @@ def test_a_file_that_gives_nan_is_a_failure_and_not_an_absence(
 ) -> None:
     files = {**tiny_files(), "harmonizer.fp16.onnx": with_bias(float("nan"))}
     bundle = write_bundle(tmp_path / "nan.hz", tiny_manifest(), files)
-    rungs = ("onnxruntime-cuda", "onnxruntime-cpu")  # OpenVINO's Clip turns NaN into a number
-    result = measure_bundle(bundle, replace(options, rungs=rungs))
+    engines = ("onnxruntime-cuda", "onnxruntime-cpu")  # OpenVINO's Clip turns NaN into a number
+    result = measure_bundle(bundle, replace(options, engines=engines))
     broken = next(m for m in result["models"] if m["file"] == "harmonizer.fp16.onnx")
     assert broken["parity"]["measured"] == []
     assert all(item["failed"] for item in broken["not_run"] if item["backend"] == "onnxruntime-cpu")

@@ -21,7 +21,7 @@ from hz_calibration.graph import fingerprint, with_outputs
 from hz_calibration.plan import PrecisionPlan
 from hz_calibration.ranges import Range, collect, ranges
 from hz_export.quantize import to_int8
-from hz_runtime.backends.base import open_backend
+from hz_runtime.backends.registry import open_backend
 from hz_runtime.errors import HzError, UsageError
 from small_networks import INNER, age, grids, harmonizer, weight, with_half_weights, with_weight
 

@@ -24,12 +24,14 @@ from hz_export.to_onnx import OUTPUTS, read_checkpoint  # noqa: E402
 from hz_runtime.batch.run import run_batch  # noqa: E402
 from hz_runtime.bundle.store import Bundle, load_bundle  # noqa: E402
 from hz_runtime.errors import HzError, UsageError  # noqa: E402
+from hz_runtime.inference.open import NetworkOptions, open_networks  # noqa: E402
 from hz_runtime.io.volume import read_volume  # noqa: E402
 from hz_runtime.model_space.recipe import Recipe, to_model_space  # noqa: E402
 from small_checkpoints import write_age, write_harmonizer  # noqa: E402
 from small_scans import write_scans  # noqa: E402
 from small_slice_checkpoints import MIDDLE, write_slice_harmonizer, write_slice_predictor  # noqa: E402
 
+ON_CPU = NetworkOptions(backend="onnxruntime-cpu")
 PREDICTORS = ("age", "diagnosis")
 
 
@@ -85,7 +87,7 @@ def test_bundle_runs_as_its_networks_do(bundle: Bundle, folder: Path) -> None:
     empty = np.ptp(grid, axis=(0, 1)) == 0  # the runtime leaves those as they are
     assert 5 < empty.sum() < 40
     expected = np.where(empty, grid, np.moveaxis(made[:, 0], 0, 2))
-    found = bundle.harmonizer(backend="onnxruntime-cpu")(grid)
+    found = open_networks(bundle, ON_CPU).harmonizer(grid)
     assert np.abs(expected - grid).mean() > 0.01  # it does something
     np.testing.assert_allclose(found, expected, atol=2e-5)
     first = (64 - MIDDLE) // 2

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from hz_export.graph_precision import achieved, to_half  # noqa: E402
 from hz_export.to_onnx import cleaned, read_checkpoint, specs, to_onnx  # noqa: E402
-from hz_runtime.backends.base import open_backend  # noqa: E402
+from hz_runtime.backends.registry import open_backend  # noqa: E402
 from hz_runtime.errors import UsageError  # noqa: E402
 
 OUTPUTS = {"harmonizer": ("harmonized", ["N", 1, 64, 64, 64]), "age": ("age", ["N", 1])}

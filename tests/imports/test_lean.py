@@ -72,7 +72,17 @@ def test_the_package_alone_imports_only_the_standard_library() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["HzError", "Recipe", "Volume", "load_bundle", "read_volume", "write_volume"]
+    "name",
+    [
+        "HzError",
+        "NetworkOptions",
+        "Recipe",
+        "Volume",
+        "load_bundle",
+        "open_networks",
+        "read_volume",
+        "write_volume",
+    ],
 )
 def test_public_names_arrive_on_use(name: str) -> None:
     assert fresh(f"import hz_runtime; print(hz_runtime.{name}.__name__)").strip() == name

@@ -1,7 +1,7 @@
 """onnxruntime, on the CPU or an NVIDIA GPU.
 
 Where the GPU's memory runs out, a batch is run in halves, and in smaller ones from then on; other failures on
-a GPU are `EngineFailure`, so that the ladder goes on with the next rung.
+a GPU are `EngineFailure`, so that the next engine of the table is taken.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import io
 import os
 import re
 import threading
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hz_runtime.backends import cuda_driver
-from hz_runtime.backends.base import EngineFailure, OutOfMemory, arithmetic, check_batch, check_outputs
+from hz_runtime.backends.arithmetic import executed_precision, holds_only_float32
+from hz_runtime.backends.base import EngineFailure, OutOfMemory, check_batch, check_outputs
 from hz_runtime.bundle.manifest import TensorSpec
 from hz_runtime.errors import BackendError
 
@@ -63,10 +66,25 @@ def quiet_onnxruntime() -> Any:
     return onnxruntime
 
 
+def missing(package: str, device: str) -> tuple[str, str]:
+    """Why onnxruntime cannot run on "cpu" or "cuda" here, and the remedy; see registry.py."""
+    if find_spec(package) is None:
+        return f"{package} is not installed", ""
+    if device == "cpu":
+        return "", ""
+    try:
+        found = has_cuda()
+    except Exception as error:  # a broken installation raises whatever its libraries do
+        return f"onnxruntime does not load ({' '.join(str(error).split())[:200]})", ""
+    if not found:
+        return "no CUDAExecutionProvider in this onnxruntime", ""
+    state = cuda_driver.probe()  # without a driver, onnxruntime would print errors and blame the graph
+    return state.problem, state.remedy
+
+
 def open_model(model: bytes, device: str, threads: int, where: str) -> OrtBackend:
-    """Open ONNX bytes on "cpu", "cuda" or "auto"; BackendError where not every node runs there."""
-    on_gpu = device == "cuda" or (device == "auto" and has_cuda() and cuda_driver.probe().usable)
-    wanted = _CUDA if on_gpu else _CPU
+    """Open ONNX bytes on "cpu" or "cuda"; BackendError where not every node runs there."""
+    wanted = _CUDA if device == "cuda" else _CPU
     if wanted == _CUDA and not has_cuda():
         raise BackendError("No CUDAExecutionProvider in this onnxruntime.", "pip install 'hz-mri[gpu]'")
     try:
@@ -112,6 +130,21 @@ def _options(onnxruntime: Any, provider: str, threads: int) -> Any:
     return options
 
 
+def _with_graph(opened: Callable[[], Any], options: Any) -> tuple[Any, bytes]:
+    """The session that `opened` gives with these options, and the ONNX graph that it runs.
+
+    onnxruntime gives its optimized graph to a path alone; this one is of memory, so that no file is left
+    behind and none is needed where nothing can be written.
+    """
+    place = os.memfd_create("hz-graph")
+    try:
+        options.optimized_model_filepath = f"/proc/self/fd/{place}"
+        session = opened()
+        return session, os.pread(place, os.fstat(place).st_size, 0)
+    finally:
+        os.close(place)
+
+
 class OrtBackend:
     """A network in onnxruntime; see `Backend`. `InferenceSession.run` is itself thread-safe."""
 
@@ -120,9 +153,16 @@ class OrtBackend:
     def __init__(self, model: bytes, provider: str, threads: int) -> None:
         onnxruntime = quiet_onnxruntime()
         choice: Any = (provider, _CUDA_OPTIONS) if provider == _CUDA else provider
-        session = onnxruntime.InferenceSession(
-            model, sess_options=_options(onnxruntime, provider, threads), providers=[choice]
-        )
+        options = _options(onnxruntime, provider, threads)
+
+        def opened() -> Any:
+            return onnxruntime.InferenceSession(model, sess_options=options, providers=[choice])
+
+        if holds_only_float32(model):
+            session, self.precision = opened(), "fp32"
+        else:
+            session, graph = _with_graph(opened, options)
+            self.precision = executed_precision(graph)
         session.disable_fallback()  # else a failing run silently rebuilds the session on the CPU
         self._session = session
         self.version = str(onnxruntime.__version__)
@@ -130,7 +170,6 @@ class OrtBackend:
         self.device = _cuda_name() if provider == _CUDA else f"CPU, {threads} threads"
         self.inputs = tuple(_spec(node) for node in session.get_inputs())
         self.outputs = tuple(_spec(node) for node in session.get_outputs())
-        self.precision = "as in the graph" if provider == _CUDA else arithmetic(model, "fp32")
         self.sha256 = hashlib.sha256(model).hexdigest()
         self._limit: int | None = None  # volumes a call, once memory has run out
         self._notes: list[str] = []

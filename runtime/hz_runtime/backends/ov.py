@@ -4,8 +4,6 @@ Its Relu, Clip and MaxPool turn NaN into a number (2026.4; onnxruntime's pass it
 proves little. Therefore weights that are not finite are refused when a network is opened, and the values in
 front of a network's last Clip or Relu are checked with every run. What stays unseen is an overflow of float32
 further inside; norms hide that from onnxruntime too (a variance that is infinite gives 0).
-
-This file shares its name with the package; absolute imports keep the two apart.
 """
 
 from __future__ import annotations
@@ -15,9 +13,11 @@ import sys
 import threading
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from hz_runtime.backends.base import EngineFailure, arithmetic, check_batch, check_outputs
+from hz_runtime.backends.arithmetic import precision_of
+from hz_runtime.backends.base import EngineFailure, check_batch, check_outputs
 from hz_runtime.bundle.manifest import TensorSpec
 from hz_runtime.errors import BackendError
 
@@ -26,15 +26,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CUTS = ("Clamp", "Maximum", "Minimum", "Relu")  # operations that end a network and hide NaN
+# In a compiled network: what counts as its arithmetic, what never does, and OpenVINO's words for types.
+_HEAVY = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
+_NO_ARITHMETIC = ("Const", "Input", "Output", "Reorder", "Reshape", "Concatenation", "FakeQuantize")
+_TYPES = {"i8": "int8", "u8": "int8", "f16": "fp16", "bf16": "bf16", "f32": "fp32"}
 _REMEDY = "Re-export the bundle, or use another backend (--backend onnxruntime-cpu)."
 
 
-def open_model(model: bytes, device: str, threads: int, where: str) -> OpenVinoBackend:
+def missing(package: str, _device: str) -> tuple[str, str]:
+    """Why OpenVINO cannot run here, and the remedy; see registry.py."""
+    return ("", "") if find_spec(package) else (f"{package} is not installed", "")
+
+
+def open_model(model: bytes, _device: str, threads: int, where: str) -> OpenVinoBackend:
     """Open ONNX bytes on the CPU; BackendError where OpenVINO cannot."""
-    if device not in ("auto", "cpu"):
-        raise BackendError(
-            f"OpenVINO runs on the CPU here, not on {device}.", "Use --backend onnxruntime-cuda."
-        )
     try:
         return OpenVinoBackend(model, threads)
     except BackendError as error:
@@ -91,7 +96,7 @@ class OpenVinoBackend:
         self.device = str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
         self.inputs = tuple(_spec(port) for port in self._compiled.inputs)
         self.outputs = tuple(_spec(port) for port in self._compiled.outputs[: self._results])
-        self.precision = arithmetic(model, _precision(self._compiled))
+        self.precision = precision_of(_computed_types(self._compiled))
         self.sha256 = hashlib.sha256(model).hexdigest()
 
     def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
@@ -148,10 +153,15 @@ def _kind(port: Any) -> str:
     return kinds.get(kind, kind)
 
 
-def _precision(compiled: Any) -> str:
-    """The precision that the compiled network reports, in hz's words."""
-    name = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
-    return {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}.get(name, name)
+def _computed_types(compiled: Any) -> list[str]:
+    """The types in which the compiled network computes, of the graph that it runs; see arithmetic.py."""
+    ran = [
+        (str(node.get_rt_info()["layerType"].value), str(node.get_rt_info()["runtimePrecision"].value))
+        for node in compiled.get_runtime_model().get_ordered_ops()
+    ]
+    heavy = [kind for layer, kind in ran if layer in _HEAVY]
+    counting = heavy or [kind for layer, kind in ran if layer not in _NO_ARITHMETIC]
+    return [_TYPES.get(kind, "") for kind in counting]
 
 
 def _spec(port: Any) -> TensorSpec:

@@ -6,8 +6,6 @@ TensorRT runtime where there is no driver would end the interpreter with a crash
 
 An engine without weights (hz-export --strip-weights) is given those of its ONNX file each time it is opened.
 That takes a TensorRT with an ONNX parser, which the lean runtimes have not.
-
-This file shares its name with the package; absolute imports keep the two apart.
 """
 
 from __future__ import annotations
@@ -38,16 +36,15 @@ MODULES = {
     "tensorrt": ("tensorrt", "tensorrt_lean", "tensorrt_dispatch"),
     "tensorrt_rtx": ("tensorrt_rtx",),
 }
-NAMES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
-EXTRAS = {"tensorrt": "pip install 'hz-mri[tensorrt]'", "tensorrt_rtx": "pip install 'hz-mri[rtx]'"}
 # A version-compatible engine runs on the same major version, not older, and on these later ones
 # (TensorRT 11.4 support matrix, "Engine Portability").
 _LATER_MAJOR = {8: 10, 10: 11}
 _MESSAGE = 300  # characters of a TensorRT message that are kept
 
 
-def missing(flavour: str) -> tuple[str, str]:
-    """Why no engine of this flavour can run here, half a sentence, and the remedy; ("", "") where one can.
+def missing(flavour: str, _device: str = "cuda") -> tuple[str, str]:
+    """Why no engine of this flavour can run here, half a sentence, and the remedy ("" : install its extra);
+    ("", "") where one can. See registry.py.
 
     Asks the driver library and what is installed; imports no TensorRT.
     """
@@ -56,7 +53,7 @@ def missing(flavour: str) -> tuple[str, str]:
         return state.problem, state.remedy
     modules = [name for name in MODULES[flavour] if find_spec(name) is not None]
     if not modules:
-        return f"{' or '.join(MODULES[flavour])} is not installed", EXTRAS[flavour]
+        return f"{' or '.join(MODULES[flavour])} is not installed", ""
     if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
         return "cuda-bindings is not installed", "pip install cuda-bindings"
     state = cuda_driver.probe()
@@ -143,7 +140,8 @@ def module_for(record: EngineRecord, state: DriverState, where: str) -> Any:
     kind += ", without weights" if stripped else ""
     remedy = rebuild(record.flavour)
     if any("weights" in text for text in found):
-        remedy = f"{EXTRAS[record.flavour]}  or build it with its weights: hz-export without --strip-weights"
+        whole = record.flavour.replace("_", "-")
+        remedy = f"pip install {whole}  or build it with its weights: hz-export without --strip-weights"
     raise BackendError(
         f"{where} was built by {record.flavour} {record.version}{kind}; here is {', '.join(found) or 'none'}",
         remedy,
@@ -170,26 +168,26 @@ def open_engine(
     record: EngineRecord,
     where: str = "the engine",
     *,
-    graphs: bool = False,
+    cuda_graphs: bool = False,
     weights: Callable[[], bytes] | None = None,
 ) -> TensorRtBackend:
     """Open a built engine on the first GPU.
 
     data : its bytes, which must be the record's.  where : its name for messages.
-    graphs : replay CUDA graphs.  weights : gives the ONNX file that it was built from, where that is at hand;
-    asked only for an engine that holds no weights.
+    cuda_graphs : replay CUDA graphs.  weights : gives the ONNX file that it was built from, where that is at
+    hand; asked only for an engine that holds no weights.
     Raises BackendError where it is not the record's engine, does not fit this GPU or TensorRT, or lacks its
     weights; OutOfMemory where not even its smallest batch fits the GPU.
     """
     problem, remedy = missing(record.flavour)
     if problem:
-        raise BackendError(f"{where} cannot run: {problem}", remedy)
+        raise BackendError(f"{where} cannot run: {problem}", remedy or rebuild(record.flavour))
     if sha256_bytes(data) != record.sha256:  # before anything of it is read
         raise BackendError(f"{where} does not match its sha256", rebuild(record.flavour))
     state = cuda_driver.probe()
     trt = module_for(record, state, where)
     onnx = _weights(record, where, weights) if "stripped" in record.flags else None
-    return TensorRtBackend(trt, cuda_driver.Cuda(), data, record, where, state.device, graphs, onnx)
+    return TensorRtBackend(trt, cuda_driver.Cuda(), data, record, where, state.device, cuda_graphs, onnx)
 
 
 def _weights(record: EngineRecord, where: str, given: Callable[[], bytes] | None) -> bytes:
@@ -220,10 +218,10 @@ class TensorRtBackend:
         record: EngineRecord,
         where: str,
         device: str,
-        graphs: bool,
+        cuda_graphs: bool,
         onnx: bytes | None = None,
     ) -> None:
-        self.name = NAMES[record.flavour]
+        self.name = record.flavour.replace("_", "-")
         self.version = str(trt.__version__)
         self.provider = f"CUDA ({trt.__name__})"
         self.device = device
@@ -238,7 +236,8 @@ class TensorRtBackend:
             self._runtime, self._loaded = _load(trt, data, record, where, onnx)
             self.inputs: tuple[TensorSpec, ...] = (self._loaded.source,)
             self.outputs = self._loaded.outputs
-            self._tuned, self._limit, self._graphs = record.profile.tuned, record.profile.most, graphs
+            self._tuned, self._limit = record.profile.tuned, record.profile.most
+            self._cuda_graphs = cuda_graphs
             self._opened()
         except BaseException:
             self.close()
@@ -296,7 +295,7 @@ class TensorRtBackend:
         gpu.use()
         while self._space is None:
             try:
-                self._space = Workspace(self._loaded, gpu, self._limit, self._graphs, self._notes)
+                self._space = Workspace(self._loaded, gpu, self._limit, self._cuda_graphs, self._notes)
             except OutOfMemory as error:
                 self._halve(error)
         return gpu, self._space

@@ -100,14 +100,15 @@ def pieces(count: int, tuned: int, limit: int) -> tuple[int, ...]:
 class Workspace:
     """Room for pieces of up to `most` volumes.
 
-    graphs : replay recorded CUDA graphs from a batch size's second run on.  notes : told where that fails.
+    cuda_graphs : replay recorded CUDA graphs from a batch size's second run on.  notes : where that
+    fails, that it does.
     Raises OutOfMemory where the GPU has no such room; what was taken is given back then.
     """
 
     loaded: Loaded
     cuda: Cuda
     most: int
-    graphs: bool
+    cuda_graphs: bool
     notes: list[str]
     _slots: list[Slot] = field(default_factory=list)
     _contexts: dict[tuple[int, int], Context] = field(default_factory=dict)
@@ -125,7 +126,7 @@ class Workspace:
     @property
     def _own_graphs(self) -> bool:
         # TensorRT for RTX swaps kernels as it learns the shapes; it records its own graphs in time.
-        return self.graphs and not hasattr(self.loaded.trt, "CudaGraphStrategy")
+        return self.cuda_graphs and not hasattr(self.loaded.trt, "CudaGraphStrategy")
 
     def run(self, batch: NDArray[np.float32], sizes: Sequence[int]) -> dict[str, NDArray[np.float32]]:
         """Every output, by name, of a batch in pieces of these sizes.
@@ -244,7 +245,7 @@ class Workspace:
             try:
                 context.graph = self.cuda.capture(slot.stream, lambda: self._enqueue(slot, context))
             except EngineFailure as error:
-                self.graphs = False
+                self.cuda_graphs = False
                 self.notes.append(f"CUDA graphs are off: {error.message}")
         return context.graph is not None
 
@@ -261,7 +262,7 @@ class Workspace:
         self.loaded.log.clear()
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         config: Any = strategy
-        if self.graphs and not self._own_graphs:
+        if self.cuda_graphs and not self._own_graphs:
             config = engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(strategy)
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE

@@ -31,15 +31,14 @@ from hz_runtime.batch.run_metadata import run_metadata
 from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.batch.stages import Stages
 from hz_runtime.cpus import usable_cpus
-from hz_runtime.errors import UsageError
-from hz_runtime.model_space.recipe import Recipe
 from hz_runtime.results.run_report import RunReport
 from hz_runtime.results.versions import hz_version
 
 if TYPE_CHECKING:
-    from hz_runtime.backends.base import Backend
+    from hz_runtime.backends.fallback import Attempt
     from hz_runtime.bundle.store import Bundle
     from hz_runtime.dicom.scans import DicomScans
+    from hz_runtime.inference.open import Networks
     from hz_runtime.preparation.preparer import Preparer
 
 GPU_BATCH = 4
@@ -70,9 +69,10 @@ def run_batch(
             options.preparation.check(len(chosen.scans))
         held.enter_context(locked(folder))
         log = RunLog(folder / LOG_NAME)
-        stages, ladder, batch = _open(bundle, folder, options)
-        held.callback(_close, stages)
-        _announce(chosen, stages, ladder, options, log, emit)
+        stages, networks, batch = _open(bundle, folder, options)
+        held.callback(networks.close)
+        attempts = _attempt_lines(networks)
+        _announce(chosen, stages, attempts, options, log, emit)
         stop = stop or threading.Event()
         threads = options.threads or usable_cpus()
         executor = Executor(stages, threads, options.max_voxels, options.ages, log, emit, stop)
@@ -80,7 +80,7 @@ def run_batch(
         scans = executor.run(chosen.scans)
         seconds = time.perf_counter() - clock
         interrupted = stop.is_set()
-        engine_notes = _notes(stages)
+        engine_notes = _notes(networks)
         _say(engine_notes, log, emit)
         run = run_metadata(
             stages,
@@ -90,7 +90,11 @@ def run_batch(
             started=started,
             seconds=seconds,
             interrupted=interrupted,
-            backend={**_backend(stages.harmonizer.backend), "ladder": list(ladder), "notes": engine_notes},
+            backend={
+                **_backend(stages.harmonizer.backend),
+                "ladder": [line for line, _ in attempts],
+                "notes": engine_notes,
+            },
             chosen={"threads": threads, "batch": batch, "to": stages.options["to"]},
         )
         problems = write_run_files(folder, scans, run, options.report)
@@ -104,7 +108,7 @@ def run_batch(
 def _announce(
     chosen: Inputs,
     stages: Stages,
-    ladder: Sequence[str],
+    attempts: Sequence[tuple[str, Attempt]],
     options: RunOptions,
     log: RunLog,
     emit: Callable[[Event], None],
@@ -112,11 +116,12 @@ def _announce(
     """Say what is about to run, on what, and what the inputs left unclear."""
     bundle, backend = stages.bundle, stages.harmonizer.backend
     log.write(f"hz {hz_version()}: {len(chosen.scans)} scans, bundle {bundle.name} {bundle.id}")
-    for step in ladder:
-        log.write(step)
+    for line, _ in attempts:
+        log.write(line)
     if options.backend != "auto":  # what was asked for by name and is not to be had is said aloud
-        for step in _passed_over(ladder):
-            emit(Event("note", step))
+        for line, attempt in attempts:
+            if attempt.outcome != "ran":
+                emit(Event("note", line))
     emit(Event("start", f"{backend.name} on {backend.device}", total=len(chosen.scans)))
     _say((*chosen.notes, *options.ages.gaps(chosen.scans)), log, emit)
 
@@ -136,55 +141,32 @@ def _dicom(options: RunOptions, held: ExitStack) -> DicomScans | None:
     return held.enter_context(dicom_scans())
 
 
-def _open(bundle: Bundle, out: Path, options: RunOptions) -> tuple[Stages, tuple[str, ...], int]:
-    """The stages over opened backends, the ladder's steps, and the batch size."""
-    from hz_runtime.backends.fallback import choose
-    from hz_runtime.inference.predictors import AgePredictor, DiagnosisPredictor, Harmonizer
+def _open(bundle: Bundle, out: Path, options: RunOptions) -> tuple[Stages, Networks, int]:
+    """The stages over opened networks, these networks, and the batch size."""
+    from hz_runtime.inference.open import NetworkOptions, open_networks
 
-    recipe = Recipe.from_dict(dict(bundle.recipe))
     preparer = _preparer(options, bundle)
-    held = {model.role for model in bundle.models if model.precision == options.precision}
-    if options.precision and not held:
-        raise UsageError(
-            f"{bundle.path.name} holds no {options.precision} file.",
-            "Leave --precision out, or export one:  hz-export --help",
-        )
-
-    def how(role: str, to: str | None = None) -> tuple[Backend, tuple[str, ...]]:
-        return choose(
-            bundle,
-            role,
+    networks = open_networks(
+        bundle,
+        NetworkOptions(
+            to=options.to,
             backend=options.backend,
             require=options.require,
-            to=to,
-            precision=options.precision if role in held else None,
+            precision=options.precision,
             threads=options.threads,
             build=options.build,
-            graphs=options.cuda_graphs,
-        )
-
-    backend, ladder = how("harmonizer", to=options.to)
-    entry = bundle.entry(backend.sha256)
-    harmonizer = Harmonizer(backend, recipe, entry)
-    predictor = diagnosis = None
-    roles = {model.role for model in bundle.models}
-    if roles & {"age", "diagnosis"}:
-        ladder = tuple(f"harmonizer: {step}" for step in ladder)
-    if "age" in roles:
-        second, steps = how("age")
-        predictor = AgePredictor(second, bundle.age_bias, recipe, bundle.age_interval)
-        ladder = (*ladder, *(f"age: {step}" for step in steps))
-    if "diagnosis" in roles:
-        third, steps = how("diagnosis")
-        diagnosis = DiagnosisPredictor(third, bundle.entry(third.sha256), recipe)
-        ladder = (*ladder, *(f"diagnosis: {step}" for step in steps))
+            cuda_graphs=options.cuda_graphs,
+        ),
+    )
+    harmonizer = networks.harmonizer
+    backend = harmonizer.backend
     # The slices of one scan fill batches of their own: waiting for other scans would gain nothing.
     batch = options.batch or (GPU_BATCH if on_gpu(backend) and not harmonizer.slice_wise else 1)
     stages = Stages(
         bundle=bundle,
-        recipe=recipe,
+        recipe=harmonizer.recipe,
         harmonizer=harmonizer,
-        predictor=predictor,
+        predictor=networks.age_predictor,
         out=out,
         space=options.space,
         dtype=options.dtype,
@@ -193,17 +175,17 @@ def _open(bundle: Bundle, out: Path, options: RunOptions) -> tuple[Stages, tuple
         options={
             "space": options.space,
             "dtype": options.dtype,
-            "to": entry.target,
+            "to": harmonizer.entry.target,
             # Results of an earlier run are taken over only where they were asked for in the same precision.
             **({"precision": options.precision} if options.precision else {}),
             **({"prepare": dict(preparer.identity)} if preparer else {}),
         },
         batch=batch,
         limits=options.limits,
-        diagnosis=diagnosis,
+        diagnosis=networks.diagnosis_predictor,
         preparer=preparer,
     )
-    return stages, tuple(ladder), batch
+    return stages, networks, batch
 
 
 def _preparer(options: RunOptions, bundle: Bundle) -> Preparer | None:
@@ -214,28 +196,22 @@ def _preparer(options: RunOptions, bundle: Bundle) -> Preparer | None:
     return Preparer.opened(options.preparation, bundle)
 
 
-def _close(stages: Stages) -> None:
-    for backend in _backends(stages).values():
-        backend.close()
-
-
-def _backends(stages: Stages) -> dict[str, Backend]:
-    """The opened networks by role."""
-    tasks = {"harmonizer": stages.harmonizer, "age": stages.predictor, "diagnosis": stages.diagnosis}
-    return {role: task.backend for role, task in tasks.items() if task is not None}
-
-
 def _backend(backend: Any) -> dict[str, str]:
     from hz_runtime.backends.base import describe
 
     return describe(backend)
 
 
-def _passed_over(ladder: Sequence[str]) -> list[str]:
-    """The ladder's steps that did not end in an engine, which `choose` words so."""
-    return [step for step in ladder if ": runs " not in step]
+def _attempt_lines(networks: Networks) -> list[tuple[str, Attempt]]:
+    """Every engine that was tried, and its line in log and run.json, with its role if there are several."""
+    several = len(networks.attempts) > 1
+    return [
+        (f"{role}: {attempt}" if several else str(attempt), attempt)
+        for role, attempts in networks.attempts.items()
+        for attempt in attempts
+    ]
 
 
-def _notes(stages: Stages) -> list[str]:
+def _notes(networks: Networks) -> list[str]:
     """What the engines had to do to get through the run."""
-    return [f"{role}: {note}" for role, backend in _backends(stages).items() for note in notes(backend)]
+    return [f"{role}: {note}" for role, backend in networks.backends.items() for note in notes(backend)]

@@ -11,7 +11,7 @@ from hz_runtime.errors import UsageError
 from hz_runtime.io.volume import ReadLimits
 
 if TYPE_CHECKING:
-    from hz_runtime.backends.fallback import Build
+    from hz_runtime.backends.built_engines import Build
     from hz_runtime.preparation.preparer import Preparation
 
 
@@ -20,9 +20,8 @@ class RunOptions:
     """How to run; None means: choose well here.
 
     space : "native" (default; the scan's own grid), "model" (the network's), or "both".
-    to : site to harmonize to.  backend, require, build, cuda_graphs : as `choose` of the
-    backends takes them.
-    precision : of the files to run, where the bundle holds such a file of a network; else that of the rung.
+    to : site to harmonize to.  backend, require, build, cuda_graphs : as `NetworkOptions` takes them.
+    precision : of the files to run, where the bundle holds such a file; else the fastest on the engine.
     dtype : of the written volumes; int16 keeps 1/32767 of the range.
     threads : CPU threads of the network (None: all); also scales the other stages.
     batch : scans a network call; None: 1 on a CPU, 4 on a GPU.

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hz_runtime.bundle.age_calibration import AgeBias
 from hz_runtime.bundle.fields import REMEDY
@@ -38,9 +38,6 @@ from hz_runtime.bundle.manifest import (
 )
 from hz_runtime.errors import BundleError, HzError, UsageError
 from hz_runtime.io.atomic import alive, atomic_write_bytes, sha256_bytes, shown, sync_folder
-
-if TYPE_CHECKING:
-    from hz_runtime.inference.predictors import AgePredictor, DiagnosisPredictor, Harmonizer
 
 __all__ = [
     "AgeBias",
@@ -111,51 +108,6 @@ class Bundle(Manifest):
         if found != entry.sha256:
             raise _changed(where, entry.file, f"sha256 {found[:8]}..., expected {entry.sha256[:8]}...")
         return data
-
-    def harmonizer(
-        self,
-        to: str | None = None,
-        backend: str = "auto",
-        threads: int | None = None,
-        require: str | None = None,
-    ) -> Harmonizer:
-        """A thread-safe harmonizer to site `to` (None: the only one), on the first backend that opens.
-
-        backend : "auto", "openvino", "onnxruntime", ...: tried first. require : the same, no other is tried.
-        threads : CPU threads for one network run; None for all that this process may use.
-        Raises BundleError, and BackendError where no backend (or not the required one) opens.
-        """
-        from hz_runtime.backends.fallback import choose
-        from hz_runtime.inference.predictors import Harmonizer
-        from hz_runtime.model_space.recipe import Recipe
-
-        chosen, _ = choose(self, "harmonizer", backend, require=require, to=to, threads=threads)
-        recipe, reference = Recipe.from_dict(dict(self.recipe)), self.cohort.get("reference")
-        return Harmonizer(chosen, recipe, self.entry(chosen.sha256), self.statistics, reference)
-
-    def age_predictor(
-        self, backend: str = "auto", threads: int | None = None, require: str | None = None
-    ) -> AgePredictor:
-        """A thread-safe age predictor; the arguments are those of `harmonizer`."""
-        from hz_runtime.backends.fallback import choose
-        from hz_runtime.inference.predictors import AgePredictor
-        from hz_runtime.model_space.recipe import Recipe
-
-        chosen, _ = choose(self, "age", backend, require=require, threads=threads)
-        recipe, age_range = Recipe.from_dict(dict(self.recipe)), self.cohort.get("age_range")
-        return AgePredictor(chosen, self.age_bias, recipe, self.age_interval, age_range)
-
-    def diagnosis_predictor(
-        self, backend: str = "auto", threads: int | None = None, require: str | None = None
-    ) -> DiagnosisPredictor:
-        """A thread-safe predictor of one of two labels; the arguments are those of `harmonizer`."""
-        from hz_runtime.backends.fallback import choose
-        from hz_runtime.inference.predictors import DiagnosisPredictor
-        from hz_runtime.model_space.recipe import Recipe
-
-        chosen, _ = choose(self, "diagnosis", backend, require=require, threads=threads)
-        recipe = Recipe.from_dict(dict(self.recipe))
-        return DiagnosisPredictor(chosen, self.entry(chosen.sha256), recipe)
 
     def entry(self, sha256: str) -> ModelEntry:
         """The model whose file has this sha256: what a backend says it runs, e.g. `backend.sha256`."""

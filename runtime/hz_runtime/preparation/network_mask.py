@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_runtime.backends.base import open_backend
+from hz_runtime.backends.registry import open_backend
 from hz_runtime.bundle.manifest import ModelEntry
 from hz_runtime.bundle.store import Bundle, load_bundle
 from hz_runtime.errors import BundleError, NoBrain, UsageError

@@ -101,7 +101,7 @@ class Preparer:
         asked, file = choices.brain_mask, choices.mask_file
         if file is not None or asked in ("none", "template"):
             return cls(choices)
-        from hz_runtime.backends.base import installed
+        from hz_runtime.backends.registry import installed
         from hz_runtime.preparation.network_mask import find_mask_network
 
         if asked == "auto" and not installed():  # hz-prepare does without an engine

@@ -83,7 +83,7 @@ def test_probe_imports_nothing_and_ends_well() -> None:
     """On any machine, with or without a driver: no TensorRT, no cuda-bindings, no numpy, and a clean exit."""
     code = (
         "import sys\n"
-        "from hz_runtime.backends import cuda\n"
+        "from hz_runtime.backends import cuda_driver\n"
         "state = cuda_driver.probe()\n"
         "assert cuda_driver.probe() is state\n"
         "assert state.usable or (state.problem and state.remedy)\n"

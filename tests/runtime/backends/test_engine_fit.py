@@ -11,6 +11,7 @@ import tiny
 from fake_gpu import HERE, Driver, engine_bytes, fake_tensorrt, install, record_of
 from hz_runtime.backends import cuda_driver, trt
 from hz_runtime.backends.cuda_driver import DriverState
+from hz_runtime.backends.registry import engines_named, missing
 from hz_runtime.backends.trt import MODULES, TensorRtBackend, _built_for, fits_gpu, open_engine, runs_on
 from hz_runtime.errors import BackendError
 from hz_runtime.io.atomic import sha256_bytes
@@ -142,7 +143,7 @@ def test_a_lean_runtime_refuses_an_engine_without_weights(
         BackendError, match=rf"without weights; here is {module} .* cannot put weights in"
     ) as it:
         stripped(tiny.harmonizer_onnx("fp16"), flags=("stripped", *PORTABLE))
-    assert it.value.remedy.startswith("pip install 'hz-mri[tensorrt]'")
+    assert it.value.remedy.startswith("pip install tensorrt ")
     assert "--strip-weights" in it.value.remedy
     assert not driver.calls
 
@@ -166,8 +167,9 @@ def test_what_is_missing_is_found_before_tensorrt_is_touched(monkeypatch: pytest
         open_engine(data, record_of(data), "e.engine")
     monkeypatch.setattr(cuda_driver, "has_driver", lambda: True)
     monkeypatch.setattr(trt, "find_spec", lambda name: None)
-    problem, remedy = trt.missing("tensorrt_rtx")
-    assert (problem, remedy) == ("tensorrt_rtx is not installed", "pip install 'hz-mri[rtx]'")
+    problem, remedy = missing(*engines_named("tensorrt-rtx"))
+    assert problem == "tensorrt_rtx is not installed"
+    assert remedy == "On a machine with an NVIDIA GPU:  pip install 'hz-mri[rtx]'"
     monkeypatch.setattr(trt, "find_spec", lambda name: name if name.startswith("tensorrt") else None)
     assert trt.missing("tensorrt")[0] == "cuda-bindings is not installed"
     monkeypatch.setattr(trt, "find_spec", lambda name: name)

@@ -14,8 +14,10 @@ import pytest
 
 import tiny
 from fake_gpu import HERE, Driver, engine_bytes, fake_tensorrt, install, record_of
-from hz_runtime.backends.base import installed, notes
-from hz_runtime.backends.fallback import BuildRequest, Descending, choose
+from hz_runtime.backends.base import notes
+from hz_runtime.backends.built_engines import BuildRequest
+from hz_runtime.backends.fallback import FallbackBackend, choose
+from hz_runtime.backends.registry import installed
 from hz_runtime.batch.run import run_batch
 from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bundle.engine_cache import EngineCache, EngineRecord
@@ -46,7 +48,7 @@ def trt(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return load_bundle(tiny.make_tiny_bundle(tmp_path_factory.mktemp("ladder") / "tiny.hz"))
+    return load_bundle(tiny.make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny.hz"))
 
 
 def engine_for(
@@ -86,8 +88,8 @@ class Builder:
 def test_the_bundles_engine_is_taken_first(trt: Any, tmp_path: Path) -> None:
     bundle = with_engines(tmp_path, {"capability": ("9.0",)}, {})
     build = Builder(bundle)
-    backend, steps = choose(bundle, "harmonizer", build=build)
-    assert steps == ("TensorRT: runs harmonizer.1.engine (fp16) on Fake GPU",)
+    backend, attempts = choose(bundle, "harmonizer", build=build)
+    assert str(*attempts) == "TensorRT: runs harmonizer.1.engine (fp16) on Fake GPU"
     assert bundle.entry(backend.sha256).file == "harmonizer.fp16.onnx"
     assert not build.asked
     batch = tiny.random_volumes(3)
@@ -97,8 +99,8 @@ def test_the_bundles_engine_is_taken_first(trt: Any, tmp_path: Path) -> None:
 
 def test_then_a_kept_one_then_one_that_is_built(plain: Bundle, cache: EngineCache) -> None:
     build = Builder(plain)
-    backend, steps = choose(plain, "age", build=build)
-    assert steps == ("TensorRT: runs engine of age.fp16.onnx (fp16) on Fake GPU",)
+    backend, attempts = choose(plain, "age", build=build)
+    assert str(*attempts) == "TensorRT: runs engine of age.fp16.onnx (fp16) on Fake GPU"
     (wanted,) = build.asked
     assert wanted.model == tiny.age_onnx("fp16")
     assert (wanted.file, wanted.role, wanted.precision) == ("age.fp16.onnx", "age", "fp16")
@@ -107,8 +109,8 @@ def test_then_a_kept_one_then_one_that_is_built(plain: Bundle, cache: EngineCach
     np.testing.assert_array_equal(backend.run(batch)["age"], tiny.expected_age(batch))
     record, data = engine_for(plain, "age")
     cache.store(record, data)
-    _, steps = choose(plain, "age", build=build)
-    assert steps == (f"TensorRT: runs kept engine {record.key[:12]} (fp16) on Fake GPU",)
+    _, attempts = choose(plain, "age", build=build)
+    assert str(*attempts) == f"TensorRT: runs kept engine {record.key[:12]} (fp16) on Fake GPU"
     assert len(build.asked) == 1
 
 
@@ -127,23 +129,23 @@ def test_kept_engines_of_other_things_are_passed_over(plain: Bundle, cache: Engi
         choose(plain, "harmonizer", require="tensorrt")
     assert "without --no-build" in caught.value.remedy
     cache.store(*engine_for(plain))
-    _, steps = choose(plain, "harmonizer", require="tensorrt")
-    assert "runs kept engine" in steps[0]
+    _, attempts = choose(plain, "harmonizer", require="tensorrt")
+    assert "runs kept engine" in str(attempts[0])
 
 
 def test_an_engine_without_weights_takes_them_from_the_bundle(tmp_path: Path) -> None:
     """Shipped in the bundle without its weights: the ONNX file beside it holds them."""
     bundle = with_engines(tmp_path, {"flags": ("stripped",)})
-    backend, steps = choose(bundle, "harmonizer", require="tensorrt")
-    assert "runs harmonizer.0.engine" in steps[0]
+    backend, attempts = choose(bundle, "harmonizer", require="tensorrt")
+    assert "runs harmonizer.0.engine" in str(attempts[0])
     batch = tiny.random_volumes(2)
     np.testing.assert_array_equal(backend.run(batch)["harmonized"], tiny.expected_harmonized(batch))
 
 
 def test_a_kept_engine_without_weights_takes_them_too(plain: Bundle, cache: EngineCache) -> None:
     cache.store(*engine_for(plain, "age", flags=("stripped",)))
-    backend, steps = choose(plain, "age", require="tensorrt")
-    assert "runs kept engine" in steps[0]
+    backend, attempts = choose(plain, "age", require="tensorrt")
+    assert "runs kept engine" in str(attempts[0])
     batch = tiny.random_volumes(2)
     np.testing.assert_array_equal(backend.run(batch)["age"], tiny.expected_age(batch))
 
@@ -204,18 +206,20 @@ def test_a_build_that_fails_is_a_step_down(plain: Bundle) -> None:
     def fails(_: BuildRequest) -> tuple[EngineRecord, bytes]:
         raise HzError("TensorRT 11.4 refuses node conv_3.", "Export it again.")
 
-    backend, steps = choose(plain, "harmonizer", build=fails)
-    assert steps[0] == "TensorRT: could not open harmonizer.fp16.onnx (TensorRT 11.4 refuses node conv_3)"
-    assert steps[1] == "TensorRT for RTX: not available (tensorrt_rtx is not installed)"
+    backend, attempts = choose(plain, "harmonizer", build=fails)
+    assert str(attempts[0]) == (
+        "TensorRT: could not open harmonizer.fp16.onnx (TensorRT 11.4 refuses node conv_3)"
+    )
+    assert str(attempts[1]) == "TensorRT for RTX: not available (tensorrt_rtx is not installed)"
     assert backend.name in ("openvino", "onnxruntime")
 
 
-def test_rtx_is_the_second_rung(driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rtx_is_the_second_engine(driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, driver, fake_tensorrt(driver, "tensorrt_rtx", "1.7.1.116"))
     bundle = with_engines(tmp_path, {"flavour": "tensorrt_rtx", "version": "1.7.1.116"}, {})
-    backend, steps = choose(bundle, "harmonizer")
-    assert steps[0].startswith("TensorRT: not available (tensorrt or tensorrt_lean")
-    assert steps[1] == "TensorRT for RTX: runs harmonizer.0.engine (fp16) on Fake GPU"
+    backend, attempts = choose(bundle, "harmonizer")
+    assert str(attempts[0]).startswith("TensorRT: not available (tensorrt or tensorrt_lean")
+    assert str(attempts[1]) == "TensorRT for RTX: runs harmonizer.0.engine (fp16) on Fake GPU"
     assert backend.name == "tensorrt-rtx"
 
 
@@ -236,15 +240,15 @@ def failing(tmp_path: Path, says: str) -> Bundle:
 
 
 @pytest.mark.parametrize("says", ["Cuda Runtime (out of memory)", "Cuda Runtime (an illegal memory access)"])
-def test_an_engine_that_fails_hands_over_to_the_next_rung(driver: Driver, tmp_path: Path, says: str) -> None:
-    backend, steps = choose(failing(tmp_path, says), "harmonizer")
-    assert isinstance(backend, Descending)
+def test_an_engine_that_fails_hands_over_to_the_next(driver: Driver, tmp_path: Path, says: str) -> None:
+    backend, attempts = choose(failing(tmp_path, says), "harmonizer")
+    assert isinstance(backend, FallbackBackend)
     assert backend.provider.startswith("CUDA")
     batch = tiny.random_volumes(2)
     found = backend.run(batch)["harmonized"]
     np.testing.assert_allclose(found, tiny.expected_harmonized(batch), rtol=0, atol=1e-3)
     assert (backend.provider, backend.precision) in (("CPU", "fp32"), ("CPUExecutionProvider", "fp32"))
-    assert len(steps) == 1  # what was noted before the run stays what it was
+    assert len(attempts) == 1  # what was noted before the run stays what it was
     noted = " | ".join(backend.notes)
     assert "tensorrt failed: " in noted
     assert says in noted
@@ -278,19 +282,20 @@ def test_nothing_below_gives_the_engines_own_error(tmp_path: Path, monkeypatch: 
     from hz_runtime.backends import fallback
 
     backend, _ = choose(failing(tmp_path, "broken"), "harmonizer")
-    monkeypatch.setattr(fallback, "_missing", lambda *_: ("gone", ""))
+    monkeypatch.setattr(fallback, "missing", lambda *_: ("gone", ""))
     with pytest.raises(BackendError, match="cannot run the engine: broken"):
         backend.run(tiny.random_volumes(1))
 
 
 def test_a_broken_onnxruntime_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hz_runtime.backends import fallback, ort
+    from hz_runtime.backends import ort
+    from hz_runtime.backends.registry import engines_named, missing
 
     def broken() -> bool:
         raise AttributeError("module 'onnxruntime' has no attribute 'get_available_providers'")
 
     monkeypatch.setattr(ort, "has_cuda", broken)
-    why, remedy = fallback._missing("onnxruntime", "cuda")
+    why, remedy = missing(*engines_named("onnxruntime-cuda"))
     assert why.startswith("onnxruntime does not load (module 'onnxruntime' has no attribute")
     assert "pip install" in remedy
 

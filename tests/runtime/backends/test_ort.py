@@ -17,10 +17,11 @@ pytest.importorskip("onnxruntime", reason="these tests are about onnxruntime")
 
 import tiny
 from hz_runtime.backends import cuda_driver, fallback, ort
-from hz_runtime.backends.base import Backend, EngineFailure, OutOfMemory, notes, open_backend
-from hz_runtime.backends.fallback import Descending, choose
+from hz_runtime.backends.base import Backend, EngineFailure, OutOfMemory, notes
+from hz_runtime.backends.fallback import FallbackBackend, choose
+from hz_runtime.backends.registry import Engine, engines_named, missing, open_backend
 from hz_runtime.bundle.store import Bundle, load_bundle
-from hz_runtime.errors import BackendError
+from hz_runtime.errors import BackendError, GridMismatch
 
 NO_MEMORY = (
     "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. "
@@ -87,32 +88,31 @@ def test_a_failing_gpu_is_the_engines_fault_and_bad_input_is_not() -> None:
     with pytest.raises(EngineFailure, match=r"cannot run the network: .*illegal memory access") as caught:
         backend.run(tiny.random_volumes(1))
     assert not isinstance(caught.value, OutOfMemory)
-    with pytest.raises(BackendError, match="float64") as refused:
+    with pytest.raises(GridMismatch, match="float64"):
         backend.run(np.zeros((1, 1, 64, 64, 64)))
-    assert not isinstance(refused.value, EngineFailure)
 
 
 @pytest.fixture
 def on_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """The tiny bundle on a machine whose onnxruntime has a GPU that fails, and no TensorRT."""
-    real, missing = fallback.open_backend, fallback._missing
+    real, missing = fallback.open_model, fallback.missing
 
-    def opened(engine: str, model: bytes, **how: Any) -> Backend:
-        return failing("fp16", broken=True)[0] if how["device"] == "cuda" else real(engine, model, **how)
+    def opened(engine: Engine, *how: Any) -> Backend:
+        return failing("fp16", broken=True)[0] if engine.name == "onnxruntime-cuda" else real(engine, *how)
 
-    def lacking(engine: str, device: str) -> tuple[str, str]:
-        return ("", "") if device == "cuda" and engine == "onnxruntime" else missing(engine, device)
+    def lacking(engine: Engine) -> tuple[str, str]:
+        return ("", "") if engine.name == "onnxruntime-cuda" else missing(engine)
 
-    monkeypatch.setattr(fallback, "open_backend", opened)
-    monkeypatch.setattr(fallback, "_missing", lacking)
-    monkeypatch.setattr(fallback.cuda, "has_driver", lambda: False)
+    monkeypatch.setattr(fallback, "open_model", opened)
+    monkeypatch.setattr(fallback, "missing", lacking)
+    monkeypatch.setattr(cuda_driver, "has_driver", lambda: False)
     return load_bundle(tiny.make_tiny_bundle(tmp_path / "tiny.hz"))
 
 
-def test_a_failing_gpu_hands_over_to_the_next_rung(on_cuda: Bundle) -> None:
-    backend, steps = choose(on_cuda, "harmonizer")
-    assert isinstance(backend, Descending)
-    assert steps[-1].startswith("onnxruntime CUDA: runs harmonizer.fp16.onnx")
+def test_a_failing_gpu_hands_over_to_the_next(on_cuda: Bundle) -> None:
+    backend, attempts = choose(on_cuda, "harmonizer")
+    assert isinstance(backend, FallbackBackend)
+    assert str(attempts[-1]).startswith("onnxruntime CUDA: runs harmonizer.fp16.onnx")
     batch = tiny.random_volumes(2)
     found = backend.run(batch)["harmonized"]
     np.testing.assert_allclose(found, tiny.expected_harmonized(batch), rtol=0, atol=1e-6)
@@ -146,8 +146,8 @@ def test_without_a_driver_auto_is_the_cpu() -> None:
 
 
 @pytest.mark.usefixtures("cuda_build")
-def test_without_a_driver_the_ladder_says_so() -> None:
-    assert fallback._missing("onnxruntime", "cuda") == ("no NVIDIA driver is installed", "Install it.")
+def test_without_a_driver_that_is_the_reason() -> None:
+    assert missing(*engines_named("onnxruntime-cuda")) == ("no NVIDIA driver is installed", "Install it.")
 
 
 @pytest.mark.usefixtures("cuda_build")

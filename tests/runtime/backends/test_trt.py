@@ -17,7 +17,7 @@ from hz_runtime.backends.base import Backend, EngineFailure, OutOfMemory, descri
 from hz_runtime.backends.trt import TensorRtBackend, open_engine
 from hz_runtime.backends.trt_buffers import pieces
 from hz_runtime.bundle.engine_cache import Profile
-from hz_runtime.errors import BackendError
+from hz_runtime.errors import BackendError, GridMismatch, NonFiniteInput
 
 GRID = (6, 5, 4)
 VOLUME = 4 * 6 * 5 * 4  # bytes
@@ -37,10 +37,10 @@ class Machine:
         install(monkeypatch, self.driver, self.trt)
 
     def open(
-        self, graphs: bool = False, record: dict[str, Any] | None = None, **said: Any
+        self, cuda_graphs: bool = False, record: dict[str, Any] | None = None, **said: Any
     ) -> TensorRtBackend:
         data = engine_bytes(**{**SMALL, **said})
-        return open_engine(data, record_of(data, **(record or {})), "e.engine", graphs=graphs)
+        return open_engine(data, record_of(data, **(record or {})), "e.engine", cuda_graphs=cuda_graphs)
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_results_are_the_callers_own(backend: TensorRtBackend) -> None:
 def test_wrong_input_is_refused_before_the_gpu_sees_it(
     backend: TensorRtBackend, machine: Machine, batch: np.ndarray
 ) -> None:
-    with pytest.raises(BackendError, match="network takes"):
+    with pytest.raises(GridMismatch, match="network takes"):
         backend.run(batch)
     assert not machine.trt.runs
 
@@ -169,7 +169,7 @@ def test_non_finite_values_are_refused_both_ways(
 ) -> None:
     batch = volumes(3)
     batch[2, 0, 0, 0, 0] = np.nan
-    with pytest.raises(BackendError, match=r"Input .* \(batch item 2\)"):
+    with pytest.raises(NonFiniteInput, match=r"Input .* \(batch item 2\)"):
         backend.run(batch)
     monkeypatch.setitem(__import__("fake_gpu").FUNCTIONS, "harmonizer", lambda x: x / 0.0 * np.inf)
     with np.errstate(all="ignore"), pytest.raises(BackendError, match="Output 'harmonized' of tensorrt"):
@@ -271,7 +271,7 @@ def test_memory_that_is_gone_for_good_is_an_error_every_time(machine: Machine) -
 
 
 def test_graphs_are_recorded_once_a_slot_and_size_and_replayed(machine: Machine) -> None:
-    backend = machine.open(graphs=True)
+    backend = machine.open(cuda_graphs=True)
     for seed in range(6):
         check(backend, volumes(4, seed))  # 2 + 2: one context a slot
     calls = machine.driver.calls
@@ -285,7 +285,7 @@ def test_graphs_are_recorded_once_a_slot_and_size_and_replayed(machine: Machine)
 
 def test_graphs_that_cannot_be_recorded_are_done_without(machine: Machine) -> None:
     machine.driver.fail["cuStreamEndCapture"] = 901
-    backend = machine.open(graphs=True)
+    backend = machine.open(cuda_graphs=True)
     for seed in range(4):
         check(backend, volumes(2, seed))
     assert len(backend.notes) == 1
@@ -295,7 +295,7 @@ def test_graphs_that_cannot_be_recorded_are_done_without(machine: Machine) -> No
 
 def test_rtx_records_its_own_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, "tensorrt_rtx")
-    backend = machine.open(graphs=True, record={"flavour": "tensorrt_rtx"})
+    backend = machine.open(cuda_graphs=True, record={"flavour": "tensorrt_rtx"})
     assert (backend.name, backend.provider) == ("tensorrt-rtx", "CUDA (tensorrt_rtx)")
     (context,) = backend._space._contexts.values()  # type: ignore[union-attr]
     assert context.config.cuda_graph_strategy == machine.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE

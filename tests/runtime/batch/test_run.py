@@ -23,6 +23,7 @@ from hz_runtime.batch.run import run_batch
 from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bundle.store import Bundle, load_bundle, write_bundle
 from hz_runtime.errors import BackendError, HzError, UsageError
+from hz_runtime.inference.open import open_networks
 from hz_runtime.results.scan_result import NOT_REACHED
 from small_scans import results, small_head, write_scan, write_scans
 
@@ -447,4 +448,4 @@ def test_small_head_is_a_brain() -> None:
 def test_arrays_that_are_no_scan_are_refused(bundle: Bundle, spoil, says: str) -> None:
     data, affine = small_head()
     with pytest.raises(HzError, match=says):
-        bundle.harmonizer().volume(spoil(data.astype(np.float64)), affine)
+        open_networks(bundle).harmonizer.volume(spoil(data.astype(np.float64)), affine)

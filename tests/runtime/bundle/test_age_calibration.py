@@ -15,9 +15,11 @@ from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bundle.age_calibration import AgeBias, AgeInterval, IntervalWidth, age_flags, age_metadata
 from hz_runtime.bundle.store import Bundle, load_bundle, write_bundle
 from hz_runtime.errors import BundleError
+from hz_runtime.inference.open import NetworkOptions, open_networks
 from hz_runtime.results.record import read_record
 from small_scans import write_scan, write_scans
 
+ON_CPU = NetworkOptions(backend="onnxruntime-cpu")
 COVERAGE = {"value": 0.91, "ci95": [0.85, 0.95], "n": 101, "how": "made up for tests"}
 INTERVAL = {
     "level": 0.9,
@@ -84,16 +86,14 @@ def test_what_is_no_interval_is_refused(tmp_path: Path, change: dict[str, Any], 
 
 def test_the_predictor_gives_it_around_the_shown_age(bundle: Bundle, tmp_path: Path) -> None:
     grids = np.random.default_rng(1).random((3, 64, 64, 64), dtype=np.float32) * 0.3
-    ages = bundle.age_predictor(backend="onnxruntime-cpu")(grids)
+    ages = open_networks(bundle, ON_CPU).age_predictor(grids)
     assert ages.interval is not None and ages.interval.shape == (3, 2)
     assert np.allclose(ages.interval, np.stack([ages.corrected - 8.5, ages.corrected + 8.5], 1))
-    raw = make(tmp_path / "raw.hz", age_bias=None).age_predictor(backend="onnxruntime-cpu")(grids)
+    raw = open_networks(make(tmp_path / "raw.hz", age_bias=None), ON_CPU).age_predictor(grids)
     assert raw.interval is not None
     assert np.allclose(raw.interval, np.stack([raw.raw - 7.0, raw.raw + 7.0], 1))
     without = make(tmp_path / "none.hz", age_interval={**INTERVAL, "corrected": None})
-    assert (
-        without.age_predictor(backend="onnxruntime-cpu")(grids).interval is None
-    )  # raw's fits no corrected age
+    assert open_networks(without, ON_CPU).age_predictor(grids).interval is None  # raw's fits no corrected age
 
 
 def test_limits_stop_at_birth() -> None:

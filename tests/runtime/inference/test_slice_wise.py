@@ -12,11 +12,12 @@ import pytest
 
 import tiny
 import tiny_slices
-from hz_runtime.backends.base import open_backend
+from hz_runtime.backends.registry import open_backend
 from hz_runtime.batch.run import run_batch
 from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bundle.store import Bundle, load_bundle, write_bundle
-from hz_runtime.errors import BackendError, BundleError, GridMismatch, NoBrain, UsageError
+from hz_runtime.errors import BundleError, GridMismatch, NoBrain, UsageError
+from hz_runtime.inference.open import NetworkOptions, open_networks
 from hz_runtime.inference.slice_wise import (
     SLICE_BATCH,
     SliceHarmonizer,
@@ -34,6 +35,7 @@ from hz_runtime.model_space.recipe import Recipe, to_model_space
 from hz_runtime.results.record import read_record
 from small_scans import results, write_scan, write_scans
 
+ON_CPU = NetworkOptions(backend="onnxruntime-cpu")
 RNG = np.random.default_rng(4)
 
 
@@ -164,7 +166,7 @@ def test_a_real_head_gets_no_seams_from_the_affine_network(scans: Path, bundle: 
     """The tiny slice-wise harmonizer is 0.8 x + 0.1 on every slice: any seam would be the runtime's own."""
     path = next(iter(sorted((scans / "real_cohort_2mm").rglob("*.nii.gz"))))
     grid = to_model_space(read_volume(path), Recipe.from_dict(dict(bundle.recipe))).grid
-    made = bundle.harmonizer(backend="onnxruntime-cpu")(grid)
+    made = open_networks(bundle, ON_CPU).harmonizer(grid)
     found = seams(grid, made, grid > 0.02)
     assert found.overall == pytest.approx(1, abs=1e-3)
     assert found.worst == pytest.approx(1, abs=1e-3)
@@ -235,13 +237,13 @@ def test_a_grid_has_only_so_many_slices(count: object) -> None:
 
 def test_tasks_in_closed_form(bundle: Bundle) -> None:
     volumes = RNG.random((2, 64, 64, 64), dtype=np.float32)
-    harmonized = bundle.harmonizer(backend="onnxruntime-cpu")(volumes)
+    harmonized = open_networks(bundle, ON_CPU).harmonizer(volumes)
     np.testing.assert_allclose(harmonized, tiny_slices.expected_harmonized(volumes), atol=1e-6)
     medians = np.array([np.median(tiny_slices.expected_means(v)) for v in volumes])
-    ages = bundle.age_predictor(backend="onnxruntime-cpu")(volumes)
+    ages = open_networks(bundle, ON_CPU).age_predictor(volumes)
     np.testing.assert_allclose(ages.raw, 20 + 200 * medians, atol=1e-3)
     np.testing.assert_allclose(ages.corrected, (ages.raw - 9) / 0.8)
-    diagnosis = bundle.diagnosis_predictor(backend="onnxruntime-cpu")
+    diagnosis = open_networks(bundle, ON_CPU).diagnosis_predictor
     assert diagnosis.labels == tiny_slices.LABELS
     np.testing.assert_allclose(diagnosis(volumes), medians, atol=1e-6)
     assert diagnosis(volumes[0]).shape == (1,)
@@ -253,12 +255,12 @@ def test_the_median_is_not_the_mean(bundle: Bundle) -> None:
     """One wild slice moves a mean, not the answer."""
     volume = np.full((64, 64, 64), 0.25, np.float32)
     volume[:, :, 32] = 1
-    (found,) = bundle.diagnosis_predictor(backend="onnxruntime-cpu")(volume)
+    (found,) = open_networks(bundle, ON_CPU).diagnosis_predictor(volume)
     assert found == pytest.approx(0.25, abs=1e-6)
 
 
 def test_slices_outside_the_middle_do_not_matter(bundle: Bundle) -> None:
-    predictor = bundle.age_predictor(backend="onnxruntime-cpu")
+    predictor = open_networks(bundle, ON_CPU).age_predictor
     volume = RNG.random((64, 64, 64), dtype=np.float32)
     other = volume.copy()
     other[:, :, :22] = 0
@@ -274,13 +276,13 @@ def test_a_diagnosis_without_its_two_labels_is_refused(tmp_path: Path, labels: l
         manifest["models"][2]["labels"] = labels
     bundle = write_bundle(tmp_path / "b.hz", manifest, tiny_slices.slice_files())
     with pytest.raises(BundleError, match="does not say which"):
-        bundle.diagnosis_predictor(backend="onnxruntime-cpu")
+        open_networks(bundle, ON_CPU)
 
 
 def test_a_slice_of_another_size_is_refused(bundle: Bundle) -> None:
-    harmonizer = bundle.harmonizer(backend="onnxruntime-cpu")
+    harmonizer = open_networks(bundle, ON_CPU).harmonizer
     harmonizer.recipe = replace(harmonizer.recipe, grid_shape=(32, 64, 64))
-    with pytest.raises(BackendError, match="32"):
+    with pytest.raises(GridMismatch, match="32"):
         harmonizer(RNG.random((32, 64, 64), dtype=np.float32))
 
 
