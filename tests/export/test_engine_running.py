@@ -22,7 +22,7 @@ from fake_gpu import engine_bytes, record_of  # noqa: E402
 from hz_export import engine, engine_target  # noqa: E402
 from hz_export.engine import BuildCancelled, EngineOptions, build_engine  # noqa: E402
 from hz_export.engine_progress import Phases, run_stoppable  # noqa: E402
-from hz_runtime.backends.fallback import BuildRequest  # noqa: E402
+from hz_runtime.backends.built_engines import BuildRequest  # noqa: E402
 from hz_runtime.backends.trt import runs_on  # noqa: E402
 from hz_runtime.bundle.engine_cache import EngineCache, Profile  # noqa: E402
 from hz_runtime.errors import BackendError, HzError, UsageError  # noqa: E402

@@ -1,4 +1,4 @@
-"""Opening a bundle's networks: all that it holds, in what was asked for, and none left open after a failure."""
+"""Opening a bundle's networks: all that it holds, in what was asked for; after a failure none stays open."""
 
 from __future__ import annotations
 

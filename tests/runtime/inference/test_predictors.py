@@ -13,6 +13,7 @@ import pytest
 import tiny
 from hz_runtime.batch.run import run_batch
 from hz_runtime.bundle.store import load_bundle, write_bundle
+from hz_runtime.inference.open import open_networks
 from hz_runtime.model_space.foreground import foreground_threshold
 from hz_runtime.model_space.outliers import reference_of
 from hz_runtime.model_space.recipe import Recipe, describe
@@ -56,7 +57,8 @@ def test_python_gives_the_flags_of_hz_run(head, tmp_path: Path, unusual: bool) -
     (scan,) = run_batch([tmp_path / "sub-01_T1w.nii.gz"], bundle, tmp_path / "out").scans
 
     read = nib.load(tmp_path / "sub-01_T1w.nii.gz")
-    harmonizer, predictor = bundle.harmonizer(), bundle.age_predictor()
+    networks = open_networks(bundle)
+    harmonizer, predictor = networks.harmonizer, networks.age_predictor
     result = harmonizer.volume(read.get_fdata(dtype="float32"), read.affine)
     ages = predictor(result.grid)
     flags = predictor.flags(ages.corrected[0], result.prepared.flags)
@@ -71,7 +73,7 @@ def test_python_gives_the_flags_of_hz_run(head, tmp_path: Path, unusual: bool) -
 
 def test_an_age_that_is_none_is_flagged_and_has_no_interval(tmp_path: Path) -> None:
     write_bundle(tmp_path / "tiny.hz", narrow(tiny.tiny_manifest()), tiny.tiny_files())
-    predictor = load_bundle(tmp_path / "tiny.hz").age_predictor()
+    predictor = open_networks(load_bundle(tmp_path / "tiny.hz")).age_predictor
     assert predictor.flags(float("nan")) == ("the age network gave no number",)
     assert predictor.flags(1.5) == ()
     assert predictor.flags(1.5, ("dark",)) == (
