@@ -74,7 +74,11 @@ def test_what_a_run_leaves_fits(results: Path) -> None:
         ("harmonized", lambda sidecar: sidecar.update(Resolution="2 mm"), "$"),
         ("harmonized", lambda sidecar: sidecar["hz"]["outputs"].clear(), "$.hz.outputs"),
         ("harmonized", lambda sidecar: sidecar["hz"].update(host="a"), "$.hz"),
-        ("harmonized", lambda sidecar: sidecar["hz"]["predictions"].update(mood="a"), "$.hz.predictions.mood"),
+        (
+            "harmonized",
+            lambda sidecar: sidecar["hz"]["predictions"].update(mood="a"),
+            "$.hz.predictions.mood",
+        ),
     ],
 )
 def test_what_does_not_fit_is_found(results: Path, kind: str, change: Change, where: str) -> None:
