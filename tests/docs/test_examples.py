@@ -4,19 +4,62 @@ from __future__ import annotations
 
 import importlib
 import os
+import runpy
 import stat
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import click
+import nibabel as nib
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import tiny
 from hz_runtime.bundle.store import load_bundle
+from hz_runtime.io.volume import read_volume
+from hz_runtime.model_space.recipe import Recipe, to_model_space
 from small_cohort import write_cohort
 
 ROOT = Path(__file__).resolve().parents[2]
 SHELL = ROOT / "examples" / "own_cohort_to_bundle.sh"
+
+
+def embedded(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["embed_in_python.py", *arguments])
+    runpy.run_path(str(ROOT / "examples" / "embed_in_python.py"), run_name="__main__")
+
+
+def test_hz_inside_another_program(
+    head: Any, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    data, affine = head()
+    source, target = tmp_path / "scan.nii.gz", tmp_path / "harmonized.nii.gz"
+    nib.save(nib.Nifti1Image(data, affine), source)
+    embedded([str(source), str(target), str(tiny_bundle)], monkeypatch)
+    made = nib.load(target)
+    np.testing.assert_array_equal(made.affine, affine)
+    after = np.asarray(made.dataobj)
+    assert after.shape == data.shape and not after[data == 0].any()
+    inner = data > 85  # the tiny networks are closed forms; exact away from the edges
+    assert np.corrcoef(after[inner], data[inner])[0, 1] > 0.9
+    grid = to_model_space(read_volume(source), Recipe()).grid[None, None]
+    truth = tiny.expected_age(tiny.expected_harmonized(grid))[0, 0]
+    age, *notes = capsys.readouterr().out.splitlines()
+    assert age == f"age {truth:.1f} years"
+    assert notes == ["nothing noticed"]
+
+
+def test_what_is_no_scan_is_said_to_another_program(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((20, 20, 20), np.float32), np.eye(4)), source)
+    with pytest.raises(SystemExit) as ended:
+        embedded([str(source), str(tmp_path / "out.nii.gz"), str(tiny_bundle)], monkeypatch)
+    assert isinstance(ended.value.code, str) and "\n" in ended.value.code  # a message and its remedy
+    assert not (tmp_path / "out.nii.gz").exists()
 
 
 def commands_of(script: Path, arguments: list[str], tmp_path: Path) -> list[list[str]]:

@@ -22,7 +22,7 @@ from small_cohort import write_cohort
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("runtime", "calibration", "train", "export", "cli")
 # Edits by recipe, as the page says in words.
-RECIPES = {"A network": 3, "A study": 2, "An output column": 2}
+RECIPES = {"An engine": 2, "A network": 3, "A study": 2, "An output column": 2}
 WORDS = {2: "two", 3: "three"}
 EDIT = re.compile(
     r"^\d+\. (?P<verb>New file|In) `(?P<path>[^`]+)`(?P<where>.*?):\n\n"
@@ -116,16 +116,36 @@ def test_a_recipe_names_all_its_edits(heading: str, count: int) -> None:
 
 @pytest.fixture(scope="module")
 def results(copy: Copy, tmp_path_factory: pytest.TempPathFactory, head: Any, tiny_bundle: Path) -> Path:
-    """What hz-run writes with the toy column."""
+    """What hz-run writes with the toy engine and the toy column."""
     folder = tmp_path_factory.mktemp("run")
     data, affine = head()
     nib.save(nib.Nifti1Image(data, affine), folder / "sub-1_T1w.nii.gz")
     out = folder / "out"
     copy.run(
         "-m", "hz_cli.run", str(folder / "sub-1_T1w.nii.gz"), "--model", str(tiny_bundle),
-        "--require", "onnxruntime", "--space", "model", "--out", str(out),
+        "--require", "plain", "--space", "model", "--out", str(out),
     )  # fmt: skip
     return out
+
+
+def test_a_toy_engine_runs_the_networks(results: Path) -> None:
+    run = json.loads((results / "run.json").read_bytes())
+    assert run["backend"]["name"] == "plain"
+    assert run["options"]["require"] == "plain"
+    assert any("plain: runs harmonizer.onnx" in line for line in run["backend"]["ladder"])
+    (sidecar,) = results.glob("*_T1w.json")
+    assert json.loads(sidecar.read_bytes())["GeneratedBy"][0]["Engine"]["Name"] == "plain"
+
+
+def test_a_toy_engine_meets_the_contract(copy: Copy) -> None:
+    shutil.copytree(ROOT / "tests", copy.tree / "tests", dirs_exist_ok=True)
+    shutil.copy(ROOT / "pyproject.toml", copy.tree)
+    chosen = "plain and (batch_is_free or non_finite_output or closed or nothing_is_sent)"
+    tests = "tests/contracts/test_backends.py"
+    done = copy.run("-m", "pytest", "-q", "-p", "no:cacheprovider", tests, "-k", chosen, cwd=copy.tree)
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed and int(passed[1]) >= 9
+    assert "skipped" not in done.stdout
 
 
 def test_a_toy_column_is_in_every_result(results: Path) -> None:
