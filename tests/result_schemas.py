@@ -16,10 +16,10 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "schemas"
-# How a file's name ends -> its schema; the first that fits.
+# How a file's name ends -> its schema; the first that fits. A run's own is the whole name, RUN.
+RUN = "run.json"
 KINDS = {
     "_run.json": "run",
-    "run.json": "run",
     "_desc-harmonized_T1w.json": "harmonized",
     "_desc-preparation.json": "preparation",
     "_mode-image_xfm.json": "transform",
@@ -43,6 +43,8 @@ def kind_of(name: str) -> str | None:
     """The schema of a file of this name; None for all others, and for temporaries."""
     if name.startswith("."):
         return None
+    if name == RUN:
+        return "run"
     return next((kind for end, kind in KINDS.items() if name.endswith(end)), None)
 
 

@@ -131,6 +131,7 @@ def result(volume: Path, name: str, age: float | None = None) -> Path:
     return made
 
 
+@pytest.mark.made_up_results
 @pytest.mark.parametrize("before", ["", "0001_"])
 @pytest.mark.parametrize("keep_ids", [False, True])
 def test_a_result_is_filed_under_its_own_patient(
@@ -146,6 +147,7 @@ def test_a_result_is_filed_under_its_own_patient(
     assert (image.PatientName, image.PatientID) == ("Roe^Joe", "P2")
 
 
+@pytest.mark.made_up_results
 def test_no_patient_is_guessed(patients: Path, tmp_path: Path) -> None:
     run("convert", patients / "b", "--out", tmp_path)
     (volume,) = tmp_path.glob("*_T1w.nii.gz")
@@ -164,6 +166,7 @@ def test_no_patient_is_guessed(patients: Path, tmp_path: Path) -> None:
     assert "32 images on series 1" in said  # the only one there is
 
 
+@pytest.mark.made_up_results
 def test_an_export_that_fails_leaves_the_earlier_one(
     patients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +194,7 @@ def test_an_export_that_fails_leaves_the_earlier_one(
     assert len(list((tmp_path / "back").iterdir())) == 32
 
 
+@pytest.mark.made_up_results
 def test_export_names_its_patient_by_the_salt(patients: Path, tmp_path: Path) -> None:
     pytest.importorskip("highdicom", reason="needs the extra dicom")
     import hashlib
