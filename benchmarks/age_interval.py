@@ -54,7 +54,8 @@ def main() -> None:
 
 
 def simulated(given: argparse.Namespace) -> dict[str, Any]:
-    from hz_export.assemble import ExportOptions, export_bundle
+    from hz_export.assemble import export_bundle
+    from hz_export.export_options import ExportOptions
     from hz_runtime.backends.fallback import choose
     from hz_runtime.inference.predictors import AgePredictor
     from hz_runtime.model_space.recipe import Recipe

@@ -44,14 +44,14 @@ from gpu_engines import (  # noqa: E402
 from hz_export.bench import (  # noqa: E402
     F32,
     MATMUL,
-    Contender,
+    OpenCandidate,
     Plan,
     Timing,
+    candidate_row,
     ratio,
-    scored,
-    summary,
     tiled,
     time_batch,
+    timing_row,
 )
 from hz_export.differences import TOLERANCES, checks, measured  # noqa: E402
 from hz_export.machine import Matmul, describe_machine, gpu, matmul  # noqa: E402
@@ -96,8 +96,8 @@ def keep(document: Mapping[str, Any], out: Path | None) -> str:
     return text
 
 
-def timed_once(contender: Mapping[str, Any]) -> bool:
-    return any("median_ms" in row for scopes in contender["batches"].values() for row in scopes.values())
+def timed_once(candidate: Mapping[str, Any]) -> bool:
+    return any("median_ms" in row for scopes in candidate["batches"].values() for row in scopes.values())
 
 
 def arguments() -> argparse.Namespace:
@@ -136,12 +136,12 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
         return document
     with tempfile.TemporaryDirectory() as temporary:
         args.engines = args.engines or Path(temporary)
-        contenders = open_all(subject, device, args, sections)
+        candidates = open_all(subject, device, args, sections)
         try:
-            race_all(contenders, subject, device, args, document, sections)
+            time_all(candidates, subject, device, args, document, sections)
         finally:
-            for contender in contenders:
-                contender.close()
+            for candidate in candidates:
+                candidate.close()
     return document
 
 
@@ -188,11 +188,13 @@ def in_torch(network: Any, volumes: F32) -> F32:
         return np.concatenate([network(torch.from_numpy(v)[None, None]).numpy()[:, 0] for v in volumes])
 
 
-def open_all(subject: Subject, device: str, args: argparse.Namespace, sections: Sections) -> list[Contender]:
-    """Every contender that this machine can open, one section each."""
-    opened: list[Contender] = []
+def open_all(
+    subject: Subject, device: str, args: argparse.Namespace, sections: Sections
+) -> list[OpenCandidate]:
+    """Every candidate that this machine can open, one section each."""
+    opened: list[OpenCandidate] = []
 
-    def enter(name: str, open_it: Callable[[], Contender]) -> None:
+    def enter(name: str, open_it: Callable[[], OpenCandidate]) -> None:
         with sections(f"open {name}"):
             opened.append(open_it())
 
@@ -213,35 +215,35 @@ def open_all(subject: Subject, device: str, args: argparse.Namespace, sections: 
     return opened
 
 
-def race_all(
-    contenders: list[Contender],
+def time_all(
+    candidates: list[OpenCandidate],
     subject: Subject,
     device: str,
     args: argparse.Namespace,
     document: dict[str, Any],
     sections: Sections,
 ) -> None:
-    """Parity and times of every contender at every batch size, written into the document."""
+    """Parity and times of every candidate at every batch size, written into the document."""
     peaks: dict[str, Matmul] = {}
     for precision in ("fp32", "tf32", "fp16") if device == "cuda" else ("fp32",):
         with sections(f"peak {precision}"):
             peaks[precision] = matmul(device, precision, 1 if args.dry else None)
-    rows = {c.name: {**summary(c), "parity": {}} for c in contenders}
+    rows = {c.name: {**candidate_row(c), "parity": {}} for c in candidates}
     document["contenders"] = list(rows.values())
     document["peak"], document["over_eager_fp16"] = {}, {}
     plan = Plan(1, 1, 1, pause=0) if args.dry else Plan(args.repeat, args.warmup, most_seconds=60)
     for batch in batch_sizes(args):
-        for contender in contenders:
-            with sections(f"parity {contender.name}, batch {batch}"):
-                rows[contender.name]["parity"][str(batch)] = parity_of(contender, subject, batch)
+        for candidate in candidates:
+            with sections(f"parity {candidate.name}, batch {batch}"):
+                rows[candidate.name]["parity"][str(batch)] = parity_of(candidate, subject, batch)
         with sections(f"times, batch {batch}") as notes:
             calls = {precision: peak.call for precision, peak in peaks.items()}
-            timed = time_batch(contenders, tiled(subject.volumes, batch), plan, calls)
+            timed = time_batch(candidates, tiled(subject.volumes, batch), plan, calls)
             note_peaks(document["peak"], peaks, timed)
             write_times(rows, document["peak"], timed, batch, subject.flops)
-            document["over_eager_fp16"][str(batch)] = over_eager(contenders, timed)
+            document["over_eager_fp16"][str(batch)] = over_eager(candidates, timed)
             failed = [f"{' '.join(way)}: {timing.error}" for way, timing in timed.items() if timing.error]
-            if failed or not contenders:
+            if failed or not candidates:
                 notes["error"] = "; ".join(failed) or "nothing could be opened"
     document["met"] = {
         f"our best engine at least {WANTED} times eager PyTorch in float16, batch {batch}": found >= WANTED
@@ -250,16 +252,16 @@ def race_all(
     }
 
 
-def parity_of(contender: Contender, subject: Subject, batch: int) -> dict[str, Any]:
-    """All volumes through a contender, `batch` a call, against the reference; volume by volume at batch 1."""
+def parity_of(candidate: OpenCandidate, subject: Subject, batch: int) -> dict[str, Any]:
+    """All volumes through a candidate, `batch` a call, against the reference; volume by volume at batch 1."""
     volumes = subject.volumes
     parts = []
     for start in range(0, len(volumes), batch):
         some = volumes[start : start + batch]
-        parts.append(contender.answer(tiled(some, batch))[: len(some), 0])
+        parts.append(candidate.answer(tiled(some, batch))[: len(some), 0])
     row = measured(np.concatenate(parts), subject.expected, volumes > BRAIN_ABOVE)
     # The bundle's float32 file may store half weights; TF32 has the bits of float16.
-    kind = {"fp32": "fp32, half weights", "tf32": "fp16"}.get(contender.precision, contender.precision)
+    kind = {"fp32": "fp32, half weights", "tf32": "fp16"}.get(candidate.precision, candidate.precision)
     past = [str(one) for one in checks(row, TOLERANCES[kind]) if one.past]
     if batch > 1:
         del row["per_volume"]
@@ -288,16 +290,16 @@ def write_times(
         if name != MATMUL:
             peak = peaks.get(rows[name]["precision"], {}).get("flops_per_s")
             baseline = timed.get(("torch eager fp32", scope))
-            rows[name]["batches"].setdefault(str(batch), {})[scope] = scored(
+            rows[name]["batches"].setdefault(str(batch), {})[scope] = timing_row(
                 timing, batch, flops, peak, baseline
             )
 
 
 def over_eager(
-    contenders: list[Contender], timed: Mapping[tuple[str, str], Timing]
+    candidates: list[OpenCandidate], timed: Mapping[tuple[str, str], Timing]
 ) -> dict[str, dict[str, Any]]:
     """By scope: our fastest engine, PyTorch's fastest eager way in float16, and the ratio in turns."""
-    ours = [c.name for c in contenders if not c.name.startswith("torch")]
+    ours = [c.name for c in candidates if not c.name.startswith("torch")]
     found = {}
     for scope in ("model", "transfers"):
         sides = []

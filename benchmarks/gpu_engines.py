@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / room) for room in ("runtime", "calibration", "train", "export")]
 
-from hz_export.bench import F32, Contender, words  # noqa: E402
+from hz_export.bench import F32, OpenCandidate, words  # noqa: E402
 from hz_export.machine import gpu  # noqa: E402
 from hz_export.synthetic import synthetic_heads  # noqa: E402
 
@@ -225,8 +225,10 @@ def load_anyway(flavour: str, model: bytes, args: argparse.Namespace, notes: dic
         raise RuntimeError("; ".join(said) or f"{flavour} loads nothing and says nothing")
 
 
-def open_native(flavour: str, model: bytes, args: argparse.Namespace, cuda_graphs: bool = False) -> Contender:
-    """The engine of a file, from the folder of engines or built now.  cuda_graphs : replay CUDA graphs."""
+def open_native(
+    flavour: str, model: bytes, args: argparse.Namespace, cuda_graphs: bool = False
+) -> OpenCandidate:
+    """The engine of a file, from the folder of engines or built now.  cuda_graphs : replay them."""
     from hz_export.candidates import from_backend
     from hz_export.engine import build_engine
     from hz_runtime.backends.trt import open_engine
@@ -237,7 +239,7 @@ def open_native(flavour: str, model: bytes, args: argparse.Namespace, cuda_graph
     return from_backend(name, opened, "cuda", record.precision)
 
 
-def open_onnxruntime(files: Mapping[str, bytes], device: str, precision: str) -> Contender:
+def open_onnxruntime(files: Mapping[str, bytes], device: str, precision: str) -> OpenCandidate:
     from hz_export.candidates import from_backend
     from hz_runtime.backends.registry import open_backend
 

@@ -135,11 +135,11 @@ def hz_run(heads: Sequence[Path], options: Sequence[str], out: Path) -> dict[str
         "inside_s": round(run["timings"]["wall_s"], 2),
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 2),
         "peak_gb": round(peak / 1e9, 2),
-        "scans": [told(scan) for scan in run["scans"]],
+        "scans": [scan_row(scan) for scan in run["scans"]],
     }
 
 
-def told(scan: dict[str, Any]) -> dict[str, Any]:
+def scan_row(scan: dict[str, Any]) -> dict[str, Any]:
     """What a scan of run.json says that is of use here."""
     return {
         "head": scan["input"],

@@ -47,9 +47,9 @@ ON_GPU = {
 def plain_step(nets, optimizers, x, y):
     """Komandur 2023 as one would write it down: LSGAN, cycle L1 x 10, identity L1 x 0.1."""
     g, f = nets["generator"], nets["reverse"]
-    judge_y, judge_x = nets["discriminator_target"], nets["discriminator_source"]
+    discriminator_y, discriminator_x = nets["discriminator_target"], nets["discriminator_source"]
     fake_y, fake_x = g(x), f(y)
-    score_y, score_x = judge_y(fake_y), judge_x(fake_x)
+    score_y, score_x = discriminator_y(fake_y), discriminator_x(fake_x)
     loss = functional.mse_loss(score_y, torch.ones_like(score_y))
     loss = loss + functional.mse_loss(score_x, torch.ones_like(score_x))
     loss = loss + 10 * (functional.l1_loss(f(fake_y), x) + functional.l1_loss(g(fake_x), y))
@@ -57,15 +57,15 @@ def plain_step(nets, optimizers, x, y):
     optimizers["generators"].zero_grad()
     loss.backward()
     optimizers["generators"].step()
-    judged = 0
-    for judge, real, fake in ((judge_y, y, fake_y), (judge_x, x, fake_x)):
-        scores, false = judge(real), judge(fake.detach())
-        judged = judged + 0.5 * functional.mse_loss(scores, torch.ones_like(scores))
-        judged = judged + 0.5 * functional.mse_loss(false, torch.zeros_like(false))
+    discriminator_loss = 0
+    for discriminator, real, fake in ((discriminator_y, y, fake_y), (discriminator_x, x, fake_x)):
+        scores, false = discriminator(real), discriminator(fake.detach())
+        discriminator_loss = discriminator_loss + 0.5 * functional.mse_loss(scores, torch.ones_like(scores))
+        discriminator_loss = discriminator_loss + 0.5 * functional.mse_loss(false, torch.zeros_like(false))
     optimizers["discriminators"].zero_grad()
-    judged.backward()
+    discriminator_loss.backward()
     optimizers["discriminators"].step()
-    return loss.detach(), judged.detach()
+    return loss.detach(), discriminator_loss.detach()
 
 
 class Variant:

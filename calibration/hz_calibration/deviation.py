@@ -73,7 +73,7 @@ def _share(found: float, limit: float) -> float:
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class DeviationMeasure:
     """Measures reduced networks against one float32 network.
 
     model : the float32 graph.  grids : (n, D, H, W) float32 that it is given.  age : for a harmonizer, the

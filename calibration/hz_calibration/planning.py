@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from onnx import ModelProto, NodeProto
 
-from hz_calibration.deviation import Budget, Deviation, Yardstick
+from hz_calibration.deviation import Budget, Deviation, DeviationMeasure
 from hz_calibration.graph import convolutions, fingerprint, in_half
 from hz_calibration.plan import Kept, NodeError, PrecisionPlan
 from hz_calibration.ranges import METHODS, Histogram, collect, ranges
@@ -32,7 +32,7 @@ class PlanOptions:
     """How a plan is made.
 
     method : of METHODS, or "best": the one with the least error of the whole network.
-    budget : None for the yardstick's own.  weight_bits : 8, or 7 for CPUs without VNNI.
+    budget : None for the measure's own.  weight_bits : 8, or 7 for CPUs without VNNI.
     half : also measure float16, node by node.
     """
 
@@ -44,7 +44,7 @@ class PlanOptions:
 
 def make_plan(
     role: str,
-    yardstick: Yardstick,
+    measure: DeviationMeasure,
     samples: Samples,
     quantize: Quantize,
     options: PlanOptions,
@@ -52,11 +52,11 @@ def make_plan(
 ) -> PrecisionPlan:
     """The plan of one network.
 
-    yardstick : holds the float32 graph and what it is given.  samples : what that came from.
+    measure : holds the float32 graph and what it is given.  samples : what that came from.
     quantize : see Quantize.  step : told what was done, one call a measured network or scan.
     Raises UsageError where the network has no convolution between its first and last.
     """
-    model = yardstick.model
+    model = measure.model
     kept, inner = _by_rule(model)
     if not inner:
         raise UsageError(
@@ -64,36 +64,21 @@ def make_plan(
             "Export it with --fp16.",
         )
     names = [node.name for node in inner]
-    budget = options.budget or yardstick.budget
-    budget.used(
-        yardstick.deviation(yardstick.expected)
-    )  # refuses a budget in the wrong unit before minutes of work
+    budget = options.budget or measure.budget
+    # Refuses a budget in the wrong unit before minutes of work.
+    budget.used(measure.deviation(measure.expected))
     histograms = collect(
-        model, [node.input[0] for node in inner], yardstick.grids, lambda: step("activation ranges")
+        model, [node.input[0] for node in inner], measure.grids, lambda: step("activation ranges")
     )
-    empty = PrecisionPlan(
-        role=role,
-        network=fingerprint(model),
-        method=METHODS[0],
-        weight_bits=options.weight_bits,
-        budget=budget,
-        ranges={},
-        int8=tuple(names),
-        kept=tuple(kept),
-        half_kept=(),
-        nodes=(),
-        whole={},
-        scans=samples.scans,
-        engine=f"{yardstick.engine} {_version(yardstick.engine)}, CPU",
-    )
-    plan = _with_ranges(empty, histograms, yardstick, quantize, options.method, budget, step)
+    rules = _by_rules_alone(role, measure, samples, options.weight_bits, budget)
+    plan = _with_ranges(rules, histograms, measure, quantize, options.method, budget, step)
 
     def in_int8(nodes: Collection[str]) -> ModelProto:
         return quantize(model, replace(plan, int8=tuple(n for n in names if n in nodes)))
 
-    int8 = alone(names, in_int8, yardstick, lambda node: step(f"int8 {node}"))
-    raised, left = raise_until(names, int8, in_int8, yardstick, budget, lambda node: step(f"raised {node}"))
-    fp16, half_kept, whole_half = _half(model, yardstick, budget, step) if options.half else ({}, (), None)
+    int8 = alone(names, in_int8, measure, lambda node: step(f"int8 {node}"))
+    raised, left = raise_until(names, int8, in_int8, measure, budget, lambda node: step(f"raised {node}"))
+    fp16, half_kept, whole_half = _half(model, measure, budget, step) if options.half else ({}, (), None)
     operations = {node.name: node.op_type for node in model.graph.node}
     errors = tuple(
         NodeError(n, operations[n], fp16.get(n), int8.get(n)) for n in operations if n in fp16 or n in int8
@@ -116,6 +101,28 @@ def steps(model: ModelProto, scans: int, options: PlanOptions) -> int:
     return scans + (len(METHODS) if options.method == BEST else 0) + inner + halves
 
 
+def _by_rules_alone(
+    role: str, measure: DeviationMeasure, samples: Samples, weight_bits: int, budget: Budget
+) -> PrecisionPlan:
+    """The plan before anything is measured: every convolution in int8 that no rule keeps, without ranges."""
+    kept, inner = _by_rule(measure.model)
+    return PrecisionPlan(
+        role=role,
+        network=fingerprint(measure.model),
+        method=METHODS[0],
+        weight_bits=weight_bits,
+        budget=budget,
+        ranges={},
+        int8=tuple(node.name for node in inner),
+        kept=tuple(kept),
+        half_kept=(),
+        nodes=(),
+        whole={},
+        scans=samples.scans,
+        engine=f"{measure.engine} {_version(measure.engine)}, CPU",
+    )
+
+
 def _by_rule(model: ModelProto) -> tuple[list[Kept], list[NodeProto]]:
     """(convolutions that stay in any case, the others)."""
     nodes = convolutions(model)
@@ -130,7 +137,7 @@ def _by_rule(model: ModelProto) -> tuple[list[Kept], list[NodeProto]]:
 def _with_ranges(
     plan: PrecisionPlan,
     histograms: dict[str, Histogram],
-    measure: Yardstick,
+    measure: DeviationMeasure,
     quantize: Quantize,
     method: str,
     budget: Budget,

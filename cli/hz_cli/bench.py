@@ -81,7 +81,7 @@ def bench() -> None:
     "--checkpoint",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The network's checkpoint: brings PyTorch's own ways of running it into the same race.",
+    help="The network's checkpoint: PyTorch's own ways of running it take turns with the engines.",
 )
 @_scans
 @click.option("--only", metavar="TEXT", multiple=True, help="Engines whose names hold TEXT; repeatable.")
@@ -146,7 +146,7 @@ def speed(
     "--rejudge",
     metavar="EVIDENCE.json",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="ParityCheck earlier numbers (--json, or a bundle.json) by these tolerances; runs nothing.",
+    help="Judge earlier numbers (--json, or a bundle.json) by these tolerances; runs nothing.",
 )
 @_threads
 @_json

@@ -19,9 +19,9 @@ def speed_lines(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"baseline on {device}: {name}"
     reads = model.get("reads", "volumes")
     rows = [("engine", "batch", "what", "ms", "p95", f"{reads}/s", "GFLOP/s", "of peak", "x base")]
-    for contender in result["contenders"]:
-        for batch, scopes in contender["batches"].items():
-            rows += [(contender["name"], batch, scope, *_timed(row)) for scope, row in scopes.items()]
+    for candidate in result["contenders"]:
+        for batch, scopes in candidate["batches"].items():
+            rows += [(candidate["name"], batch, scope, *_timed(row)) for scope, row in scopes.items()]
     yield ""
     yield from table(rows)
     if "end_to_end" in result:

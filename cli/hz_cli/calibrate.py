@@ -115,7 +115,7 @@ def _plan(
     say: Callable[[str], None],
     quiet: bool,
 ) -> PrecisionPlan:
-    from hz_calibration.deviation import Yardstick, answers
+    from hz_calibration.deviation import DeviationMeasure, answers
     from hz_calibration.planning import PlanOptions, make_plan, steps
     from hz_calibration.samples import choose
     from hz_export.networks import read_network
@@ -133,15 +133,15 @@ def _plan(
     sites = sorted({scan.site for scan in samples.scans})
     say(f"{network.role}: {len(samples.scans)} scans of {len(sites)} sites ({', '.join(sites)})")
     given = samples.grids if network.before is None else answers(network.before, samples.grids)
-    yardstick = Yardstick(network.graph, given, network.behind)
+    measure = DeviationMeasure(network.graph, given, network.behind)
     chosen = PlanOptions(
         method=choices["method"],
-        budget=_as_budget(choices["budget"], yardstick.budget),
+        budget=_as_budget(choices["budget"], measure.budget),
         weight_bits=int(choices["weight_bits"]),
         half=not choices["no_half"],
     )
     with _bar(steps(network.graph, len(given), chosen), quiet) as step:
-        return make_plan(network.role, yardstick, samples, to_int8, chosen, step)
+        return make_plan(network.role, measure, samples, to_int8, chosen, step)
 
 
 def _as_budget(given: dict[str, float], default: Budget) -> Budget:

@@ -207,7 +207,8 @@ def main(
     options.need("hz-export", "export", *NEEDED)
     if no_parity and choices["localize"]:
         raise click.UsageError("--localize explains parity that failed: leave --no-parity out.")
-    from hz_export.assemble import ExportOptions, export_bundle
+    from hz_export.assemble import export_bundle
+    from hz_export.export_options import ExportOptions
 
     asked = {"fp16": fp16, "bf16": bf16, "int8": int8}
     chosen = ExportOptions(

@@ -7,8 +7,9 @@
     quantize         float32 graph -> INT8 graph, by a precision plan
     localize         which nodes make a reduced graph stray
     engine_report    what an engine really computes in
-    bench, peers     how fast they are, beside torch
+    bench, speed     how fast they are, in turns: candidates and torch_baselines
     parity           how far the files stray from the network they came from, on real volumes
+    onnx_files       a network's graphs, each with its parity
     model_card       MODEL_CARD.md from a checkpoint's own numbers
     assemble         all of it together, published atomically
 

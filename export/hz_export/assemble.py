@@ -3,65 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-import torch
-from onnx import ModelProto
 
 from hz_calibration.plan import PrecisionPlan
 from hz_export import parity
 from hz_export.age_calibration import calibrated
-from hz_export.engine import EngineOptions, build_engine
+from hz_export.engine import build_engine
 from hz_export.engine_target import find_builder
-from hz_export.graph_precision import half_weights, require, to_reduced
-from hz_export.localize import explained
+from hz_export.export_options import ExportOptions
 from hz_export.model_card import intended_use, model_card
-from hz_export.plans import read_plans, stated
-from hz_export.quantize import to_int8
-from hz_export.to_onnx import OUTPUTS, Checkpoint, read_checkpoint, specs, to_onnx
-from hz_runtime.backends.registry import installed, open_backend
+from hz_export.onnx_files import onnx_files
+from hz_export.plans import read_plans
+from hz_export.to_onnx import OUTPUTS, Checkpoint, read_checkpoint
 from hz_runtime.bundle.manifest import SCHEMA
 from hz_runtime.bundle.store import Bundle, write_bundle
-from hz_runtime.errors import BackendError, HzError, UsageError
-from hz_runtime.io.atomic import sha256_bytes
+from hz_runtime.errors import UsageError
 from hz_runtime.model_space.recipe import Recipe
 
 CARD = "MODEL_CARD.md"
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """How checkpoints become a bundle.
-
-    note : a remark for the model card, such as what the scores were looked at for.
-    precisions : also a graph of every network in each of these: "fp16", "bf16", "int8".
-    plans : files of hz-calibrate, one a role, that int8 follows; a network without one gets no int8 file.
-        Their scans are no evidence of parity.
-    build : also a TensorRT engine of each of those graphs, or of the float32 ones where there are none.
-    progress : draw a bar while engines are built.
-    half_weights : store the float32 graphs' weights as float16.
-    check_parity : measure, and refuse past the tolerances.
-    scans : files or folders to measure on; none for the MNI152 brain.
-    tolerance : fields of `parity.Tolerance` to replace, for all files.
-    engines : what to measure with; none for all installed.
-    localize : where a file fails parity, bisect over its nodes and say which ones break it.
-    """
-
-    name: str = ""
-    note: str = ""
-    precisions: tuple[str, ...] = ()
-    plans: tuple[Path, ...] = ()
-    build: EngineOptions | None = None
-    progress: bool = False
-    half_weights: bool = False
-    check_parity: bool = True
-    scans: tuple[Path, ...] = ()
-    tolerance: Mapping[str, float] | None = None
-    engines: tuple[str, ...] = ()
-    overwrite: bool = False
-    localize: bool = False
 
 
 def export_bundle(
@@ -83,11 +44,11 @@ def export_bundle(
     if "int8" in options.precisions:
         _refuse_slices(checkpoints)
     plans = read_plans(options.plans, checkpoints) if "int8" in options.precisions else {}
-    judges = _judges(checkpoints, options, plans, say) if options.check_parity else {}
+    parity_checks = _parity_checks(checkpoints, options, plans, say) if options.check_parity else {}
     models: list[dict[str, Any]] = []
     files: dict[str, bytes] = {}
     for role, checkpoint in checkpoints.items():
-        for entry, data in _graphs(checkpoint, options, plans.get(role), judges.get(role), say):
+        for entry, data in onnx_files(checkpoint, options, plans.get(role), parity_checks.get(role), say):
             models.append(entry)
             files[entry["file"]] = data
     if options.localize:
@@ -178,7 +139,7 @@ def _check_behind(harmonizer: Checkpoint, predictor: Checkpoint) -> None:
         )
 
 
-def _judges(
+def _parity_checks(
     checkpoints: Mapping[str, Checkpoint],
     options: ExportOptions,
     plans: Mapping[str, PrecisionPlan],
@@ -195,10 +156,10 @@ def _judges(
     say(f"parity on {len(volumes.grids)} volumes: {volumes.source}")
     brain = parity.brains(volumes.grids)
     inputs = volumes.grids
-    judges = {}
+    parity_checks = {}
     for role, checkpoint in checkpoints.items():
         behind = checkpoints.get("age") if role == "harmonizer" else None
-        judges[role] = parity.ParityCheck(
+        parity_checks[role] = parity.ParityCheck(
             checkpoint.of_volumes,
             inputs,
             brain,
@@ -209,82 +170,8 @@ def _judges(
             middle_slices=recipe.middle_slices,
         )
         if role == "harmonizer":
-            inputs = judges[role].expected  # the predictors, next, see harmonized volumes
-    return judges
-
-
-def _graphs(
-    checkpoint: Checkpoint,
-    options: ExportOptions,
-    plan: PrecisionPlan | None,
-    judge: parity.ParityCheck | None,
-    say: Callable[[str], None],
-) -> list[tuple[dict[str, Any], bytes]]:
-    full = to_onnx(checkpoint.network, OUTPUTS[checkpoint.role], checkpoint.grid)
-    single = half_weights(full) if options.half_weights else full
-    wanted = [
-        (f"{checkpoint.role}.onnx", single, "fp32", "fp32, half weights" if options.half_weights else "fp32")
-    ]
-    for precision in options.precisions:
-        if precision == "int8" and plan is None:
-            say(f"{checkpoint.role}: no precision plan, so no int8 file")
-            continue
-        model = to_int8(full, plan) if precision == "int8" and plan else to_reduced(full, precision)
-        wanted.append((f"{checkpoint.role}.{precision}.onnx", model, precision, precision))
-    done = []
-    for file, model, precision, kind in wanted:
-        achieved = require(model, precision, file)
-        data = model.SerializeToString(deterministic=True)
-        evidence = parity.no_evidence()
-        if judge is not None:
-            tolerance = replace(parity.TOLERANCES[kind], **(options.tolerance or {}))
-            try:
-                evidence = _evidence(judge, data, kind, tolerance, file)
-            except HzError:
-                if options.localize:
-                    for line in _why(full, model, judge, tolerance, plan if precision == "int8" else None):
-                        say(f"{file}: {line}")
-                raise
-        say(f"{file}: {achieved.precision}, {len(data) / 1e6:.1f} MB; {_found(evidence)}")
-        entry = _entry(checkpoint, file, model, data, achieved.to_dict(), evidence)
-        if precision == "int8" and plan:
-            entry["plan"] = stated(plan)
-        done.append((entry, data))
-    return done
-
-
-def _why(
-    full: ModelProto,
-    model: ModelProto,
-    judge: parity.ParityCheck,
-    tolerance: parity.Tolerance,
-    plan: PrecisionPlan | None,
-) -> tuple[str, ...]:
-    """Which nodes break a file's parity; never an error of its own, which would hide that one."""
-    try:
-        return explained(full, model, judge, tolerance, plan)
-    except HzError as error:
-        return (f"its nodes cannot be searched: {error.one_line}",)
-
-
-def _evidence(
-    judge: parity.ParityCheck, data: bytes, kind: str, tolerance: parity.Tolerance, file: str
-) -> dict[str, Any]:
-    """Parity on every engine; for bfloat16 on those that run it, which onnxruntime on a CPU does not."""
-    if kind == "bf16":
-        able = tuple(name for name in judge.engines or [n for n, _ in installed()] if _opens(name, data))
-        if not able:
-            return parity.no_evidence() | {"note": "not measured: no engine here runs bfloat16 convolutions"}
-        judge = replace(judge, engines=able)
-    return judge.evidence(data, kind, tolerance, file)
-
-
-def _opens(engine: str, data: bytes) -> bool:
-    try:
-        open_backend(engine, data).close()
-    except BackendError:
-        return False
-    return True
+            inputs = parity_checks[role].expected  # the predictors, next, see harmonized volumes
+    return parity_checks
 
 
 def _engines(
@@ -313,34 +200,6 @@ def _engines(
         evidence = {"measured": [], "note": "never run: parity of an engine is measured on its GPU"}
         done.append(({**record.to_dict(), "file": file, "parity": evidence}, data))
     return done
-
-
-def _entry(
-    checkpoint: Checkpoint, file: str, model: ModelProto, data: bytes, achieved: dict[str, Any], evidence: Any
-) -> dict[str, Any]:
-    meta = checkpoint.meta
-    return {
-        "role": checkpoint.role,
-        "file": file,
-        "sha256": sha256_bytes(data),
-        "precision": achieved["precision"],
-        "achieved": achieved,
-        "inputs": specs(model.graph.input),
-        "outputs": specs(model.graph.output),
-        "sources": list(meta.get("sources") or []),
-        "target": meta.get("target"),
-        "parameters": checkpoint.parameters,
-        **({"labels": list(checkpoint.labels)} if checkpoint.labels else {}),
-        "parity": evidence,
-        "provenance": {
-            "checkpoint": checkpoint.file,
-            "checkpoint_sha256": checkpoint.sha256,
-            "kind": meta["kind"],
-            "network": meta["network"],
-            "seed": meta.get("seed"),
-            "exporter": f"torch {torch.__version__}",
-        },
-    }
 
 
 def _manifest(
@@ -375,18 +234,3 @@ def _cohort(metas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "reference": next(iter(metas.values())).get("reference"),
     }
     return {**{key: value for key, value in summary.items() if value}, **parts}
-
-
-def _found(evidence: Mapping[str, Any]) -> str:
-    said = []
-    for row in evidence["measured"]:
-        parts = (
-            [f"brain mean {row['brain']['mean']:.1e} p99.9 {row['brain']['p999']:.1e}"]
-            if "brain" in row
-            else []
-        )
-        parts += [f"{row['years']['max']:.3f} years"] if "years" in row else []
-        parts += [f"probability {row['probability']['max']:.1e}"] if "probability" in row else []
-        parts += [f"seams {row['seams']['overall']:.3f}"] if "seams" in row else []
-        said.append(f"{row['backend']['name']} {', '.join(parts)}")
-    return "parity " + "; ".join(said) if said else "parity not measured"

@@ -10,8 +10,9 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 F32 = NDArray[np.float32]
 Clock = Callable[[], float]
 Key = TypeVar("Key", bound=Hashable)
-MATMUL = "matmul"  # stands for the machine's peak in a race
+MATMUL = "matmul"  # stands for the machine's peak among what is timed
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Plan:
 class Timing:
     """Seconds of every timed call of one way, round by round; or why there are none.
 
-    error : the words of the exception that took it out of the race; its samples are dropped, because its
+    error : the words of the exception that ended its turns; its samples are dropped, because its
     rounds no longer match the others'.
     """
 
@@ -78,7 +79,7 @@ class Timing:
         }
 
 
-def race(
+def interleaved_timings(
     ways: Mapping[Key, Callable[[], object]],
     plan: Plan,
     clock: Clock = time.perf_counter,
@@ -140,7 +141,7 @@ def words(error: BaseException) -> str:
 
 
 @dataclass(frozen=True)
-class Contender:
+class OpenCandidate:
     """One engine with one network, ready to run.
 
     device : "cpu" or "cuda".  precision : of its arithmetic, e.g. "fp32"; a peak is chosen by it.
@@ -172,59 +173,57 @@ class Contender:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A contender yet to be opened; `open` raises, in words, where this machine has no such thing."""
+    """One yet to be opened; `open` raises, in words, where this machine has no such thing."""
 
     name: str
-    open: Callable[[], Contender]
+    open: Callable[[], OpenCandidate]
 
 
-@dataclass
-class Field:
-    """Who takes part, and who does not and why."""
+@contextmanager
+def opened(
+    candidates: Sequence[Candidate],
+    left_out: list[dict[str, str]],
+    say: Callable[[str], None] = lambda _: None,
+) -> Iterator[list[OpenCandidate]]:
+    """The candidates that this machine can open; closed at the end.
 
-    contenders: list[Contender] = field(default_factory=list)
-    left_out: list[dict[str, str]] = field(default_factory=list)
-
-    def enter(self, candidates: Sequence[Candidate], say: Callable[[str], None] = lambda _: None) -> None:
-        """Open all of them; whatever cannot be opened is left out with its own words."""
+    left_out : the others are added to it, {"name": ..., "why": their own words}.
+    """
+    with ExitStack() as stack:
+        here = []
         for candidate in candidates:
             say(f"opening {candidate.name}")
             try:
-                self.contenders.append(candidate.open())
+                here.append(candidate.open())
             except Exception as error:
-                self.leave_out(candidate.name, words(error))
-
-    def leave_out(self, name: str, why: str) -> None:
-        self.left_out.append({"name": name, "why": why})
-
-    def close(self) -> None:
-        for contender in self.contenders:
-            contender.close()
-        self.contenders.clear()
+                left_out.append({"name": candidate.name, "why": words(error)})
+            else:
+                stack.callback(here[-1].close)
+        yield here
 
 
 def time_batch(
-    contenders: Sequence[Contender],
+    candidates: Sequence[OpenCandidate],
     batch: F32,
     plan: Plan,
     peaks: Mapping[str, Callable[[], object]] | None = None,
 ) -> dict[tuple[str, str], Timing]:
-    """One batch through every contender in turns, with the multiplications that stand for the peak.
+    """One batch through every candidate in turns, with the multiplications that stand for the peak.
 
-    peaks : precision -> a call.  Returns timings by (contender's name, scope) and by (MATMUL, precision).
+    peaks : precision -> a call.  Returns timings by (candidate's name, scope) and by (MATMUL, precision).
     """
     ways: dict[tuple[str, str], Callable[[], object]] = {
         (MATMUL, precision): call for precision, call in (peaks or {}).items()
     }
     failed: dict[tuple[str, str], Timing] = {}
-    for contender in contenders:
+    for candidate in candidates:
         try:
-            made = contender.ways(batch)
+            made = candidate.ways(batch)
         except Exception as error:  # the batch may not fit into the GPU's memory
-            failed[contender.name, "model"] = Timing(error=words(error))
+            failed[candidate.name, "model"] = Timing(error=words(error))
             continue
-        ways.update({(contender.name, scope): call for scope, call in made.items()})
-    return {**race(ways, plan), **failed}
+        ways.update({(candidate.name, scope): call for scope, call in made.items()})
+    return {**interleaved_timings(ways, plan), **failed}
 
 
 def tiled(volumes: F32, n: int) -> F32:
@@ -232,18 +231,18 @@ def tiled(volumes: F32, n: int) -> F32:
     return np.ascontiguousarray(volumes[np.arange(n) % len(volumes)][:, None])
 
 
-def summary(contender: Contender) -> dict[str, Any]:
-    """A contender's own part of the result, still without times."""
+def candidate_row(candidate: OpenCandidate) -> dict[str, Any]:
+    """A candidate's own part of the result, still without times."""
     return {
-        "name": contender.name,
-        "device": contender.device,
-        "precision": contender.precision,
-        "backend": dict(contender.ran),
+        "name": candidate.name,
+        "device": candidate.device,
+        "precision": candidate.precision,
+        "backend": dict(candidate.ran),
         "batches": {},
     }
 
 
-def scored(
+def timing_row(
     timing: Timing, batch: int, flops: int | None, peak: float | None, reference: Timing | None
 ) -> dict[str, Any]:
     """One timing as the result states it.

@@ -179,7 +179,7 @@ def _converted(stage: Stage, script: bytes, template: Template) -> tuple[dict[st
     """(manifest entry, ONNX bytes) of one network, compared with its TorchScript."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is; the wheel holds nothing else
-        reference = torch.jit.load(io.BytesIO(script), map_location="cpu").eval()
+        reference = torch.jit.load(io.BytesIO(script), map_location="cpu").eval()  # type: ignore[no-untyped-call]
     network = LinkNet3d()
     network.load_state_dict(reference.state_dict())
     model: ModelProto = to_onnx(network.eval(), "probability", stage.grid)
@@ -218,13 +218,14 @@ def _evidence(data: bytes, reference: Any, stage: Stage, template: Template) -> 
     backend = open_backend(network_mask.ENGINE, data, device="cpu", where=stage.name)
     try:
         (found,) = backend.run(grid[None, None]).values()
-        row = {"backend": describe(backend), **_apart(found[0, 0], expected)}
+        apart = _apart(found[0, 0], expected)
+        row = {"backend": describe(backend), **apart}
     finally:
         backend.close()
-    if not (row["largest"] <= LARGEST_DIFFERENCE and row["dice"] >= LEAST_DICE):  # NaN is neither
+    if not (apart["largest"] <= LARGEST_DIFFERENCE and apart["dice"] >= LEAST_DICE):  # NaN is neither
         raise HzError(
-            f"{stage.name} strays from {stage.file}: {row['largest']:.2g} in probability, Dice "
-            f"{row['dice']:.5f} (allowed: {LARGEST_DIFFERENCE:g}, {LEAST_DICE:g}).",
+            f"{stage.name} strays from {stage.file}: {apart['largest']:.2g} in probability, Dice "
+            f"{apart['dice']:.5f} (allowed: {LARGEST_DIFFERENCE:g}, {LEAST_DICE:g}).",
             "Nothing was written. Report this with your torch and onnxruntime versions:  pip list",
         )
     return {

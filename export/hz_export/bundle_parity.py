@@ -61,7 +61,7 @@ class ParityOptions:
 def measure_bundle(bundle: Bundle, options: ParityOptions, say: Say = lambda _: None) -> dict[str, Any]:
     """Evidence about every harmonizer and age file of a bundle; plain JSON types.
 
-    Each of "models" holds "file", "sha256" and "parity" as a manifest does, so that the same code judges
+    Each of "models" holds "file", "sha256" and "parity" as a manifest does, so that the same code reads
     both, and "not_run": the engines that are not here or that failed, in their own words. "failed" of those
     is True where the engine is here and answered with an error or with values that are not finite.
     Raises UsageError for a checkpoint that is not the bundle's, or where no volumes are to be had.
@@ -78,9 +78,9 @@ def measure_bundle(bundle: Bundle, options: ParityOptions, say: Say = lambda _: 
     networks = _networks(bundle, options)
     models = []
     try:
-        for role, judge in _judges(networks, volumes, recipe.middle_slices).items():
+        for role, parity_check in _parity_checks(networks, volumes, recipe.middle_slices).items():
             for entry in entries(bundle, role, _to(role, options)):
-                models.append(_file(bundle, entry, judge, options, say))
+                models.append(_file(bundle, entry, parity_check, options, say))
     finally:
         for network in networks.values():
             network.close()
@@ -94,9 +94,9 @@ def measure_bundle(bundle: Bundle, options: ParityOptions, say: Say = lambda _: 
 
 def kind_of(bundle: Bundle, entry: ModelEntry) -> str:
     """The key of TOLERANCES for a file: as its export said, else by what it computes and stores."""
-    stated = entry.parity.get("kind")
-    if stated in TOLERANCES:
-        return str(stated)
+    recorded = entry.parity.get("kind")
+    if recorded in TOLERANCES:
+        return str(recorded)
     raw = next(model for model in bundle.raw["models"] if model["file"] == entry.file)
     halved = raw.get("achieved", {}).get("stored_bytes", {}).get("fp16", 0)
     if entry.precision == "fp32" and halved:
@@ -179,15 +179,15 @@ def _answers(backend: Backend, middle_slices: int) -> Callable[[F32], F32]:
     return network
 
 
-def _judges(
+def _parity_checks(
     networks: Mapping[str, Reference], volumes: Volumes, middle_slices: int
 ) -> dict[str, ParityCheck]:
-    """One judge a role; predictors see volumes that went through the reference harmonizer."""
-    judges: dict[str, ParityCheck] = {}
+    """One check a role; predictors see volumes that went through the reference harmonizer."""
+    parity_checks: dict[str, ParityCheck] = {}
     inputs, brain = volumes.grids, brains(volumes.grids)
     for role, one in networks.items():
         behind = networks.get("age") if role == "harmonizer" else None
-        judges[role] = ParityCheck(
+        parity_checks[role] = ParityCheck(
             one.network,
             inputs,
             brain,
@@ -198,12 +198,12 @@ def _judges(
             middle_slices=middle_slices,
         )
         if role == "harmonizer":
-            inputs = judges[role].expected
-    return judges
+            inputs = parity_checks[role].expected
+    return parity_checks
 
 
 def _file(
-    bundle: Bundle, entry: ModelEntry, judge: ParityCheck, options: ParityOptions, say: Say
+    bundle: Bundle, entry: ModelEntry, parity_check: ParityCheck, options: ParityOptions, say: Say
 ) -> dict[str, Any]:
     """One file on every engine."""
     kind = kind_of(bundle, entry)
@@ -225,11 +225,11 @@ def _file(
         except BackendError as error:
             not_run.append({"backend": engine, "failed": False, "why": error.message})
             continue
-        row = _row(judge, backend, engine, not_run)
+        row = _row(parity_check, backend, engine, not_run)
         if row is not None:
             rows.append(row)
-            say(f"{entry.file} on {engine}: {told(row, tolerance)}")
-    evidence = judge.stated(entry.sha256, kind, tolerance, rows)
+            say(f"{entry.file} on {engine}: {parity_line(row, tolerance)}")
+    evidence = parity_check.evidence(entry.sha256, kind, tolerance, rows)
     return {
         "role": entry.role,
         "file": entry.file,
@@ -241,10 +241,10 @@ def _file(
 
 
 def _row(
-    judge: ParityCheck, backend: Backend, engine: str, not_run: list[dict[str, Any]]
+    parity_check: ParityCheck, backend: Backend, engine: str, not_run: list[dict[str, Any]]
 ) -> dict[str, Any] | None:
     try:
-        row = judge.row(backend)
+        row = parity_check.row(backend)
         # What ran may be an engine built from the file; it then has a sha256 of its own.
         row["backend"] = {**describe(backend), "rung": engine, "sha256": ran_sha256(backend)}
         return row
@@ -260,7 +260,7 @@ def ran_sha256(backend: Any) -> str:
     return str(getattr(backend, "engine_sha256", "") or backend.sha256)
 
 
-def told(row: Mapping[str, Any], tolerance: Tolerance) -> str:
+def parity_line(row: Mapping[str, Any], tolerance: Tolerance) -> str:
     """A row in one line: the numbers, and whether they are within `tolerance`."""
     held = checks(row, tolerance)
     past = [str(check) for check in held if check.past]

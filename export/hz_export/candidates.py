@@ -1,8 +1,8 @@
-"""A bundle's files on every engine of this machine, as contenders for timing.
+"""A bundle's files on every engine of this machine, as candidates for timing.
 
 Engines are opened by the runtime's own fallback, so that what is timed is what hz-run would run: its checks
 of shape and finiteness are part of every call. A TensorRT engine that neither bundle nor cache holds is built
-first, as hz-run would: a race without the fastest engine would say nothing. Building is not timed.
+first, as hz-run would: timings without the fastest engine would say nothing. Building is not timed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hz_export.bench import F32, Candidate, Contender
+from hz_export.bench import F32, Candidate, OpenCandidate
 from hz_export.engine import builder
 from hz_runtime.backends.base import Backend, describe
 from hz_runtime.backends.fallback import choose
@@ -54,8 +54,8 @@ def engine_candidates(
 
 def _opener(
     bundle: Bundle, entry: ModelEntry, name: str, device: str, threads: int | None
-) -> Callable[[], Contender]:
-    def open_it() -> Contender:
+) -> Callable[[], OpenCandidate]:
+    def open_it() -> OpenCandidate:
         backend, _ = choose(
             bundle,
             entry.role,
@@ -70,13 +70,13 @@ def _opener(
     return open_it
 
 
-def from_backend(name: str, backend: Backend, device: str, precision: str) -> Contender:
-    """An opened backend as a contender.  device : "cpu" or "cuda".  precision : of the file it runs."""
+def from_backend(name: str, backend: Backend, device: str, precision: str) -> OpenCandidate:
+    """An opened backend as a candidate.  device : "cpu" or "cuda".  precision : of the file it runs."""
 
     def answer(batch: F32) -> F32:
         return next(iter(backend.run(batch).values()))
 
-    return Contender(
+    return OpenCandidate(
         name, device, precision, describe(backend), answer, _resident(backend, device), backend.close
     )
 
@@ -86,7 +86,8 @@ def _resident(backend: Any, device: str) -> Callable[[F32], Callable[[], object]
     if device == "cpu":
         return None
     if hasattr(backend, "resident"):
-        return backend.resident  # type: ignore[no-any-return]
+        resident: Callable[[F32], Callable[[], object]] = backend.resident
+        return resident
     if backend.name == "onnxruntime":
         return lambda batch: bound(backend, batch, device)
     return None

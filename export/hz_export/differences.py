@@ -167,7 +167,7 @@ def checks(row: Mapping[str, Any], tolerance: Tolerance) -> tuple[Check, ...]:
     return tuple(found)
 
 
-def stated(row: Mapping[str, Any], tolerance: Tolerance) -> dict[str, float]:
+def tolerance_values(row: Mapping[str, Any], tolerance: Tolerance) -> dict[str, float]:
     """The thresholds that `row` was held against, for its evidence."""
     return {check.key: check.limit for check in checks(row, tolerance) if check.key in KEYS}
 

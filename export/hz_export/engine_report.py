@@ -170,7 +170,8 @@ def _conv_flops(trt: Any, layer: Any) -> int:
     layer.__class__ = trt.IDeconvolutionLayer if transposed else trt.IConvolutionLayer
     read, made = layer.get_input(0), layer.get_output(0)
     weights = read.shape[1] * layer.num_output_maps * prod(layer.kernel_size_nd) // layer.num_groups
-    return 2 * weights * prod((read if transposed else made).shape[2:])
+    flops: int = 2 * weights * prod((read if transposed else made).shape[2:])
+    return flops
 
 
 def _ends(network: Any) -> Iterator[Any]:

@@ -5,7 +5,7 @@ tolerance, so that some node tips it: bisection finds it in log2(n) runs. It is 
 on among the rest until everything that is still reduced keeps to the tolerance. At the end every named
 node is tried without: a node that turns out not to be needed is dropped, so that what is named is minimal.
 
-`localize` is the search; `explained` runs it for a file that has strayed past its tolerance.
+`localize` is the search; `culprit_lines` runs it for a file that has strayed past its tolerance.
 """
 
 from __future__ import annotations
@@ -196,31 +196,31 @@ class _Search:
         return named, rest
 
 
-def explained(
+def culprit_lines(
     full: ModelProto,
     model: ModelProto,
-    judge: ParityCheck,
+    parity_check: ParityCheck,
     tolerance: Tolerance,
     plan: PrecisionPlan | None = None,
 ) -> tuple[str, ...]:
     """Why a file strays past its tolerance: lines that name the nodes, what they are measured by, or why no
     node can be named.
 
-    full : the float32 graph.  model : the file's, in float16, bfloat16 or, by `plan`, int8.  judge : measured
-    the file, on the volumes that are used here too.
+    full : the float32 graph.  model : the file's, in float16, bfloat16 or, by `plan`, int8.
+    parity_check : measured the file, on the volumes that are used here too.
     The nodes that the file reduces are rounded one set after another by onnxruntime on the CPU, see
     `hz_calibration.graph.in_half`; what only the failing engine does wrong does not show there.
     """
     nodes, reduced_by = _reduction(full, model, plan)
     if not nodes:
         return ("no node of it computes in less than float32: look at the export itself.",)
-    ask = partial(answers, middle_slices=judge.middle_slices)
+    ask = partial(answers, middle_slices=parity_check.middle_slices)
     try:
-        past = _worst(judge, ask(reduced_by(set(nodes)), judge.inputs), tolerance)
+        past = _worst(parity_check, ask(reduced_by(set(nodes)), parity_check.inputs), tolerance)
     except HzError as error:
         if "finite" not in error.message:
             raise
-        past = _any(judge, tolerance)
+        past = _any(parity_check, tolerance)
     if past is None:
         return (
             f"rounding the same {len(nodes)} nodes in onnxruntime keeps to the tolerance: the fault is none "
@@ -229,9 +229,9 @@ def explained(
     key = past.key
 
     def measure(found: F32, _: F32) -> float:
-        return next(c.value for c in checks(judge.against(found), tolerance) if c.key == key)
+        return next(c.value for c in checks(parity_check.against(found), tolerance) if c.key == key)
 
-    found = localize(folded(full), reduced_by, judge.inputs, past.limit, measure, nodes=nodes, ask=ask)
+    found = localize(folded(full), reduced_by, parity_check.inputs, past.limit, measure, nodes=nodes, ask=ask)
     return f"by {past.what}, {len(nodes)} nodes, {found.runs} runs:", *found.lines()
 
 
@@ -250,15 +250,17 @@ def _reduction(
     return (), by_half(full)
 
 
-def _worst(judge: ParityCheck, found: F32, tolerance: Tolerance) -> Check | None:
+def _worst(parity_check: ParityCheck, found: F32, tolerance: Tolerance) -> Check | None:
     """The threshold that these answers are furthest past, of those that a network can be bisected by."""
-    held = [c for c in checks(judge.against(found), tolerance) if c.past and c.key != "nonfinite"]
+    held = [c for c in checks(parity_check.against(found), tolerance) if c.past and c.key != "nonfinite"]
     return max(held, key=lambda c: c.value / max(c.limit, 1e-300), default=None)
 
 
-def _any(judge: ParityCheck, tolerance: Tolerance) -> Check:
+def _any(parity_check: ParityCheck, tolerance: Tolerance) -> Check:
     """A threshold to bisect by where the whole network's answers are not finite."""
-    return next(c for c in checks(judge.against(judge.expected), tolerance) if c.key != "nonfinite")
+    return next(
+        c for c in checks(parity_check.against(parity_check.expected), tolerance) if c.key != "nonfinite"
+    )
 
 
 def by_half(model: ModelProto, kind: int = KINDS["fp16"]) -> ReducedBy:

@@ -128,5 +128,5 @@ def _checkpoint_of(harmonizer: Path) -> str | None:
     if harmonizer.is_file():
         return read_checkpoint(harmonizer).sha256
     entries = [entry for entry in load_bundle(harmonizer).models if entry.role == "harmonizer"]
-    stated = {entry.provenance.get("checkpoint_sha256") for entry in entries}
-    return str(stated.pop()) if len(stated) == 1 and None not in stated else None
+    recorded = {entry.provenance.get("checkpoint_sha256") for entry in entries}
+    return str(recorded.pop()) if len(recorded) == 1 and None not in recorded else None

@@ -23,7 +23,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_export.differences import TOLERANCES, UNITS, Tolerance, checks, differences, measured, stated
+from hz_export.differences import (
+    TOLERANCES,
+    UNITS,
+    Tolerance,
+    checks,
+    differences,
+    measured,
+    tolerance_values,
+)
 from hz_runtime.backends.base import Backend, describe
 from hz_runtime.backends.registry import installed, open_backend
 from hz_runtime.errors import BackendError, HzError, UsageError
@@ -69,8 +77,8 @@ class Volumes:
     sha256: tuple[str, ...]
     source: str
 
-    def stated(self, n: int) -> dict[str, Any]:
-        """As evidence states them."""
+    def to_dict(self, n: int) -> dict[str, Any]:
+        """As evidence gives them.  n : how many were measured."""
         return {"n": n, "sha256": list(self.sha256), "source": self.source}
 
 
@@ -80,7 +88,7 @@ class ParityCheck:
 
     network : torch, evaluation mode, or a function.  inputs : (n, D, H, W) float32 that it is given.
     brain : (n, D, H, W) bool.  volumes : what `inputs` came from.  years : for a harmonizer, the age network
-    behind it, so that its error is also known in years.  engines : what `evidence` opens files with; none
+    behind it, so that its error is also known in years.  engines : what `measure` opens files with; none
     for all installed.  name : of the reference, for the evidence of one that is not a torch network.
     role : of the network.  middle_slices : of the recipe, for slice-wise predictors.
     """
@@ -102,7 +110,7 @@ class ParityCheck:
         if self.years is not None:
             object.__setattr__(self, "expected_years", reference(self.years, self.expected))
 
-    def evidence(self, model: bytes, kind: str, tolerance: Tolerance, where: str) -> dict[str, Any]:
+    def measure(self, model: bytes, kind: str, tolerance: Tolerance, where: str) -> dict[str, Any]:
         """Parity of one file on every engine, for its manifest entry.
 
         model : the file's bytes.  kind : a key of TOLERANCES.  where : the file's name, for messages.
@@ -115,9 +123,9 @@ class ParityCheck:
             raise HzError("No engine is installed to measure parity with.", "pip install 'hz-mri[cpu]'")
         for row in rows:
             _refuse_past(row, tolerance, f"{where} on {ran(row)}")
-        return self.stated(sha256_bytes(model), kind, tolerance, rows)
+        return self.evidence(sha256_bytes(model), kind, tolerance, rows)
 
-    def stated(
+    def evidence(
         self, sha256: str, kind: str, tolerance: Tolerance, rows: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
         """Evidence about the file with this sha256 from rows that `row` made."""
@@ -125,8 +133,8 @@ class ParityCheck:
             "sha256": sha256,
             "reference": self.name or torch_reference(),
             "kind": kind,
-            "volumes": self.volumes.stated(len(self.inputs)),
-            "tolerance": stated(rows[0], tolerance) if rows else {},
+            "volumes": self.volumes.to_dict(len(self.inputs)),
+            "tolerance": tolerance_values(rows[0], tolerance) if rows else {},
             "measured": list(rows),
         }
 
@@ -188,9 +196,9 @@ def reference(network: Network, volumes: F32) -> F32:
     if torch is None or not isinstance(network, torch.nn.Module):
         answers: F32 = np.asarray(network(volumes), np.float32)
         return answers
-    network = network.eval()
+    module: nn.Module = network.eval()
     with torch.no_grad():
-        made = [network(torch.from_numpy(np.ascontiguousarray(v))[None, None]).numpy() for v in volumes]
+        made = [module(torch.from_numpy(np.ascontiguousarray(v))[None, None]).numpy() for v in volumes]
     joined: F32 = np.concatenate(made)
     return joined.reshape(len(volumes), *volumes.shape[1:]) if joined.ndim == 5 else joined.reshape(-1)
 
@@ -198,7 +206,7 @@ def reference(network: Network, volumes: F32) -> F32:
 def rejudge(
     recorded: Mapping[str, Any], changes: Mapping[str, float] | None = None
 ) -> Iterator[tuple[str, Mapping[str, Any], str, tuple[str, ...]]]:
-    """ParityCheck evidence again, from its numbers alone.
+    """Judge evidence again, from its numbers alone.
 
     recorded : what `hz-bench parity --json` wrote, or a bundle.json.  changes : fields of Tolerance to
     replace in each file's own.  Gives (file, row, its kind, what is past its threshold) for every row.

@@ -38,7 +38,7 @@ def read_plans(paths: Sequence[Path], roles: Iterable[str]) -> dict[str, Precisi
     return plans
 
 
-def stated(plan: PrecisionPlan) -> dict[str, Any]:
+def plan_entry(plan: PrecisionPlan) -> dict[str, Any]:
     """What the manifest says of the plan that a file follows, plain JSON types."""
     return {
         "method": plan.method,

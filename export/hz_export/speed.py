@@ -1,14 +1,13 @@
-"""How fast a bundle runs on this machine: every engine, its peers in PyTorch, and whole runs, in turns.
+"""How fast a bundle runs on this machine: every engine, PyTorch beside it, and whole runs, in turns.
 
-What is said here about a GPU and about a CPU comes from two races: a CPU's seconds would leave a GPU idle
+A GPU and a CPU are timed apart: a CPU's seconds would leave a GPU idle
 between its milliseconds, and a ratio of the two says what one knew before.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,15 +19,15 @@ from hz_export.bench import (
     F32,
     MATMUL,
     Candidate,
-    Contender,
-    Field,
+    OpenCandidate,
     Plan,
     Timing,
-    race,
-    scored,
-    summary,
+    candidate_row,
+    interleaved_timings,
+    opened,
     tiled,
     time_batch,
+    timing_row,
 )
 from hz_export.candidates import engine_candidates, entries
 from hz_export.engine import builder
@@ -41,7 +40,7 @@ from hz_runtime.inference.slice_wise import SLICE_RANK, axial_slices
 if TYPE_CHECKING:
     from hz_runtime.bundle.store import Bundle
 
-# What others are compared with: the first of these that takes part, else the first contender.
+# What others are compared with: the first of these that takes part, else the first candidate.
 BASELINES = {"cuda": ("torch eager fp16", "torch eager fp32"), "cpu": ("torch eager fp32",)}
 PEAKS = {"cuda": ("fp32", "tf32", "fp16"), "cpu": ("fp32",)}
 DISTINCT_VOLUMES = 4  # a batch repeats them: what a network computes does not depend on it
@@ -52,8 +51,8 @@ Say = Callable[[str], None]
 class SpeedOptions:
     """What to time.
 
-    role : "harmonizer" or "age".  batches : volumes a call.  only : keep contenders whose names hold one of
-    these; none for all.  checkpoint : of `role`, for the peers in torch; without it they are left out.
+    role : "harmonizer" or "age".  batches : volumes a call.  only : keep candidates whose names hold one of
+    these; none for all.  checkpoint : of `role`, for PyTorch's own ways; without it they are left out.
     scans : files and folders, for whole runs and as the volumes; without them volumes are made up.
     """
 
@@ -97,9 +96,9 @@ def measure_speed(bundle: Bundle, options: SpeedOptions, say: Say = lambda _: No
         "baseline": {},
     }
     for device, candidates in _candidates(bundle, options, result["left_out"]).items():
-        with entered(candidates, result["left_out"], say) as contenders:
-            if contenders:
-                _race_device(device, contenders, volumes, flops, options, result, say)
+        with opened(candidates, result["left_out"], say) as here:
+            if here:
+                _time_device(device, here, volumes, flops, options, result, say)
     if not result["contenders"]:
         left = "; ".join(f"{item['name']}: {item['why']}" for item in result["left_out"]) or "none matches"
         raise UsageError(f"nothing to time ({left}).", "Install an engine:  pip install 'hz-mri[cpu]'")
@@ -107,17 +106,6 @@ def measure_speed(bundle: Bundle, options: SpeedOptions, say: Say = lambda _: No
         result["end_to_end"] = end_to_end(bundle, options, _engine_names(result["contenders"]), say)
     result["machine"] = machine
     return result
-
-
-@contextmanager
-def entered(candidates: Sequence[Candidate], left_out: list[Any], say: Say) -> Iterator[list[Contender]]:
-    """The candidates that this machine can open; closed at the end, the others listed in `left_out`."""
-    field = Field(left_out=left_out)
-    try:
-        field.enter(candidates, say)
-        yield field.contenders
-    finally:
-        field.close()
 
 
 def conv_flops(bundle: Bundle, file: str) -> int | None:
@@ -136,13 +124,13 @@ def _volumes(bundle: Bundle, options: SpeedOptions) -> tuple[F32, dict[str, Any]
     from hz_export.parity import scan_volumes
 
     found = scan_volumes(options.scans, recipe, DISTINCT_VOLUMES)
-    return found.grids, found.stated(len(found.grids))
+    return found.grids, found.to_dict(len(found.grids))
 
 
 def _candidates(
     bundle: Bundle, options: SpeedOptions, left_out: list[dict[str, str]]
 ) -> dict[str, list[Candidate]]:
-    """By device, peers first, so that they are the baseline."""
+    """By device, PyTorch first, so that they are the baseline."""
     from hz_runtime.backends.registry import ENGINES
 
     network = _network(bundle, options, left_out)
@@ -187,27 +175,27 @@ def _network(bundle: Bundle, options: SpeedOptions, left_out: list[dict[str, str
     return checkpoint.network
 
 
-def _race_device(
+def _time_device(
     device: str,
-    contenders: Sequence[Contender],
+    candidates: Sequence[OpenCandidate],
     volumes: F32,
     flops: int | None,
     options: SpeedOptions,
     result: dict[str, Any],
     say: Say,
 ) -> None:
-    """Race the contenders of one device at every batch size, and write what came out into `result`."""
+    """Time the candidates of one device in turns at every batch size, and write that into `result`."""
     peaks = _peaks(device, options, result)
-    names = [contender.name for contender in contenders]
+    names = [candidate.name for candidate in candidates]
     baseline = next((name for name in BASELINES[device] if name in names), names[0])
     result["baseline"][device] = baseline
-    rows = {c.name: summary(c) for c in contenders}
+    rows = {c.name: candidate_row(c) for c in candidates}
     best: dict[str, float] = {}
     timings: dict[int, dict[tuple[str, str], Timing]] = {}
     for batch in options.batches:
         say(f"{device}, batch {batch}: {', '.join(names)}")
         calls = {precision: peak.call for precision, peak in peaks.items()}
-        timings[batch] = time_batch(contenders, tiled(volumes, batch), options.plan, calls)
+        timings[batch] = time_batch(candidates, tiled(volumes, batch), options.plan, calls)
         for precision, peak in peaks.items():
             timing = timings[batch][MATMUL, precision]
             if timing.error is None:
@@ -217,9 +205,8 @@ def _race_device(
     for batch, timed in timings.items():
         for (name, scope), timing in timed.items():
             if name != MATMUL:
-                reference = timed.get((baseline, scope)) or timed.get((baseline, "model"))
-                peak = best.get(rows[name]["precision"])
-                row = scored(timing, batch, flops, peak, reference)
+                baseline_timing = timed.get((baseline, scope)) or timed.get((baseline, "model"))
+                row = timing_row(timing, batch, flops, best.get(rows[name]["precision"]), baseline_timing)
                 rows[name]["batches"].setdefault(str(batch), {})[scope] = row
     result["contenders"] += rows.values()
 
@@ -235,12 +222,12 @@ def _peaks(device: str, options: SpeedOptions, result: dict[str, Any]) -> dict[s
     return found
 
 
-def _engine_names(contenders: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The engines among contenders' names ("ENGINE PRECISION"), in order, each once."""
+def _engine_names(candidates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The engines among candidates' names ("ENGINE PRECISION"), in order, each once."""
     from hz_runtime.backends.registry import ENGINES
 
     known = {engine.name for engine in ENGINES}
-    return list(dict.fromkeys(n for c in contenders if (n := str(c["name"]).split()[0]) in known))
+    return list(dict.fromkeys(n for c in candidates if (n := str(c["name"]).split()[0]) in known))
 
 
 def end_to_end(bundle: Bundle, options: SpeedOptions, names: Sequence[str], say: Say) -> dict[str, Any]:
@@ -272,7 +259,7 @@ def end_to_end(bundle: Bundle, options: SpeedOptions, names: Sequence[str], say:
             return call
 
         say(f"whole runs: {', '.join(names)}")
-        timed = race({name: run_on(name) for name in names}, plan)
+        timed = interleaved_timings({name: run_on(name) for name in names}, plan)
     done = {}
     for name, timing in timed.items():
         scans = len(reports[name]["scans"]) if name in reports else 1

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hz_export.bench import F32, Candidate, Contender
+from hz_export.bench import F32, Candidate, OpenCandidate
 from hz_runtime.cpus import usable_cpus
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,11 @@ def gpu_only(device: str) -> list[str]:
     return [] if device == "cuda" else [way.name for way in ON_CUDA if way.precision != "fp32"]
 
 
-def _opener(network: nn.Module, way: Way, device: str, threads: int | None) -> Callable[[], Contender]:
-    return lambda: TorchPeer(network, way, device, threads).contender()
+def _opener(network: nn.Module, way: Way, device: str, threads: int | None) -> Callable[[], OpenCandidate]:
+    return lambda: TorchBaseline(network, way, device, threads).candidate()
 
 
-class TorchPeer:
+class TorchBaseline:
     """One way, opened: weights moved, converted, and wrapped by torch.compile where asked."""
 
     def __init__(self, network: nn.Module, way: Way, device: str, threads: int | None = None) -> None:
@@ -88,12 +87,12 @@ class TorchPeer:
         self.dtype = getattr(torch, way.stored)
         self.layout = torch.channels_last_3d if way.channels_last else torch.contiguous_format
         module = copy.deepcopy(network).eval().to(device=device, dtype=self.dtype)
-        module = module.to(memory_format=self.layout)
+        module = module.to(memory_format=self.layout)  # type: ignore[call-overload]  # torch's stubs lack it
         self.call: Any = torch.compile(module, dynamic=False) if way.compiled else module
 
-    def contender(self) -> Contender:
+    def candidate(self) -> OpenCandidate:
         resident = self.resident if self.device == "cuda" else None
-        return Contender(
+        return OpenCandidate(
             self.way.name, self.device, self.way.precision, self.describe(), self.answer, resident, self.close
         )
 
@@ -133,27 +132,27 @@ class TorchPeer:
         if self.device == "cuda":
             self.torch.cuda.empty_cache()
 
-    def _put(self, batch: F32) -> torch.Tensor:
+    def _put(self, batch: F32) -> Tensor:
         tensor = self.torch.from_numpy(np.ascontiguousarray(batch))
-        moved: torch.Tensor = tensor.to(self.device, self.dtype).contiguous(memory_format=self.layout)
+        moved: Tensor = tensor.to(self.device, self.dtype).contiguous(memory_format=self.layout)
         return moved
 
-    def _run(self, laid: torch.Tensor) -> torch.Tensor:
+    def _run(self, laid: Tensor) -> Tensor:
         torch = self.torch
         with torch.inference_mode():
             if self.device == "cpu":
                 return self._on_threads(laid)
             flags = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=self.way.tf32)
             with flags, torch.autocast("cuda", torch.float16, enabled=self.way.autocast):
-                made: torch.Tensor = self.call(laid)
+                made: Tensor = self.call(laid)
                 return made
 
-    def _on_threads(self, laid: torch.Tensor) -> torch.Tensor:
+    def _on_threads(self, laid: Tensor) -> Tensor:
         torch = self.torch
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
-            made: torch.Tensor = self.call(laid)
+            made: Tensor = self.call(laid)
             return made
         finally:
             torch.set_num_threads(before)

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("onnx", reason="calibration needs onnx")
 pytest.importorskip("onnxruntime", reason="calibration needs onnxruntime")
 
-from hz_calibration.deviation import Yardstick, answers
+from hz_calibration.deviation import DeviationMeasure, answers
 from hz_calibration.graph import convolutions, fingerprint, folded, in_half, read_graph, with_outputs
 from hz_runtime.backends.registry import open_backend
 from hz_runtime.errors import HzError, UsageError
@@ -78,7 +78,7 @@ def test_float16_overflows_as_on_a_gpu(factor: float) -> None:
     model = harmonizer()
     loud = with_weight(model, "block.weight", weight(model, "block.weight") * factor)
     assert (np.abs(weight(loud, "block.weight")).max() > 65504) == (factor > 1e6)
-    measure = Yardstick(loud, grids(1))
+    measure = DeviationMeasure(loud, grids(1))
     assert np.isinf(measure(in_half(loud, ["block"])).intensity)
     assert measure(in_half(loud, ["down"])).intensity < 0.01
 

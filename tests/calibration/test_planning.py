@@ -8,7 +8,7 @@ from onnx import ModelProto
 
 pytest.importorskip("onnxruntime", reason="calibration needs onnxruntime")
 
-from hz_calibration.deviation import Budget, Yardstick
+from hz_calibration.deviation import Budget, DeviationMeasure
 from hz_calibration.graph import fingerprint
 from hz_calibration.plan import PrecisionPlan
 from hz_calibration.planning import PlanOptions, make_plan, steps
@@ -25,7 +25,7 @@ def plan_of(
     model: ModelProto, options: PlanOptions, role: str = "harmonizer"
 ) -> tuple[PrecisionPlan, list[str]]:
     done: list[str] = []
-    made = make_plan(role, Yardstick(model, SAMPLES.grids), SAMPLES, to_int8, options, done.append)
+    made = make_plan(role, DeviationMeasure(model, SAMPLES.grids), SAMPLES, to_int8, options, done.append)
     return made, done
 
 
@@ -49,7 +49,7 @@ def test_a_generous_budget_quantizes_all_but_the_ends() -> None:
 
 def test_the_best_method_is_the_one_with_the_least_error() -> None:
     model = harmonizer()
-    measure = Yardstick(model, SAMPLES.grids)
+    measure = DeviationMeasure(model, SAMPLES.grids)
     found = {
         method: plan_of(model, PlanOptions(method, Budget(1.0), half=False))[0].whole["int8"].intensity
         for method in METHODS
@@ -67,7 +67,7 @@ def test_a_tight_budget_keeps_nodes_and_says_what_each_choice_removed() -> None:
     assert chosen and set(plan.int8) == set(INNER) - {k.node for k in chosen}
     assert plan.whole["int8"].intensity <= 0.6 * loose < plan.whole["int8_all"].intensity == loose
     assert all(k.after.intensity < k.before.intensity for k in chosen)
-    assert Yardstick(model, SAMPLES.grids)(to_int8(model, plan)) == plan.whole["int8"]
+    assert DeviationMeasure(model, SAMPLES.grids)(to_int8(model, plan)) == plan.whole["int8"]
 
 
 def test_a_budget_of_zero_leaves_float32() -> None:
@@ -88,7 +88,12 @@ def test_a_budget_in_the_wrong_unit_is_refused_before_the_work() -> None:
     done: list[str] = []
     with pytest.raises(UsageError, match="limits nothing"):
         make_plan(
-            "age", Yardstick(age(), grids(1)), SAMPLES, to_int8, PlanOptions(budget=Budget(0.01)), done.append
+            "age",
+            DeviationMeasure(age(), grids(1)),
+            SAMPLES,
+            to_int8,
+            PlanOptions(budget=Budget(0.01)),
+            done.append,
         )
     assert done == []
 
@@ -99,7 +104,7 @@ def test_ranges_come_from_the_scans() -> None:
     dim = Samples(SAMPLES.grids * np.float32(0.5), SAMPLES.scans)
     other = make_plan(
         "harmonizer",
-        Yardstick(model, dim.grids),
+        DeviationMeasure(model, dim.grids),
         dim,
         to_int8,
         PlanOptions("minmax", Budget(1.0), half=False),

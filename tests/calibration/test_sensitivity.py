@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("onnx", reason="calibration needs onnx")
 pytest.importorskip("onnxruntime", reason="calibration needs onnxruntime")
 
-from hz_calibration.deviation import Budget, Deviation, Yardstick, most
+from hz_calibration.deviation import Budget, Deviation, DeviationMeasure, most
 from hz_calibration.sensitivity import alone, raise_until
 from hz_runtime.errors import UsageError
 from small_networks import age, grids, harmonizer, weight, with_weight
@@ -77,7 +77,7 @@ def test_the_budget_is_the_worse_of_its_two_units() -> None:
 def test_a_harmonizer_is_measured_in_intensity_inside_the_brain() -> None:
     model = harmonizer()
     volumes = grids(2)
-    measure = Yardstick(model, volumes)
+    measure = DeviationMeasure(model, volumes)
     shifted = with_weight(model, "last.bias", weight(model, "last.bias") + 0.01)
     assert 0.05 < measure.expected[measure.brain].mean() < 0.95  # the clip does not hide the shift
     assert measure(shifted).intensity == pytest.approx(0.01, rel=0.05)
@@ -89,7 +89,7 @@ def test_a_harmonizer_is_measured_in_intensity_inside_the_brain() -> None:
 
 def test_an_age_network_is_measured_in_years() -> None:
     model = age()
-    measure = Yardstick(model, grids(2))
+    measure = DeviationMeasure(model, grids(2))
     older = with_weight(model, "mean", np.array([42.5]))
     assert measure(older).years == pytest.approx(2.5, abs=1e-4)
     assert measure(older).intensity is None
@@ -98,7 +98,7 @@ def test_an_age_network_is_measured_in_years() -> None:
 
 def test_a_harmonizer_with_an_age_network_behind_it_is_measured_in_both() -> None:
     model = harmonizer()
-    measure = Yardstick(model, grids(2), age=age())
+    measure = DeviationMeasure(model, grids(2), age=age())
     changed = with_weight(model, "last.bias", weight(model, "last.bias") + 0.05)
     found = measure(changed)
     assert found.intensity and found.years
@@ -108,7 +108,7 @@ def test_a_harmonizer_with_an_age_network_behind_it_is_measured_in_both() -> Non
 def test_what_is_not_finite_is_infinitely_far() -> None:
     model = harmonizer()
     broken = with_weight(model, "block.weight", weight(model, "block.weight") * np.inf)
-    assert Yardstick(model, grids(1))(broken) == Deviation(np.inf, None)
+    assert DeviationMeasure(model, grids(1))(broken) == Deviation(np.inf, None)
 
 
 def test_most_scans_keep_to_it() -> None:
@@ -118,7 +118,7 @@ def test_most_scans_keep_to_it() -> None:
 
 def test_the_worst_of_a_few_scans_counts_and_not_their_mean() -> None:
     """One scan is moved by 0.05, two are not: a mean over the scans would say 0.017."""
-    measure = Yardstick(harmonizer(), grids(3))
+    measure = DeviationMeasure(harmonizer(), grids(3))
     moved = measure.expected.copy()
     moved[1] += 0.05
     assert measure.deviation(moved).intensity == pytest.approx(0.05, rel=1e-4)

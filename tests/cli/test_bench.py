@@ -109,7 +109,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with small.hz, float32 and float16, two channels wide, and the checkpoint it was made of."""
     pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
-    from hz_export.assemble import ExportOptions, export_bundle
+    from hz_export.assemble import export_bundle
+    from hz_export.export_options import ExportOptions
     from small_checkpoints import write_harmonizer
 
     folder = tmp_path_factory.mktemp("small")
@@ -125,7 +126,7 @@ def test_speed_of_the_network_itself_in_torch(small: Path, tmp_path: Path) -> No
     done = run(*command, small / "harmonizer.safetensors")
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
-    found = {contender["name"]: contender["batches"]["1"] for contender in result["contenders"]}
+    found = {candidate["name"]: candidate["batches"]["1"] for candidate in result["contenders"]}
     assert {"torch eager fp32", "torch eager fp32 channels_last_3d", "onnxruntime-cpu fp32"} <= set(found)
     assert result["baseline"]["cpu"] == "torch eager fp32"
     row = found["torch eager fp32"]["model"]
@@ -249,11 +250,11 @@ def test_gpu_check_runs_its_sections_without_readers_and_commands(
     assert sections["subject"]["ok"], sections["subject"]
     assert document["weights"] == "the bundle's own, read back from its ONNX file"
     assert document["volumes"]["simulated"] is True
-    names = [contender["name"] for contender in document["contenders"]]
+    names = [candidate["name"] for candidate in document["contenders"]]
     assert names[0] == "torch eager fp32"
-    for contender in document["contenders"]:
-        assert contender["parity"]["1"]["past"] == [], contender["name"]
-        assert contender["batches"]["1"]["model"]["median_ms"] > 0
+    for candidate in document["contenders"]:
+        assert candidate["parity"]["1"]["past"] == [], candidate["name"]
+        assert candidate["batches"]["1"]["model"]["median_ms"] > 0
     assert document["complete"] is True
     assert document["met"] == {}  # no float16 was run, so nothing is claimed
     tried = {name: section for name, section in sections.items() if name.startswith("try ")}

@@ -156,7 +156,8 @@ def test_a_bundle_knows_its_training_scans(tmp_path: Path) -> None:
     """Simulated cohort, trained, exported, run: half a brain is flagged, and a scan of the cohort is not."""
     pytest.importorskip("torch")
     pytest.importorskip("nilearn")
-    from hz_export.assemble import ExportOptions, export_bundle
+    from hz_export.assemble import export_bundle
+    from hz_export.export_options import ExportOptions
     from hz_train.cyclegan_task import Settings
     from hz_train.cyclegan_training import Preset, train_cyclegan
     from hz_train.fit import Schedule

@@ -10,7 +10,8 @@ import pytest
 
 from hz_calibration.age_interval import calibrate
 from hz_export.age_calibration import calibrated
-from hz_export.assemble import ExportOptions, export_bundle
+from hz_export.assemble import export_bundle
+from hz_export.export_options import ExportOptions
 from hz_export.model_card import model_card
 from hz_runtime.backends.fallback import choose
 from hz_runtime.bundle.store import load_bundle
@@ -41,7 +42,7 @@ def held_out(slope: float = 0.7, n: int = N) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def told(meta: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def calibrated_age(meta: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     said: list[str] = []
     return calibrated(meta, said.append), said
 
@@ -53,7 +54,7 @@ def card(found: dict[str, Any]) -> str:
 
 def test_both_ages_get_an_interval_and_the_card_says_on_whom() -> None:
     kept = held_out()
-    found, said = told({**META, "held_out_predictions": kept})
+    found, said = calibrated_age({**META, "held_out_predictions": kept})
     interval = found["age_interval"]
     folds = [(f["subjects"], f["trained_on"]) for f in kept["folds"]]
     expected = calibrate(kept["age"], kept["raw"], kept["subjects"], "4 folds", folds=folds)
@@ -76,13 +77,13 @@ def test_both_ages_get_an_interval_and_the_card_says_on_whom() -> None:
 
 
 def test_an_interval_no_better_than_the_mean_age_is_called_that() -> None:
-    found, said = told({**META, "held_out_predictions": held_out(slope=0.0)})
+    found, said = calibrated_age({**META, "held_out_predictions": held_out(slope=0.0)})
     assert found["age_bias"] is None and found["age_interval"]["corrected"] is None
     assert said[-1].startswith("age interval: raw age +- ")
     rng = np.random.default_rng(1)
     loud = held_out(slope=0.0)
     loud["raw"] = (np.array(loud["raw"]) + rng.normal(0, 30, N)).tolist()
-    text = card(told({**META, "held_out_predictions": loud})[0])
+    text = card(calibrated_age({**META, "held_out_predictions": loud})[0])
     assert "so that of a single person the network says no more than that" in text
 
 
@@ -102,7 +103,7 @@ def test_an_interval_no_better_than_the_mean_age_is_called_that() -> None:
     ],
 )
 def test_without_an_interval_the_card_says_why(meta: dict[str, Any], why: str) -> None:
-    found, said = told(meta)
+    found, said = calibrated_age(meta)
     assert list(found["age_interval"]) == ["none"] and why in found["age_interval"]["none"]
     assert any(line.startswith("age interval: none") for line in said)
     assert "There is none, so that nothing says how far off a single age may be." in card(found)
@@ -112,7 +113,7 @@ def test_without_an_interval_the_card_says_why(meta: dict[str, Any], why: str) -
 def test_two_scans_of_everybody_are_no_more_people() -> None:
     kept = held_out()
     twice = {**kept, **{key: 2 * kept[key] for key in ("age", "raw", "subjects")}}
-    (once, _), (found, said) = (told({**META, "held_out_predictions": k}) for k in (kept, twice))
+    (once, _), (found, said) = (calibrated_age({**META, "held_out_predictions": k}) for k in (kept, twice))
     pull = found["age_bias"]["regression_to_mean"]
     assert found["age_bias"]["n"] == pull["n"] == found["age_interval"]["n"] == N
     assert pull == pytest.approx(once["age_bias"]["regression_to_mean"])
@@ -120,7 +121,7 @@ def test_two_scans_of_everybody_are_no_more_people() -> None:
 
 
 def test_a_bundle_without_an_age_network_speaks_of_none() -> None:
-    assert told({}) == ({"age_bias": None}, [])
+    assert calibrated_age({}) == ({"age_bias": None}, [])
 
 
 @pytest.mark.parametrize("system", ["volume", "slice"])

@@ -12,11 +12,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from hz_calibration.plan import PrecisionPlan, write_plan  # noqa: E402
-from hz_export import assemble, engine_target  # noqa: E402
-from hz_export.assemble import ExportOptions, export_bundle  # noqa: E402
-from hz_export.engine import EngineOptions  # noqa: E402
+from hz_export import assemble, engine_target, onnx_files  # noqa: E402
+from hz_export.assemble import export_bundle  # noqa: E402
+from hz_export.engine_target import EngineOptions  # noqa: E402
+from hz_export.export_options import ExportOptions  # noqa: E402
 from hz_export.graph_precision import achieved  # noqa: E402
-from hz_export.to_onnx import read_checkpoint  # noqa: E402
+from hz_export.to_onnx import read_checkpoint, to_onnx  # noqa: E402
 from hz_runtime.bundle.engine_cache import Profile  # noqa: E402
 from hz_runtime.bundle.store import Bundle, load_bundle  # noqa: E402
 from hz_runtime.errors import BackendError, HzError, UsageError  # noqa: E402
@@ -73,6 +74,7 @@ def test_bundle_holds_both_networks_in_both_precisions(bundle: Bundle) -> None:
 def test_stated_precision_is_what_the_file_computes_in(bundle: Bundle) -> None:
     import onnx
 
+    assert len(bundle.models) == 4
     for entry in bundle.models:
         found = achieved(onnx.load_from_string(bundle.read(entry)))
         assert found.precision == entry.precision
@@ -181,8 +183,7 @@ def test_a_graph_that_strays_is_not_published(
         )
         return model
 
-    to_onnx = assemble.to_onnx
-    monkeypatch.setattr(assemble, "to_onnx", faulty)
+    monkeypatch.setattr(onnx_files, "to_onnx", faulty)
     (tmp_path / "scans").mkdir()
     write_scans(tmp_path / "scans", 1)
     options = ExportOptions(scans=(tmp_path / "scans",), engines=("onnxruntime",))
@@ -299,7 +300,7 @@ def test_a_missing_builder_is_said_before_anything_is_exported(
     make_age, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_target, "find_spec", lambda name: None)
-    monkeypatch.setattr(assemble, "to_onnx", lambda *_: pytest.fail("exported"))
+    monkeypatch.setattr(onnx_files, "to_onnx", lambda *_: pytest.fail("exported"))
     options = replace(FAST, build=EngineOptions("tensorrt"))
     with pytest.raises(BackendError, match="is not installed"):
         export_bundle([make_age()], tmp_path / "b.hz", options)
@@ -316,7 +317,7 @@ def planned(make_harmonizer, tmp_path: Path) -> tuple[Path, PrecisionPlan]:
     seen, _ = write_scans(tmp_path / "scans", 2)
     fitted = scan_volumes([seen], Recipe())
     path = make_harmonizer()
-    full = assemble.to_onnx(read_checkpoint(path).network, "harmonized")
+    full = to_onnx(read_checkpoint(path).network, "harmonized")
     plan = plan_of(full, "harmonizer")
     found = ranges(collect(full, list(plan.ranges), fitted.grids), "minmax")
     return path, replace(plan, ranges=found, scans=(Sample(fitted.sha256[0], "basel"),))
@@ -336,18 +337,18 @@ def in_int8(folder: Path, plan: PrecisionPlan, **changes) -> ExportOptions:
 def test_the_node_that_breaks_a_files_parity_is_named(planned, tmp_path: Path) -> None:
     path, plan = planned
     broken = plan.int8[-1]
-    full = assemble.to_onnx(read_checkpoint(path).network, "harmonized")
+    full = to_onnx(read_checkpoint(path).network, "harmonized")
     (read,) = (n.input[0] for n in full.graph.node if n.name == broken)
     cut = {**plan.ranges, read: replace(plan.ranges[read], amax=1e-4 * plan.ranges[read].amax)}
     said: list[str] = []
     options = in_int8(tmp_path, replace(plan, ranges=cut), localize=True)
     with pytest.raises(HzError, match=r"parity of harmonizer\.int8\.onnx"):
         export_bundle([path], tmp_path / "h.hz", options, said.append)
-    told = [line for line in said if line.startswith("harmonizer.int8.onnx: ")]
-    assert told[0].startswith("harmonizer.int8.onnx: by mean difference in the brain, 14 nodes, ")
-    assert "(at most 0.001); without 1 node 0.000" in told[1]
-    assert told[2].startswith(f"harmonizer.int8.onnx:   ConvTranspose {broken}: alone ")
-    assert len(told) == 3
+    lines = [line for line in said if line.startswith("harmonizer.int8.onnx: ")]
+    assert lines[0].startswith("harmonizer.int8.onnx: by mean difference in the brain, 14 nodes, ")
+    assert "(at most 0.001); without 1 node 0.000" in lines[1]
+    assert lines[2].startswith(f"harmonizer.int8.onnx:   ConvTranspose {broken}: alone ")
+    assert len(lines) == 3
 
     said.clear()
     export_bundle([path], tmp_path / "h.hz", in_int8(tmp_path, plan, localize=True), said.append)
@@ -364,9 +365,9 @@ def test_scans_of_the_plan_are_no_evidence(planned, tmp_path: Path) -> None:
         volumes = entry.parity["volumes"]
         assert volumes["sha256"] == [sha256_file(unseen)]
         assert volumes["source"].endswith("1 left out that the precision plan was made on")
-    told = bundle.raw["models"][1]["plan"]
-    assert told["int8"] == list(plan.int8)
-    assert told["calibration"] == {"n": 1, "sites": {"basel": 1}, "sha256": [sha256_file(seen)]}
+    entry = bundle.raw["models"][1]["plan"]
+    assert entry["int8"] == list(plan.int8)
+    assert entry["calibration"] == {"n": 1, "sites": {"basel": 1}, "sha256": [sha256_file(seen)]}
     card = (bundle.path / "MODEL_CARD.md").read_text()
     assert f"harmonizer.int8.onnx: {len(plan.int8)} convolutions in int8 (8-bit weights" in card
     assert "made on 1 scans of basel, which are no part of the parity above" in card

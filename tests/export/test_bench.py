@@ -16,15 +16,15 @@ from hz_export import machine
 from hz_export.bench import (
     MATMUL,
     Candidate,
-    Contender,
-    Field,
+    OpenCandidate,
     Plan,
     Timing,
-    race,
+    interleaved_timings,
+    opened,
     ratio,
-    scored,
     tiled,
     time_batch,
+    timing_row,
     words,
 )
 from hz_export.candidates import bound, engine_candidates, from_backend
@@ -70,7 +70,7 @@ def test_ways_take_turns_after_their_warm_up(clock: Clock) -> None:
         "a": clock.work("a", iter([9.0, 9.0, 1.0, 2.0, 6.0])),
         "b": clock.work("b", iter([5.0, 5.0, 0.5, 0.5, 1.0])),
     }
-    timed = race(ways, Plan(repeats=3, warmup=2, pause=0), clock, no_sleep)
+    timed = interleaved_timings(ways, Plan(repeats=3, warmup=2, pause=0), clock, no_sleep)
     assert clock.calls == ["a", "a", "b", "b", "a", "b", "a", "b", "a", "b"]
     assert timed["a"].samples == (1.0, 2.0, 6.0)
     assert timed["a"].median == 2.0
@@ -93,12 +93,17 @@ def test_percentiles_and_milliseconds_a_volume() -> None:
     assert row["samples_ms"] == [2.5, 5.0, 7.5, 10.0, 12.5]
 
 
-def test_time_ends_a_race_but_not_before_enough_rounds(clock: Clock) -> None:
+def test_time_ends_the_turns_but_not_before_enough_rounds(clock: Clock) -> None:
     plan = Plan(repeats=100, warmup=0, least=4, most_seconds=2.0, pause=0)
-    timed = race({"a": clock.work("a", iter([1.0] * 100))}, plan, clock, no_sleep)
+    timed = interleaved_timings({"a": clock.work("a", iter([1.0] * 100))}, plan, clock, no_sleep)
     assert len(timed["a"].samples) == 4
     plan = Plan(repeats=100, warmup=0, least=1, most_seconds=7.5, pause=0)
-    assert len(race({"a": clock.work("a", iter([1.0] * 100))}, plan, clock, no_sleep)["a"].samples) == 8
+    assert (
+        len(
+            interleaved_timings({"a": clock.work("a", iter([1.0] * 100))}, plan, clock, no_sleep)["a"].samples
+        )
+        == 8
+    )
 
 
 def test_one_that_fails_is_out_with_its_words_and_the_others_go_on(clock: Clock) -> None:
@@ -107,7 +112,9 @@ def test_one_that_fails_is_out_with_its_words_and_the_others_go_on(clock: Clock)
         if clock.calls.count("broken") == 2:
             raise RuntimeError("out of\n  memory")
 
-    timed = race({"broken": broken, "b": clock.work("b", iter([1.0] * 9))}, QUICK, clock, no_sleep)
+    timed = interleaved_timings(
+        {"broken": broken, "b": clock.work("b", iter([1.0] * 9))}, QUICK, clock, no_sleep
+    )
     assert timed["broken"] == Timing(error="RuntimeError: out of memory")
     assert timed["broken"].to_dict() == {"error": "RuntimeError: out of memory"}
     assert timed["b"].samples == (1.0, 1.0, 1.0)
@@ -118,7 +125,7 @@ def test_a_failing_warm_up_is_not_repeated(clock: Clock) -> None:
         clock.calls.append("x")
         raise MemoryError
 
-    timed = race({"x": broken}, Plan(repeats=2, warmup=3), clock, no_sleep)
+    timed = interleaved_timings({"x": broken}, Plan(repeats=2, warmup=3), clock, no_sleep)
     assert timed["x"].error == "MemoryError"
     assert clock.calls == ["x"]
 
@@ -136,25 +143,25 @@ def test_a_plan_without_rounds_is_refused() -> None:
 def test_what_cannot_be_opened_is_left_out_and_what_can_is_closed() -> None:
     closed = []
 
-    def opens() -> Contender:
-        return Contender("good", "cpu", "fp32", {}, lambda b: b, close=lambda: closed.append("good"))
+    def opens() -> OpenCandidate:
+        return OpenCandidate("good", "cpu", "fp32", {}, lambda b: b, close=lambda: closed.append("good"))
 
-    def fails() -> Contender:
+    def fails() -> OpenCandidate:
         raise ImportError("no such engine")
 
-    field = Field()
-    field.enter([Candidate("bad", fails), Candidate("good", opens)])
-    assert [c.name for c in field.contenders] == ["good"]
-    assert field.left_out == [{"name": "bad", "why": "ImportError: no such engine"}]
-    field.close()
+    left_out: list[dict[str, str]] = []
+    with opened([Candidate("bad", fails), Candidate("good", opens)], left_out) as here:
+        assert [c.name for c in here] == ["good"]
+        assert left_out == [{"name": "bad", "why": "ImportError: no such engine"}]
+        assert closed == []
     assert closed == ["good"]
 
 
 def test_scopes_go_by_where_the_data_lies() -> None:
     batch = np.zeros((1, 1, 2, 2, 2), np.float32)
-    cpu = Contender("c", "cpu", "fp32", {}, lambda b: b)
-    host_only = Contender("h", "cuda", "fp16", {}, lambda b: b)
-    gpu = Contender("g", "cuda", "fp16", {}, lambda b: b, resident=lambda b: lambda: "on the GPU")
+    cpu = OpenCandidate("c", "cpu", "fp32", {}, lambda b: b)
+    host_only = OpenCandidate("h", "cuda", "fp16", {}, lambda b: b)
+    gpu = OpenCandidate("g", "cuda", "fp16", {}, lambda b: b, resident=lambda b: lambda: "on the GPU")
     assert list(cpu.ways(batch)) == ["model"]
     assert list(host_only.ways(batch)) == ["transfers"]
     assert gpu.ways(batch)["model"]() == "on the GPU"
@@ -165,8 +172,8 @@ def test_a_batch_that_does_not_fit_is_an_error_of_its_contender_only() -> None:
     def no_room(_: Any) -> Callable[[], object]:
         raise MemoryError("16 volumes")
 
-    big = Contender("big", "cuda", "fp16", {}, lambda b: b, resident=no_room)
-    small = Contender("small", "cpu", "fp32", {}, lambda b: b)
+    big = OpenCandidate("big", "cuda", "fp16", {}, lambda b: b, resident=no_room)
+    small = OpenCandidate("small", "cpu", "fp32", {}, lambda b: b)
     batch = np.zeros((1, 1, 2, 2, 2), np.float32)
     timed = time_batch([big, small], batch, QUICK, {"fp32": lambda: None})
     assert timed["big", "model"].error == "MemoryError: 16 volumes"
@@ -175,11 +182,11 @@ def test_a_batch_that_does_not_fit_is_an_error_of_its_contender_only() -> None:
 
 def test_rates_by_hand() -> None:
     slow, fast = Timing((4.0, 4.0)), Timing((2.0, 2.0))
-    row = scored(fast, 8, 10, 100.0, slow)
+    row = timing_row(fast, 8, 10, 100.0, slow)
     assert (row["flops_per_s"], row["share_of_peak"], row["times_baseline"]) == (40.0, 0.4, 2.0)
-    assert scored(fast, 8, 10, None, None)["share_of_peak"] is None
-    assert "flops_per_s" not in scored(fast, 8, None, 100.0, slow)
-    assert scored(fast, 1, 10, 100.0, Timing(error="gone"))["times_baseline"] is None
+    assert timing_row(fast, 8, 10, None, None)["share_of_peak"] is None
+    assert "flops_per_s" not in timing_row(fast, 8, None, 100.0, slow)
+    assert timing_row(fast, 1, 10, 100.0, Timing(error="gone"))["times_baseline"] is None
 
 
 @pytest.mark.parametrize("torch_here", [True, False])
@@ -234,9 +241,9 @@ def test_bound_memory_gives_what_run_gives() -> None:
     binding = bound(backend, volume, "cpu")()
     (found,) = binding.copy_outputs_to_cpu()  # type: ignore[attr-defined]
     np.testing.assert_allclose(found, tiny.expected_harmonized(volume), atol=1e-6)
-    contender = from_backend("x", backend, "cpu", "fp32")
-    np.testing.assert_array_equal(contender.answer(volume), found)
-    contender.close()
+    candidate = from_backend("x", backend, "cpu", "fp32")
+    np.testing.assert_array_equal(candidate.answer(volume), found)
+    candidate.close()
 
 
 def test_a_cpu_is_not_asked_to_run_float16_graphs(tiny_bundle: Path) -> None:

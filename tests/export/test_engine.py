@@ -225,9 +225,9 @@ def test_flops_of_the_parsed_network_are_those_of_the_graph(graphs: dict[str, Mo
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, logger)
         assert parser.parse(model.SerializeToString())
-        found, stated = network_types(trt, network), achieved(model)
-        assert sum(found.conv_flops.values()) == stated.conv_flops
-        assert found.precision == stated.precision
+        found, graph = network_types(trt, network), achieved(model)
+        assert sum(found.conv_flops.values()) == graph.conv_flops
+        assert found.precision == graph.precision
         assert found.faults == ()
 
 

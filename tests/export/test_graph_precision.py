@@ -233,7 +233,10 @@ def test_a_weight_that_overflows_is_refused(convert, value: float, said: str) ->
 
 def test_tiny_weights_may_become_subnormal() -> None:
     nodes = [helper.make_node("Conv", ["volume", "w"], ["y"], "conv")]
-    to_half(make(nodes, {"w": np.full((1, 1, 1, 1, 1), 1e-7, np.float32)}, {"y": ["N", 1, *GRID]}))
+    half = to_half(make(nodes, {"w": np.full((1, 1, 1, 1, 1), 1e-7, np.float32)}, {"y": ["N", 1, *GRID]}))
+    (weight,) = (numpy_helper.to_array(t) for t in half.graph.initializer)
+    assert weight.dtype == np.float16
+    assert weight.item() == 2 * 2.0**-24  # the nearest multiple of float16's smallest number, 5.96e-8
 
 
 def test_graphs_with_branches_or_other_types_are_refused() -> None:

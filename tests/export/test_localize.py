@@ -17,7 +17,7 @@ from hz_calibration.graph import folded, in_half
 from hz_calibration.ranges import Range, collect, ranges
 from hz_export.differences import TOLERANCES, Tolerance
 from hz_export.graph_precision import to_reduced
-from hz_export.localize import LocalizedNodes, Measure, by_half, explained, localize
+from hz_export.localize import LocalizedNodes, Measure, by_half, culprit_lines, localize
 from hz_export.parity import ParityCheck, Volumes
 from hz_export.quantize import to_int8
 from hz_runtime.errors import HzError
@@ -135,8 +135,8 @@ def test_unknown_nodes_are_refused() -> None:
 # Of a file that strayed
 
 
-def judged(model: ModelProto) -> ParityCheck:
-    """A judge whose reference is the float32 graph, on onnxruntime."""
+def parity_check(model: ModelProto) -> ParityCheck:
+    """A check whose reference is the float32 graph, on onnxruntime."""
     volumes = Volumes(VOLUMES, ("a" * 64,), "made for this test")
     return ParityCheck(lambda v: answers(model, v), VOLUMES, VOLUMES > BRAIN_ABOVE, volumes, name="the graph")
 
@@ -153,7 +153,7 @@ def test_a_file_is_explained_by_the_node_that_breaks_it(precision: str) -> None:
         model = with_weight(model, "block.weight", weight(model, "block.weight") * 2e5)
     else:
         model = with_weight(model, "block.bias", weight(model, "block.bias") + 1000)
-    lines = explained(model, to_reduced(model, precision), judged(model), TOLERANCES[precision])
+    lines = culprit_lines(model, to_reduced(model, precision), parity_check(model), TOLERANCES[precision])
     assert re.match(r"by (mean difference|99\.9th percentile) in the brain, \d nodes, \d+ runs:", lines[0])
     assert lines[2:] and lines[2].startswith("  Conv block: alone ")
     assert len(lines) == 3
@@ -165,8 +165,8 @@ def test_int8_is_explained_by_the_range_that_is_wrong() -> None:
     seen = ranges(collect(model, list(plan.ranges), VOLUMES), "minmax")
     narrow = {**seen, "cat2_out": Range(amax=1e-3, low=0.0, high=4.0)}
     wrong = replace(plan, ranges=narrow)
-    lines = explained(
-        model, to_int8(model, wrong), judged(model), replace(TOLERANCE, mean=0.02, p999=1), wrong
+    lines = culprit_lines(
+        model, to_int8(model, wrong), parity_check(model), replace(TOLERANCE, mean=0.02, p999=1), wrong
     )
     assert len(lines) == 3 and lines[2].startswith("  Conv join: alone ")
 
@@ -174,7 +174,7 @@ def test_int8_is_explained_by_the_range_that_is_wrong() -> None:
 def test_what_no_nodes_precision_explains_is_said() -> None:
     model = harmonizer()
     loose = Tolerance(mean=1, p999=1, years=1)
-    (line,) = explained(model, to_reduced(model, "fp16"), judged(model), loose)
+    (line,) = culprit_lines(model, to_reduced(model, "fp16"), parity_check(model), loose)
     assert line.startswith("rounding the same ") and "none of their precision" in line
-    (line,) = explained(model, model, judged(model), TOLERANCE)
+    (line,) = culprit_lines(model, model, parity_check(model), TOLERANCE)
     assert line.startswith("no node of it computes in less than float32")

@@ -47,7 +47,7 @@ def volumes() -> Volumes:
 
 
 @pytest.fixture
-def judge(volumes: Volumes) -> ParityCheck:
+def parity_check(volumes: Volumes) -> ParityCheck:
     brain = parity.brains(volumes.grids)
     return ParityCheck(Affine(), volumes.grids, brain, volumes, Mean(), ("onnxruntime",))
 
@@ -79,9 +79,9 @@ def test_differences_count_nonfinite_values_and_equal_arrays_have_no_psnr() -> N
     assert (got["nonfinite"], got["max"], got["psnr_db"]) == (2, 0.0, None)
 
 
-def test_evidence_speaks_of_this_very_file(judge: ParityCheck, volumes: Volumes) -> None:
+def test_evidence_speaks_of_this_very_file(parity_check: ParityCheck, volumes: Volumes) -> None:
     data = harmonizer_onnx()
-    evidence = judge.evidence(data, "fp32", TOLERANCES["fp32"], "harmonizer.onnx")
+    evidence = parity_check.measure(data, "fp32", TOLERANCES["fp32"], "harmonizer.onnx")
     assert evidence["sha256"] == hashlib.sha256(data).hexdigest()
     assert evidence["volumes"] == {"n": 2, "sha256": list(volumes.sha256), "source": volumes.source}
     (row,) = evidence["measured"]
@@ -90,42 +90,44 @@ def test_evidence_speaks_of_this_very_file(judge: ParityCheck, volumes: Volumes)
     assert row["years"]["max"] < 1e-4
 
 
-def test_a_known_error_is_measured_as_that(judge: ParityCheck) -> None:
+def test_a_known_error_is_measured_as_that(parity_check: ParityCheck) -> None:
     wide = Tolerance(1, 1, 99)
-    (row,) = judge.evidence(with_bias(0.11), "fp32", wide, "x.onnx")["measured"]
+    (row,) = parity_check.measure(with_bias(0.11), "fp32", wide, "x.onnx")["measured"]
     assert row["overall"]["mean"] == pytest.approx(0.01, rel=1e-3)
     assert row["overall"]["psnr_db"] == pytest.approx(40, abs=0.02)
     assert row["years"]["max"] == pytest.approx(2.0, rel=1e-3)  # 200 years a unit of mean intensity
 
 
-def test_a_corrupted_model_is_refused_with_what_was_found(judge: ParityCheck) -> None:
+def test_a_corrupted_model_is_refused_with_what_was_found(parity_check: ParityCheck) -> None:
     with pytest.raises(
         HzError, match=r"harmonizer\.onnx on onnxruntime .* mean difference in the brain 0\.01"
     ) as raised:
-        judge.evidence(with_bias(0.11), "fp32", TOLERANCES["fp32"], "harmonizer.onnx")
+        parity_check.measure(with_bias(0.11), "fp32", TOLERANCES["fp32"], "harmonizer.onnx")
     assert "at most 0.0001" in raised.value.message
     assert "Not published" in raised.value.remedy
 
 
-def test_a_small_error_that_moves_ages_is_refused(judge: ParityCheck) -> None:
+def test_a_small_error_that_moves_ages_is_refused(parity_check: ParityCheck) -> None:
     with pytest.raises(HzError, match="largest difference in years 1"):
-        judge.evidence(with_bias(0.105), "fp16", Tolerance(0.1, 0.1, 0.25), "h.onnx")
+        parity_check.measure(with_bias(0.105), "fp16", Tolerance(0.1, 0.1, 0.25), "h.onnx")
 
 
-def test_a_model_that_gives_nan_is_refused(judge: ParityCheck) -> None:
+def test_a_model_that_gives_nan_is_refused(parity_check: ParityCheck) -> None:
     with pytest.raises(HzError, match="non-finite") as raised:
-        judge.evidence(with_bias(float("nan")), "fp32", TOLERANCES["fp32"], "harmonizer.onnx")
+        parity_check.measure(with_bias(float("nan")), "fp32", TOLERANCES["fp32"], "harmonizer.onnx")
     assert "Not published" in raised.value.remedy
 
 
-def test_bytes_that_are_no_model_are_refused(judge: ParityCheck) -> None:
+def test_bytes_that_are_no_model_are_refused(parity_check: ParityCheck) -> None:
     with pytest.raises(HzError):
-        judge.evidence(harmonizer_onnx()[:200], "fp32", TOLERANCES["fp32"], "harmonizer.onnx")
+        parity_check.measure(harmonizer_onnx()[:200], "fp32", TOLERANCES["fp32"], "harmonizer.onnx")
 
 
 def test_an_age_network_is_judged_in_years_alone(volumes: Volumes) -> None:
-    judge = ParityCheck(Mean(), volumes.grids, parity.brains(volumes.grids), volumes, None, ("onnxruntime",))
-    evidence = judge.evidence(age_onnx(), "fp32", TOLERANCES["fp32"], "age.onnx")
+    parity_check = ParityCheck(
+        Mean(), volumes.grids, parity.brains(volumes.grids), volumes, None, ("onnxruntime",)
+    )
+    evidence = parity_check.measure(age_onnx(), "fp32", TOLERANCES["fp32"], "age.onnx")
     assert evidence["tolerance"] == {"years": 0.05}
     (row,) = evidence["measured"]
     assert set(row) == {"backend", "years", "per_volume"}
@@ -135,8 +137,8 @@ def test_an_age_network_is_judged_in_years_alone(volumes: Volumes) -> None:
 def test_every_installed_engine_is_asked(volumes: Volumes) -> None:
     from hz_runtime.backends.registry import installed
 
-    judge = ParityCheck(Affine(), volumes.grids[:1], parity.brains(volumes.grids[:1]), volumes)
-    rows = judge.evidence(harmonizer_onnx(), "fp32", TOLERANCES["fp32"], "harmonizer.onnx")["measured"]
+    parity_check = ParityCheck(Affine(), volumes.grids[:1], parity.brains(volumes.grids[:1]), volumes)
+    rows = parity_check.measure(harmonizer_onnx(), "fp32", TOLERANCES["fp32"], "harmonizer.onnx")["measured"]
     assert [row["backend"]["name"] for row in rows] == [name for name, _ in installed()]
 
 
@@ -234,10 +236,10 @@ def test_an_age_that_is_not_finite_is_past_any_limit() -> None:
 
 
 def test_evidence_is_judged_again_without_running(
-    judge: ParityCheck, monkeypatch: pytest.MonkeyPatch
+    parity_check: ParityCheck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = with_bias(0.11)  # off by 0.01 and 2 years
-    evidence = judge.evidence(data, "fp32", Tolerance(1, 1, 99), "x.onnx")
+    evidence = parity_check.measure(data, "fp32", Tolerance(1, 1, 99), "x.onnx")
     recorded = {
         "models": [{"file": "x.onnx", "sha256": hashlib.sha256(data).hexdigest(), "parity": evidence}]
     }
@@ -253,8 +255,8 @@ def test_evidence_is_judged_again_without_running(
     assert past == ("years that 95 % of scans keep to 2 (at most 1.9)",)
 
 
-def test_evidence_of_other_bytes_is_not_judged(judge: ParityCheck) -> None:
-    evidence = judge.evidence(harmonizer_onnx(), "fp32", TOLERANCES["fp32"], "x.onnx")
+def test_evidence_of_other_bytes_is_not_judged(parity_check: ParityCheck) -> None:
+    evidence = parity_check.measure(harmonizer_onnx(), "fp32", TOLERANCES["fp32"], "x.onnx")
     with pytest.raises(UsageError, match=r"x\.onnx is of other bytes"):
         list(parity.rejudge({"models": [{"file": "x.onnx", "sha256": "0" * 64, "parity": evidence}]}))
 
@@ -267,8 +269,8 @@ def test_what_is_no_evidence_is_refused(text: str) -> None:
         list(parity.rejudge(json.loads(text)))
 
 
-def test_numbers_that_were_not_kept_are_asked_for(judge: ParityCheck) -> None:
-    evidence = judge.evidence(harmonizer_onnx(), "fp32", TOLERANCES["fp32"], "x.onnx")
+def test_numbers_that_were_not_kept_are_asked_for(parity_check: ParityCheck) -> None:
+    evidence = parity_check.measure(harmonizer_onnx(), "fp32", TOLERANCES["fp32"], "x.onnx")
     row = {k: v for k, v in evidence["measured"][0].items() if k != "per_volume"}
     with pytest.raises(UsageError, match="holds no 'per_volume'") as raised:
         checks(row, replace(TOLERANCES["fp32"], years95=0.5))
@@ -278,11 +280,11 @@ def test_numbers_that_were_not_kept_are_asked_for(judge: ParityCheck) -> None:
 def test_a_reference_may_be_a_function(volumes: Volumes) -> None:
     """Without torch the bundle's own file answers; the evidence says so."""
     brain = parity.brains(volumes.grids)
-    judge = ParityCheck(
+    parity_check = ParityCheck(
         lambda v: np.clip(0.8 * v + 0.1, 0, 1), volumes.grids, brain, volumes,
         lambda v: 20 + 200 * v.mean(axis=(1, 2, 3)), ("onnxruntime",), "arithmetic",
     )  # fmt: skip
-    evidence = judge.evidence(harmonizer_onnx(), "fp32", TOLERANCES["fp32"], "harmonizer.onnx")
+    evidence = parity_check.measure(harmonizer_onnx(), "fp32", TOLERANCES["fp32"], "harmonizer.onnx")
     assert evidence["reference"] == "arithmetic"
     assert evidence["measured"][0]["years"]["max"] < 1e-3
 

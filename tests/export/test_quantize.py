@@ -67,6 +67,7 @@ def relative(found: np.ndarray, expected: np.ndarray, volumes: np.ndarray) -> fl
 
 def test_only_the_planned_convolutions_read_quantized_values(int8: ModelProto) -> None:
     makers = {name: node for node in int8.graph.node for name in node.output}
+    assert set(INNER) <= {node.name for node in int8.graph.node}
     for node in int8.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             continue

@@ -12,11 +12,12 @@ torch = pytest.importorskip("torch")
 import onnx  # noqa: E402
 
 from hz_cli.bench_table import speed_lines  # noqa: E402
-from hz_export.assemble import ExportOptions, export_bundle  # noqa: E402
+from hz_export.assemble import export_bundle  # noqa: E402
 from hz_export.bench import Plan  # noqa: E402
 from hz_export.bundle_parity import ParityOptions, measure_bundle, verdict  # noqa: E402
 from hz_export.differences import Tolerance, checks, measured  # noqa: E402
 from hz_export.engine import EngineOptions, build_engine  # noqa: E402
+from hz_export.export_options import ExportOptions  # noqa: E402
 from hz_export.graph_precision import achieved, to_reduced  # noqa: E402
 from hz_export.networks import read_network  # noqa: E402
 from hz_export.speed import SpeedOptions, measure_speed  # noqa: E402
@@ -102,8 +103,10 @@ def test_bundle_runs_as_its_networks_do(bundle: Bundle, folder: Path) -> None:
 
 def test_parity_is_of_volumes_in_the_units_of_each_role(bundle: Bundle) -> None:
     units = {"harmonizer": "brain", "age": "years", "diagnosis": "probability"}
+    assert {entry.role for entry in bundle.models} == set(units)
     for entry in bundle.models:
         assert entry.parity["sha256"] == entry.sha256
+        assert entry.parity["measured"]
         for row in entry.parity["measured"]:
             assert units[entry.role] in row
             assert len(row["per_volume"]) == 2
@@ -172,8 +175,8 @@ def test_speed_is_of_slices(bundle: Bundle, role: str) -> None:
     result = measure_speed(bundle, options)
     assert result["model"]["reads"] == "slices"
     assert result["model"]["grid"] == [64, 64]
-    (contender,) = result["contenders"]
-    assert contender["batches"]["2"]["model"]["median_ms"] > 0
+    (candidate,) = result["contenders"]
+    assert candidate["batches"]["2"]["model"]["median_ms"] > 0
     assert any("slices/s" in line for line in speed_lines(result))
 
 

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from hz_export import torch_baselines  # noqa: E402
-from hz_export.torch_baselines import TorchPeer, Way  # noqa: E402
+from hz_export.torch_baselines import TorchBaseline, Way  # noqa: E402
 from hz_train.volume_cyclegan import Generator  # noqa: E402
 
 
@@ -29,7 +29,7 @@ def expected(network: torch.nn.Module, batch: np.ndarray) -> np.ndarray:
         return network(torch.from_numpy(batch)).numpy()
 
 
-def test_a_cpu_has_no_half_precision_peers(network: torch.nn.Module) -> None:
+def test_a_cpu_has_no_half_precision(network: torch.nn.Module) -> None:
     assert [c.name for c in torch_baselines.torch_candidates(network, "cpu")] == [
         way.name for way in torch_baselines.ON_CPU
     ]
@@ -50,23 +50,23 @@ def test_eager_ways_give_the_networks_answer(
     way: Way, network: torch.nn.Module, batch: np.ndarray, expected: np.ndarray
 ) -> None:
     before = torch.get_num_threads()
-    contender = TorchPeer(network, way, "cpu", threads=1).contender()
-    found = contender.answer(batch)
+    candidate = TorchBaseline(network, way, "cpu", threads=1).candidate()
+    found = candidate.answer(batch)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert found.dtype == np.float32
     assert torch.get_num_threads() == before
-    assert list(contender.ways(batch)) == ["model"]
-    assert contender.ran["provider"] == "eager"
-    contender.close()
+    assert list(candidate.ways(batch)) == ["model"]
+    assert candidate.ran["provider"] == "eager"
+    candidate.close()
 
 
 def test_a_half_network_takes_and_gives_float32(network: torch.nn.Module, batch: np.ndarray) -> None:
     """The GPU's way, where it can be run here: conversions at both ends, the caller's network untouched."""
-    peer = TorchPeer(network, Way("half", stored="float16", channels_last=True), "cpu", threads=1)
-    laid = peer._put(batch)
+    half = TorchBaseline(network, Way("half", stored="float16", channels_last=True), "cpu", threads=1)
+    laid = half._put(batch)
     assert laid.dtype == torch.float16
     assert laid.is_contiguous(memory_format=torch.channels_last_3d)
-    assert next(peer.call.parameters()).dtype == torch.float16
+    assert next(half.call.parameters()).dtype == torch.float16
     assert next(network.parameters()).dtype == torch.float32
 
 
@@ -80,10 +80,10 @@ def test_compiled_is_asked_of_torch(
         return module
 
     monkeypatch.setattr(torch, "compile", compile_)
-    contender = TorchPeer(network, Way("c", compiled=True), "cpu", threads=1).contender()
+    candidate = TorchBaseline(network, Way("c", compiled=True), "cpu", threads=1).candidate()
     assert asked == [{"dynamic": False}]
-    assert contender.ran["provider"] == "compile"
-    np.testing.assert_allclose(contender.answer(batch), expected, atol=1e-5)
+    assert candidate.ran["provider"] == "compile"
+    np.testing.assert_allclose(candidate.answer(batch), expected, atol=1e-5)
 
 
 @pytest.mark.gpu
@@ -93,9 +93,9 @@ def test_every_way_on_a_gpu(
 ) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a GPU")
-    contender = TorchPeer(network, way, "cuda").contender()
+    candidate = TorchBaseline(network, way, "cuda").candidate()
     atol = {"fp32": 1e-4, "tf32": 2e-2, "fp16": 2e-2}[way.precision]
-    np.testing.assert_allclose(contender.answer(batch), expected, atol=atol)
-    assert contender.resident is not None
-    contender.resident(batch)()
-    contender.close()
+    np.testing.assert_allclose(candidate.answer(batch), expected, atol=atol)
+    assert candidate.resident is not None
+    candidate.resident(batch)()
+    candidate.close()
