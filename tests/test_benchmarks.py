@@ -1,0 +1,49 @@
+"""The benchmarks measure, and no test runs them; what they take from hz must be there all the same."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = sorted((Path(__file__).resolve().parent.parent / "benchmarks").glob("*.py"))
+
+
+def borrowed(source: str) -> Iterator[tuple[str, str]]:
+    """(module, name) of everything that a script imports from hz, inside functions too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("hz_"):
+            for alias in node.names:
+                yield str(node.module), alias.name
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, "__name__") for alias in node.names if alias.name.startswith("hz_"))
+
+
+def absent(module: str, name: str) -> bool:
+    """Whether neither the module has such a name nor its package such a module."""
+    try:
+        if hasattr(importlib.import_module(module), name):
+            return False
+        importlib.import_module(f"{module}.{name}")
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("hz_"):
+            pytest.skip(f"needs {error.name}")
+        return True
+    return False
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_what_a_benchmark_takes_from_hz_is_there(script: Path) -> None:
+    assert [f"{module}.{name}" for module, name in borrowed(script.read_text()) if absent(module, name)] == []
+
+
+def test_what_is_gone_is_found() -> None:
+    source = "import hz_cli.run\ndef f():\n    from hz_runtime.errors import HzError, NoSuchError\n"
+    source += "    from hz_runtime import errors, nowhere\n    from hz_runtime.gone import x\n    import os\n"
+    found = list(borrowed(source))
+    assert len(found) == 6
+    assert [name for module, name in found if absent(module, name)] == ["NoSuchError", "nowhere", "x"]
+    assert "gpu_check" in [path.stem for path in SCRIPTS]
