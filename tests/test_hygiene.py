@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,14 @@ def texts() -> list[tuple[Path, str]]:
     return found
 
 
+def test_the_texts_are_the_repositorys() -> None:
+    """The tests below look at nothing else: were the listing empty, all of them would pass."""
+    found = {str(path) for path, _ in texts()}
+    assert {"pyproject.toml", "README.md", ".ci/run", "tests/test_hygiene.py"} <= found
+    assert {"runtime/hz_runtime/__init__.py", "cli/hz_cli/run.py"} <= found
+    assert not [path for path in found if path.endswith((".png", ".onnx", ".pyc"))]
+
+
 def test_no_machine_paths() -> None:
     wrong = [
         f"{path}:{number}: {line.strip()[:100]}"
@@ -82,9 +91,31 @@ def test_text_ends_with_one_newline_and_has_no_tabs_in_python() -> None:
             assert path.suffix != ".py" or "\t" not in text, path
 
 
-def test_every_test_file_has_a_distinct_module_name_in_its_room() -> None:
-    names = [p for p, _ in texts() if p.parts[0] == "tests" and p.name.startswith("test_")]
-    assert len(names) == len({(p.parent, p.name) for p in names}) > 0
+def never_run(path: Path, text: str) -> list[str]:
+    """Tests of a file that pytest passes over: its name hides them, or a later test takes their name."""
+    tests = re.findall(r"^(?:async )?def (test_\w+)", text, re.MULTILINE)
+    if not path.name.startswith("test_"):
+        return tests
+    return [name for name, times in Counter(tests).items() if times > 1]
+
+
+def test_every_test_runs() -> None:
+    tests = {p: text for p, text in texts() if p.parts[0] == "tests" and p.suffix == ".py"}
+    assert Path("tests/test_hygiene.py") in tests
+    assert not {str(p): names for p, text in tests.items() if (names := never_run(p, text))}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "passed_over"),
+    [
+        ("test_x.py", "def test_a():\n    pass\n\n\ndef test_b():\n    pass\n", []),
+        ("test_x.py", "def test_a():\n    pass\n\n\ndef test_a():\n    pass\n", ["test_a"]),
+        ("tests_x.py", "import y\n\n\ndef test_a():\n    pass\n", ["test_a"]),
+        ("small_x.py", "def write():\n    test_a = 1\n", []),
+    ],
+)
+def test_tests_that_never_run_are_found(name: str, text: str, passed_over: list[str]) -> None:
+    assert never_run(Path("tests") / name, text) == passed_over
 
 
 def test_the_base_install_has_no_heavy_package() -> None:

@@ -73,6 +73,8 @@ def test_exit_codes_are_those_of_the_errors() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", README):
+    targets = re.findall(r"\]\((?!https?:|#)([^)]+)\)", README)
+    assert "LICENSE" in targets
+    for target in targets:
         if target != "docs/before-after.png":  # made by the demo; absent in a fresh sdist
             assert (ROOT / target).exists(), target

@@ -99,6 +99,7 @@ def test_pixels_stand_on_the_source_slice(tmp_path: Path) -> None:
     series = source(tmp_path / "in")
     written = write_derived(convert(series, tmp_path / "scan").volume, series, tmp_path / "out", ORIGIN)
     sources = {d.SOPInstanceUID: d for d in map(pydicom.dcmread, files)}
+    assert len(written) == len(files) > 0
     for path in written:
         image = pydicom.dcmread(path)
         (reference,) = image.SourceImageSequence

@@ -147,5 +147,7 @@ def test_the_same_study_gives_the_same_bytes(tmp_path: Path) -> None:
     for folder in (first, second):
         write_result(a_study(), folder)
         write_page(a_study(), folder)
-    for file in first.iterdir():
-        assert file.read_bytes() == (second / file.name).read_bytes()
+    files = sorted(path.name for path in first.iterdir())
+    assert len(files) > 1 and files == sorted(path.name for path in second.iterdir())
+    for name in files:
+        assert (first / name).read_bytes() == (second / name).read_bytes()
