@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from hz_runtime.backends.built_engines import BuildRequest  # noqa: E402
 from hz_runtime.backends.trt import runs_on  # noqa: E402
 from hz_runtime.bundle.engine_cache import EngineCache, Profile  # noqa: E402
 from hz_runtime.errors import BackendError, HzError, UsageError  # noqa: E402
+from processes import PATIENCE  # noqa: E402
 
 
 def plain() -> bytes:
@@ -269,7 +271,7 @@ def test_ctrl_c_ends_a_build_in_order(root: Path) -> None:
         input=plain(),
         env=environment(root),
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert (done.returncode, done.stdout.split()[-1:]) == (0, [b"interrupted"]), done.stderr
@@ -292,11 +294,11 @@ def test_a_kept_engine_is_found_and_a_changed_one_refused(tmp_path: Path) -> Non
     assert f"rm {tmp_path}/{first[0].key[:12]}*" in caught.value.remedy
 
 
-RACE = """
+BUILD = """
 import sys
 from pathlib import Path
 from hz_export.engine import EngineOptions, build_engine
-from hz_runtime.engines import EngineCache
+from hz_runtime.bundle.engine_cache import EngineCache
 print("ready", flush=True)
 model = sys.stdin.buffer.read()
 record, data = build_engine(model, "age", "fp32", EngineOptions(), EngineCache(Path(sys.argv[1])), print)
@@ -305,23 +307,23 @@ print(record.sha256)
 
 
 def test_processes_that_start_together_build_once(tmp_path: Path, root: Path) -> None:
-    command = [sys.executable, "-c", RACE, str(tmp_path / "cache")]
-    racers = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(root))
-        for _ in range(3)
-    ]
-    for racer in racers:
-        assert racer.stdout is not None and racer.stdout.readline() == b"ready\n"
-    for racer in racers:
-        assert racer.stdin is not None
-        racer.stdin.write(plain())
-        racer.stdin.close()
-    said = []
-    for racer in racers:
-        assert racer.stdout is not None
-        said.append(racer.stdout.read().decode().splitlines())
-        racer.stdout.close()
-        assert racer.wait(60) == 0
+    command = [sys.executable, "-c", BUILD, str(tmp_path / "cache")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with ExitStack() as stack:  # closes their pipes, which ends them, where an assertion fails
+        builders = [
+            stack.enter_context(subprocess.Popen(command, env=environment(root), **pipes)) for _ in range(3)
+        ]
+        for builder in builders:
+            assert builder.stdout is not None and builder.stdout.readline() == b"ready\n"
+        for builder in builders:
+            assert builder.stdin is not None
+            builder.stdin.write(plain())
+            builder.stdin.close()
+        said = []
+        for builder in builders:
+            assert builder.stdout is not None
+            said.append(builder.stdout.read().decode().splitlines())
+            assert builder.wait(PATIENCE) == 0
     assert sum(any("building" in line for line in lines) for lines in said) == 1
     assert len({lines[-1] for lines in said}) == 1
     assert len(list((tmp_path / "cache").glob("*.engine"))) == 1
