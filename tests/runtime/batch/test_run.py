@@ -107,7 +107,7 @@ def test_no_output_holds_an_absolute_path(tmp_path: Path, bundle: Bundle) -> Non
     written = [path for path in (home / "out").rglob("*") if path.is_file()]
     assert {"run.json", "report.html", "predictions.tsv"} <= {path.name for path in written}
     for path in written:
-        assert not [word for word in (str(tmp_path), "patient-jane") if word.encode() in path.read_bytes()], path
+        assert not [word for word in (str(tmp_path), "patient-jane") if word.encode() in path.read_bytes()]
 
 
 def test_one_poisoned_scan_is_a_row(tmp_path: Path, bundle: Bundle) -> None:

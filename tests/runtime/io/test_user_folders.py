@@ -28,9 +28,9 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_variable_comes_before_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/a")
+    monkeypatch.setenv("HOME", "/people/a")
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
-    assert user_folder("XDG_DATA_HOME", ".local", "share") == Path("/home/a/.local/share")
+    assert user_folder("XDG_DATA_HOME", ".local", "share") == Path("/people/a/.local/share")
     monkeypatch.setenv("XDG_DATA_HOME", "/data")
     assert user_folder("XDG_DATA_HOME", ".local", "share") == Path("/data")
 
