@@ -2,8 +2,7 @@
 
 `probe` asks the driver library itself (ctypes), before any TensorRT is touched: creating a TensorRT runtime
 on a machine without a driver ends the interpreter with a crash. `Cuda` owns memory, streams, events and
-graphs on the first GPU, through cuda-bindings. This file shares its name with that package; absolute imports
-keep the two apart.
+graphs on the first GPU, through cuda-bindings.
 """
 
 from __future__ import annotations

@@ -23,8 +23,6 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from hz_runtime.backends.external_data import check_self_contained
-from hz_runtime.cpus import usable_cpus
 from hz_runtime.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
@@ -165,6 +163,9 @@ def installed() -> tuple[tuple[str, str], ...]:
 
 def open_model(engine: Engine, model: bytes, threads: int | None, where: str) -> Backend:
     """Open ONNX bytes with an engine that takes them; arguments and errors are those of `open_backend`."""
+    from hz_runtime.backends.external_data import check_self_contained  # not for every command's --help
+    from hz_runtime.cpus import usable_cpus
+
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads make no sense.", "Use 1 or more.")
     if find_spec(engine.package) is None:

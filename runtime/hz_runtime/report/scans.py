@@ -112,10 +112,10 @@ def _summary(run: Mapping[str, Any], scans: Sequence[Mapping[str, Any]]) -> list
         '<h2>This run</h2>\n<div class="cards">\n<section class="card" aria-label="Model and machine">',
         _facts(facts),
     ]
-    ladder = [markup.text(step) for step in markup.sequence(backend.get("ladder"))]
-    if ladder:
-        steps = "".join(f"<li>{s}</li>" for s in ladder)
-        parts.append(f"<details><summary>How the backend was chosen</summary><ol>{steps}</ol></details>")
+    attempts = [markup.text(line) for line in markup.sequence(backend.get("ladder"))]
+    if attempts:
+        items = "".join(f"<li>{line}</li>" for line in attempts)
+        parts.append(f"<details><summary>How the backend was chosen</summary><ol>{items}</ol></details>")
     options = markup.mapping(run.get("options"))
     if options:
         rows = [(markup.text(key), markup.text(_option(value))) for key, value in sorted(options.items())]
