@@ -17,6 +17,8 @@ from hz_runtime.errors import GridMismatch
 Array = npt.NDArray[np.float64]
 MILLIMETRES = 2  # NIfTI xyzt_units
 ALIGNED = 2  # NIfTI xform code: coordinates aligned to another scan
+MOST_DEGREES, MOST_APART_MM = 2.0, 2.0  # between two poses that are one
+MOST_SIZE = 0.02  # share of a voxel's size
 _AXIS_LETTERS = ("LR", "PA", "IS")
 
 
@@ -73,6 +75,29 @@ class Geometry:
         return self.sform_code > 0 or self.qform_code > 0
 
     @cached_property
+    def conflict(self) -> str:
+        """How the header's own statements about the pose differ, so that other readers may place the scan
+        otherwise; "" where they agree.
+
+        Compared are sform and qform where both have a code (SimpleITK takes the qform where that says
+        scanner, nibabel the sform), and the voxel sizes beside the sform.
+        """
+        if self.sform is not None and self.qform is not None:
+            if np.linalg.det(self.sform[:3, :3]) * np.linalg.det(self.qform[:3, :3]) < 0:
+                return "sform and qform tell left from right otherwise"
+            degrees = _angle(self.sform, self.qform)
+            corners = np.array([[*at, 1] for at in np.ndindex(2, 2, 2)]) * [*np.subtract(self.shape, 1), 1]
+            apart = np.linalg.norm(corners @ (self.sform - self.qform).T, axis=1).max()
+            if degrees > MOST_DEGREES or apart > MOST_APART_MM:
+                return f"sform and qform are {degrees:.0f} degrees and up to {apart:.0f} mm apart"
+        if self.sform is not None:
+            sizes = spacing_of(self.sform)
+            if (np.abs(sizes - self.pixdim) > MOST_SIZE * sizes).any():
+                stated, placed = (" x ".join(f"{n:.3g}" for n in each) for each in (self.pixdim, sizes))
+                return f"voxels are {stated} mm by pixdim and {placed} mm by the sform"
+        return ""
+
+    @cached_property
     def ornt(self) -> npt.NDArray[np.int64]:
         """(3, 2) int: for each stored axis, the RAS axis it lies closest to and its sign (nibabel's)."""
         return orientation_of(self.affine)
@@ -124,6 +149,16 @@ class Geometry:
 def spacing_of(affine: Array) -> Array:
     """(3,) float64: voxel sizes in mm, the lengths of the affine's columns."""
     return np.asarray(np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
+
+
+def _angle(one: Array, other: Array) -> float:
+    """Degrees of the rotation between two affines, of their polar factors."""
+    turns = []
+    for affine in (one, other):
+        left, _, right = np.linalg.svd(affine[:3, :3])
+        turns.append(left @ right)
+    cosine = (np.trace(turns[0].T @ turns[1]) - 1) / 2
+    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
 
 
 def affine_fault(affine: Array) -> str:

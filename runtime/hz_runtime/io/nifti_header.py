@@ -235,9 +235,17 @@ _AS_FLOAT = "Convert it to 32-bit floats:  mri_convert -odt float, or fslmaths I
 
 
 def _checked_scaling(slope: float, inter: float, name: str) -> tuple[float, float]:
-    if not (math.isfinite(slope) and math.isfinite(inter)):
-        raise _damaged(name, f"its intensity scaling is not finite (slope {slope}, intercept {inter})")
-    return (slope, inter) if slope != 0.0 else (1.0, 0.0)  # nifti1.h: slope 0 means unscaled
+    """(slope, intercept) to apply.
+
+    nifti1.h: a slope of 0 means unscaled, whatever the intercept says. So does one that is not finite, as
+    fMRIPrep writes it, to nibabel, SimpleITK and niimath. A slope that counts beside an intercept that is no
+    number is damage, to nibabel, too.
+    """
+    if slope == 0.0 or not math.isfinite(slope):
+        return 1.0, 0.0
+    if not math.isfinite(inter):
+        raise _damaged(name, f"its intensity scaling is not finite (slope {slope:g}, intercept {inter})")
+    return slope, inter
 
 
 def _checked_offset(value: float, first: int, name: str) -> int:

@@ -44,6 +44,7 @@ Shape = tuple[int, int, int]
 LEAST_COVERAGE = 0.5
 LONGEST_AXIS = 1024  # of a grid, as of a scan (`header.ReadLimits`)
 UPGRADE = "Upgrade hz (pip install --upgrade hz-mri), or export the bundle again with this one."
+THICKEST_MM = 3.0  # the network's voxel is 2.84 mm: thicker slices do not hold what it reads
 UNPLACED = "its header tells left from right by default only (no sform, no qform): it may be mirrored"
 
 
@@ -227,9 +228,27 @@ def to_model_space(
 
     features = {**describe(grid, recipe), "coverage": held}
     flags = [*_placement_flags(offset, moved, features), *outside(features, statistics or {})]
+    flags += header_flags(volume)
+    return ModelInput(grid, low, high, (shift[0], shift[1], shift[2]), grid_affine, features, tuple(flags))
+
+
+def header_flags(volume: Volume) -> list[str]:
+    """What a reader should look at before trusting a scan, by its header alone."""
+    flags = []
     if not volume.geometry.placed:
         flags.append(UNPLACED)
-    return ModelInput(grid, low, high, (shift[0], shift[1], shift[2]), grid_affine, features, tuple(flags))
+    if volume.geometry.conflict:
+        flags.append(
+            f"its header disagrees with itself ({volume.geometry.conflict}): other programs may show it "
+            "elsewhere, or mirrored"
+        )
+    thickest = float(volume.spacing.max())
+    if thickest > THICKEST_MM:
+        flags.append(
+            f"slices of {thickest:.3g} mm: the networks read 3D scans of up to {THICKEST_MM:g} mm, and what "
+            "lies between thick slices is not in the scan"
+        )
+    return flags
 
 
 def describe(grid: F32, recipe: Recipe) -> dict[str, float]:

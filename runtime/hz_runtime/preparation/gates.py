@@ -22,6 +22,7 @@ from hz_runtime.model_space.foreground import (
     grey_levels,
     thinned,
 )
+from hz_runtime.model_space.recipe import THICKEST_MM
 from hz_runtime.model_space.resample import resample
 from hz_runtime.preparation.morphology import eroded
 from hz_runtime.preparation.registration import scales
@@ -37,7 +38,6 @@ NAMES = (
 )  # of all gates, in the order they are asked  # fmt: skip
 
 SMALLEST_VIEW_MM = 100.0  # an adult brain is about 140 x 170 x 120 mm
-THICKEST_MM = 3.0  # the network's voxel is 2.84 mm: thicker slices do not hold what it reads
 AIR_HU = -300.0  # only computed tomography goes there: air is -1000, fat -100
 MOST_AIR_HU = 0.02  # share of voxels
 BRAIN_CM3 = (SMALLEST_ADULT_BRAIN_CM3, LARGEST_BRAIN_CM3)
