@@ -28,7 +28,7 @@ from hz_runtime.io.atomic import sha256_file
 from hz_runtime.io.volume import Geometry, ReadLimits, Volume, read_volume
 from hz_runtime.model_space.guided_filter import native_harmonized
 from hz_runtime.model_space.outliers import with_outlier_flags
-from hz_runtime.model_space.recipe import ModelInput, Recipe, to_model_space
+from hz_runtime.model_space.recipe import ModelInput, Recipe, header_flags, to_model_space
 from hz_runtime.results.prediction import Answers, Prediction
 from hz_runtime.results.record import Record, fingerprint, intact, read_record
 from hz_runtime.results.scan_result import DONE_BEFORE, ScanResult
@@ -151,7 +151,11 @@ class Stages:
         in_template = Geometry.from_affine(
             found.grid.shape, found.grid_affine, code=preparer.geometry.sform_code
         )
-        in_scan = replace(found, grid_affine=np.linalg.inv(head.pose) @ found.grid_affine)
+        in_scan = replace(
+            found,
+            grid_affine=np.linalg.inv(head.pose) @ found.grid_affine,
+            flags=(*found.flags, *header_flags(volume)),  # the brain on the template's grid has none left
+        )
         return replace(volume, data=head.brain), OnGrid(in_scan, preparation, in_template)
 
     def _scored(self, grid: OnGrid) -> OnGrid:

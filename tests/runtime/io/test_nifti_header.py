@@ -199,7 +199,7 @@ def test_a_broken_qform_matters_only_where_it_is_used() -> None:
 @pytest.mark.parametrize("slope", [0.0, np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("inter", [0.0, 7.0, np.nan, np.inf])
 def test_a_slope_that_says_nothing_means_unscaled(slope: float, inter: float) -> None:
-    """As nibabel 5.4 reads them; with a slope of 0, SimpleITK 2.5 and niimath add the intercept all the same."""
+    """As nibabel 5.4 reads them; with a slope of 0, SimpleITK 2.5 and niimath add the intercept."""
     header = nifti()
     header["scl_slope"], header["scl_inter"] = slope, inter
     assert (parse(header).slope, parse(header).inter) == (1.0, 0.0)
