@@ -32,8 +32,8 @@ test: $(TEST_VENV)/.installed
 	$(TEST_VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 # A third slower than `make test`. ARGS that leave tests out leave lines out, too.
-coverage: $(TEST_VENV)/.installed
-	$(TEST_VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report=term $(ARGS)
+coverage:
+	$(MAKE) test ARGS="--cov --cov-report=term $(ARGS)"
 
 lint: $(TEST_VENV)/.installed
 	$(TEST_VENV)/bin/ruff check .

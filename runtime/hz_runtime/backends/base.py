@@ -66,10 +66,10 @@ class Backend(Protocol):
 def describe(backend: Backend) -> dict[str, str]:
     """What run.json says about a backend."""
     keys = ("name", "version", "provider", "device", "precision")
-    told = {key: str(getattr(backend, key)) for key in keys}
+    described = {key: str(getattr(backend, key)) for key in keys}
     if engine := getattr(backend, "engine_sha256", ""):
-        told["engine_sha256"] = str(engine)
-    return told
+        described["engine_sha256"] = str(engine)
+    return described
 
 
 def notes(backend: Backend) -> tuple[str, ...]:

@@ -124,7 +124,7 @@ def convert(
     folder, name = Path(out), output_name(series, salt, keep_ids)
     with private_folder() as temporary:
         try:
-            converted, told = _dcm2niix(series, temporary, keep_ids)
+            converted, written_beside = _dcm2niix(series, temporary, keep_ids)
             content = _nifti(converted, series, keep_ids)
         except OSError as error:
             raise no_room(error) from error
@@ -134,7 +134,7 @@ def convert(
         folder / f"{name}.json",
         folder / f"{name}_source.json" if keep_reference else None,
     )
-    facts = {**(told if keep_ids else {}), **sidecar(series, keep_ids)}
+    facts = {**(written_beside if keep_ids else {}), **sidecar(series, keep_ids)}
     atomic_write_bytes(written.volume, gzipped([content]))
     atomic_write_bytes(written.sidecar, _json(facts))
     if written.reference is not None:
@@ -227,8 +227,8 @@ def _dcm2niix(series: Series, folder: Path, keep_ids: bool) -> tuple[Path, dict[
         raise UnreadableScan(
             f"series {series.number}: dcm2niix {what}.", "Export the series again, or pick another one."
         )
-    told = found[0].with_suffix(".json")
-    return found[0], json.loads(told.read_text("utf-8", "replace")) if told.is_file() else {}
+    beside = found[0].with_suffix(".json")
+    return found[0], json.loads(beside.read_text("utf-8", "replace")) if beside.is_file() else {}
 
 
 def _staged(path: Path, target: Path) -> None:

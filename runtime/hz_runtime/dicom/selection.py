@@ -156,13 +156,13 @@ def _refused(series: Series, kinds: Sequence[str]) -> str:
 
 
 def _too_coarse(series: Series) -> str:
-    stated = number(series.get("SliceThickness")) or 0.0
-    thickness = max(series.spacing[2], stated)
+    thick = number(series.get("SliceThickness")) or 0.0
+    thickness = max(series.spacing[2], thick)
     if thickness > _THICKEST_MM + 0.01:
         return f"thick slices ({thickness:.3g} mm)"
-    if stated > 0 and series.spacing[2] > MOST_GAP * stated + 0.02:
+    if thick > 0 and series.spacing[2] > MOST_GAP * thick + 0.02:
         apart = series.spacing[2]
-        return f"slices of {stated:.3g} mm lie {apart:.3g} mm apart: some are missing, or there are gaps"
+        return f"slices of {thick:.3g} mm lie {apart:.3g} mm apart: some are missing, or there are gaps"
     covered = series.spacing[2] * series.shape[2]
     if covered < _LEAST_COVERED_MM:
         return f"covers only {covered:.0f} mm"

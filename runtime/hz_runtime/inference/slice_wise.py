@@ -74,9 +74,9 @@ class SliceHarmonizer:
     def _one(self, volume: F32) -> F32:
         slices = axial_slices(volume)
         flat = slices.reshape(len(slices), -1)
-        told = flat.min(axis=1) < flat.max(axis=1)
-        if told.any():
-            slices[told] = in_batches(self.run, slices[told])
+        varying = flat.min(axis=1) < flat.max(axis=1)
+        if varying.any():
+            slices[varying] = in_batches(self.run, slices[varying])
         return reassembled(slices)
 
 

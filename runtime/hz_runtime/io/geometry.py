@@ -93,8 +93,8 @@ class Geometry:
         if self.sform is not None:
             sizes = spacing_of(self.sform)
             if (np.abs(sizes - self.pixdim) > MOST_SIZE * sizes).any():
-                stated, placed = (" x ".join(f"{n:.3g}" for n in each) for each in (self.pixdim, sizes))
-                return f"voxels are {stated} mm by pixdim and {placed} mm by the sform"
+                written, placed = (" x ".join(f"{n:.3g}" for n in each) for each in (self.pixdim, sizes))
+                return f"voxels are {written} mm by pixdim and {placed} mm by the sform"
         return ""
 
     @cached_property

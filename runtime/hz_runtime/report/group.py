@@ -102,7 +102,7 @@ def _together(members: Sequence[Member], groups: Mapping[str, int]) -> list[str]
     across = max(across, up * ASPECT)  # a distance is the same one way and the other
     known = [i for i, m in enumerate(members) if m.site != NO_SITE]
     axes = tuple(
-        f"component {n + 1} ({share:.0%} of the variance)" for n, share in enumerate(points.explained)
+        f"component {n + 1} ({share:.0%} of the variance)" for n, share in enumerate(points.variance_shares)
     )
     plots = []
     for name, what, places, features in (

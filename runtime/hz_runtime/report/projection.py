@@ -16,12 +16,12 @@ class Projection:
     """Points of the same scans before and after, on the same two axes.
 
     before, after : (N, 2), each around its own mean.
-    explained : share of the pooled variance along each axis.
+    variance_shares : share of the pooled variance along each axis.
     """
 
     before: F64
     after: F64
-    explained: tuple[float, float]
+    variance_shares: tuple[float, float]
 
 
 def project(before: F64, after: F64) -> Projection:

@@ -50,7 +50,7 @@ def test_projection_is_the_classical_one():
         along = vectors[:, -1 - k]
         column = np.concatenate([found.before[:, k], found.after[:, k]])
         assert abs(np.corrcoef(column, pooled @ along)[0, 1]) == pytest.approx(1.0)
-        assert found.explained[k] == pytest.approx(values[-1 - k] / values.sum())
+        assert found.variance_shares[k] == pytest.approx(values[-1 - k] / values.sum())
     np.testing.assert_allclose(found.before.mean(0), 0, atol=1e-12)
     np.testing.assert_allclose(found.after.mean(0), 0, atol=1e-12)
     with pytest.raises(ValueError, match="3 or more"):
