@@ -8,8 +8,8 @@ import numpy as np
 
 from hz_runtime.io.geometry import Geometry
 from hz_runtime.io.volume import Volume, write_volume
+from hz_runtime.model_space.morphology import dilated
 from hz_runtime.model_space.resample import resample
-from hz_runtime.preparation.morphology import dilated
 from hz_runtime.preparation.template import mni152
 
 SHAPE = (100, 124, 116)  # of 2 mm
@@ -60,7 +60,7 @@ def made_head(move=None, seed=0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def as_volume(data: np.ndarray, affine: np.ndarray) -> Volume:
     """The scan that a file of this array would be read as; `data` in RAS order."""
     data = np.asfortranarray(data, np.float32)
-    return Volume(data, affine, Geometry.from_affine(data.shape, affine), "0" * 64, "float32", 0)
+    return Volume(data, affine, Geometry.from_affine(data.shape, affine), "0" * 64, "float32")
 
 
 def write_head(path: Path, data: np.ndarray, affine: np.ndarray) -> Path:

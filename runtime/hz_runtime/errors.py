@@ -53,7 +53,7 @@ class UnsupportedScan(ScanError):
 
 
 class NoBrain(ScanError):
-    """Nothing to harmonize: the volume is constant, empty or mostly non-finite."""
+    """Nothing to harmonize: the volume is constant or empty, or the brain in it has holes without numbers."""
 
 
 class UnpreparedScan(ScanError):

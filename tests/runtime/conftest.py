@@ -24,7 +24,7 @@ def make_brain(move=(0.0, 0.0, 0.0), scale=1.0, noise=0.02, fill=None, shrink=1.
     if fill is not None:
         data[:] = fill
     geometry = Geometry.from_affine(shape, affine)
-    return Volume(data, affine, geometry, "0" * 64, "float32", 0)
+    return Volume(data, affine, geometry, "0" * 64, "float32")
 
 
 @pytest.fixture

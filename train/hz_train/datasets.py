@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from hz_runtime.io.volume import read_volume
+from hz_runtime.model_space.air import with_air_zero
 from hz_runtime.model_space.recipe import ModelInput, Recipe, to_model_space
 from hz_runtime.preparation.n4 import corrected
 from hz_train.cohort import Cohort, Scan
@@ -60,7 +61,8 @@ def load(cohort: Cohort, recipe: Recipe, n4: bool = False) -> ModelInputs:
         volume = read_volume(scan.path)
         made = to_model_space(volume, recipe)
         if n4:
-            flat = replace(volume, data=corrected(volume.data, volume.affine))
+            sound = with_air_zero(volume)
+            flat = replace(sound, data=corrected(sound.data, sound.affine))
             made = replace(made, grid=to_model_space(flat, recipe).grid)
         return made, volume.sha256
 

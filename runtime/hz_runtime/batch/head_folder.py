@@ -73,7 +73,9 @@ class HeadFolder:
                 scan.label,
                 scan.name,
                 "ok",
-                outputs=outputs,
+                "; ".join(head.flags),
+                outputs,
+                flags=head.flags,
                 sha256=sha256,
                 seconds=step_seconds(head),
                 gates=tuple(verdict.to_dict() for verdict in head.verdicts),
@@ -123,6 +125,7 @@ class HeadFolder:
             "skipped",
             DONE_BEFORE,
             names,
+            flags=record.flags,
             sha256=record.input_sha256,
             recorded="ok",
             gates=record.gates,
@@ -146,7 +149,9 @@ class HeadFolder:
                 name: {"bytes": (made / name).stat().st_size, "sha256": sha256}
                 for name, sha256 in zip(names, hashes, strict=True)
             }
-            self._write_record(made, scan, self._record(volume.sha256, "ok", outputs), description)
+            self._write_record(
+                made, scan, self._record(volume.sha256, "ok", outputs, head.flags), description
+            )
         return names
 
     @contextmanager
@@ -175,8 +180,14 @@ class HeadFolder:
         more = {"reason": reason, "gates": getattr(error, "gates", ())}
         self._write_record(self.out, scan, record, more)
 
-    def _record(self, sha256: str, status: str, outputs: Mapping[str, Mapping[str, Any]]) -> Record:
-        return Record(sha256, self.template.sha256, self._made_by, status, (), Prediction(), outputs)
+    def _record(
+        self,
+        sha256: str,
+        status: str,
+        outputs: Mapping[str, Mapping[str, Any]],
+        flags: tuple[str, ...] = (),
+    ) -> Record:
+        return Record(sha256, self.template.sha256, self._made_by, status, flags, Prediction(), outputs)
 
     def _write_record(self, folder: Path, scan: InputScan, record: Record, more: Mapping[str, Any]) -> None:
         content = {"Sources": [scan.label], **more, "hz": record.to_dict()}

@@ -139,7 +139,8 @@ def write_preparation_tsv(out: Path, results: Sequence[ScanResult]) -> None:
         gates = {str(gate["gate"]): gate for gate in result.gates}
         failed = ", ".join(name for name, gate in gates.items() if not gate["passed"]) or "n/a"
         values = ["n/a" if (v := gates.get(g, {}).get("value")) is None else f"{v:g}" for g in NAMES]
-        reason = "" if result.recorded else " ".join(result.reason.split())  # as of an undisturbed run
+        said = "; ".join(result.flags) if result.recorded else result.reason  # as of an undisturbed run
+        reason = " ".join(said.split())
         row = (result.input, result.recorded or result.status, reason or "n/a", failed)
         lines.append("\t".join((*row, *values)))
     atomic_write_bytes(out / TABLE_NAME, ("\n".join(lines) + "\n").encode())

@@ -26,6 +26,7 @@ from hz_runtime.bundle.age_calibration import age_flags
 from hz_runtime.errors import HzError
 from hz_runtime.io.atomic import sha256_file
 from hz_runtime.io.volume import Geometry, ReadLimits, Volume, read_volume
+from hz_runtime.model_space.air import with_air_lowest
 from hz_runtime.model_space.guided_filter import native_harmonized
 from hz_runtime.model_space.outliers import with_outlier_flags
 from hz_runtime.model_space.recipe import ModelInput, Recipe, header_flags, to_model_space
@@ -133,7 +134,7 @@ class Stages:
         """Bring the scan onto the network's grid; a raw head by way of the template's space."""
         if self.preparer is None:
             grid = OnGrid(to_model_space(read.volume, self.recipe, self.bundle.statistics))
-            return PreparedScan(read.ticket, read.volume, self._scored(grid))
+            return PreparedScan(read.ticket, with_air_lowest(read.volume), self._scored(grid))
         volume, grid = self._through_template(read.ticket, read.volume, self.preparer)
         return PreparedScan(read.ticket, volume, self._scored(grid))
 
@@ -156,7 +157,7 @@ class Stages:
             grid_affine=np.linalg.inv(head.pose) @ found.grid_affine,
             flags=(*found.flags, *header_flags(volume)),  # the brain on the template's grid has none left
         )
-        return replace(volume, data=head.brain), OnGrid(in_scan, preparation, in_template)
+        return replace(volume, data=head.brain, missing=None), OnGrid(in_scan, preparation, in_template)
 
     def _scored(self, grid: OnGrid) -> OnGrid:
         """With a flag where the scan is unlike those that the bundle was made from."""

@@ -154,7 +154,7 @@ def stored_values(path: str | os.PathLike[str], scan: Volume) -> tuple[Int16, fl
     limits = ReadLimits()
     with ScanStream(path, limits.max_file_bytes) as stream:
         header = parse_header(stream.head(HEAD_BYTES), stream.name, limits)
-    if header.dtype.kind in "iu" and scan.nonfinite == 0:
+    if header.dtype.kind in "iu" and scan.missing is None:
         exact = np.rint((scan.data.astype(np.float64) - header.inter) / header.slope)
         again = (exact * header.slope + header.inter).astype(np.float32)
         fits = exact.min() >= -32768 and exact.max() <= 32767

@@ -195,12 +195,12 @@ def _volume(data: F32, affine: NDArray[np.float64]) -> Volume:
     geometry = Geometry.from_affine(data.shape, np.asarray(affine, np.float64))
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is refused as such
         ras = np.asfortranarray(geometry.to_ras(data), np.float32)
-    if not np.isfinite(ras).all():
-        raise NoBrain(
-            "the array holds values that are not finite, or too large for float32.",
-            "Replace them, for example with numpy.nan_to_num.",
-        )
-    return Volume(ras, geometry.ras_affine, geometry, "", str(data.dtype), 0)
+    missing = ~np.isfinite(ras)
+    if missing.all():
+        raise NoBrain("the array holds no number that is finite.", "Look at where it comes from.")
+    if missing.any():
+        ras = np.asfortranarray(np.where(missing, np.float32(0), ras))
+    return Volume(ras, geometry.ras_affine, geometry, "", str(data.dtype), missing if missing.any() else None)
 
 
 def _batch(grids: F32, recipe: Recipe) -> F32:

@@ -47,13 +47,12 @@ class ReadLimits:
     """How much of a stranger's file hz is willing to take in.
 
     max_dim : voxels along one axis.  max_voxels : in the whole volume.
-    max_file_bytes : on disk.  max_nonfinite : share of voxels that may be NaN or infinite.
+    max_file_bytes : on disk.
     """
 
     max_dim: int = 1024
     max_voxels: int = 2**28
     max_file_bytes: int = 2**30
-    max_nonfinite: float = 0.01
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ __all__ = [
 
 SUFFIXES = (".nii", ".nii.gz", ".mgz")
 Float32 = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 _SLAB = 1 << 20  # bytes read at a time: fits a core's cache
 _SLICES = 8  # quantized at a time
 _INT16_MAX = 32767
@@ -65,11 +66,11 @@ _CONVERSIONS = {
 class Volume:
     """One scan in canonical orientation.
 
-    data : (I, J, K) float32, Fortran order, axes in RAS order, finite.
+    data : (I, J, K) float32, Fortran order, axes in RAS order, finite: 0 where the file holds no number.
     affine : (4, 4) float64, indices of `data` -> world mm.
     geometry : the grid of the file, to write results back on.
     sha256 : of the file's bytes as on disk.  source_dtype : as stored, such as "int16".
-    nonfinite : voxels that were NaN or infinite and are 0 in `data`.
+    missing : (I, J, K) bool, the voxels that are NaN or infinite in the file; None where there are none.
     """
 
     data: Float32
@@ -77,7 +78,7 @@ class Volume:
     geometry: Geometry
     sha256: str
     source_dtype: str
-    nonfinite: int
+    missing: Mask | None = None
 
     @property
     def spacing(self) -> Array:
@@ -112,7 +113,7 @@ def read_volume(path: str | os.PathLike[str], limits: ReadLimits | None = None) 
     of `hz_runtime.io.nifti_header` has passed; the stream must then hold exactly what the header declares,
     with a correct gzip CRC and length. Gzip members may follow one another (bgzip); other junk may not.
     Raises UnreadableScan (missing, damaged, over `limits`), UnsupportedScan (4-D, colour, complex, 2-D,
-    another format), NoBrain (one value everywhere, or non-finite voxels above limits.max_nonfinite).
+    another format), NoBrain (one value everywhere, or no number anywhere).
     """
     limits = limits or ReadLimits()
     with ScanStream(path, limits.max_file_bytes) as stream:
@@ -120,11 +121,11 @@ def read_volume(path: str | os.PathLike[str], limits: ReadLimits | None = None) 
         header = parse_header(stream.head(HEAD_BYTES), stream.name, limits)
         stream.check_declared(header.offset + header.data_bytes)
         stream.skip(header.offset)
-        data, nonfinite, constant = _read_voxels(stream, header)
+        data, missing, constant = _read_voxels(stream, header)
         digest = stream.finish(header.footer)
-    _check_content(data, nonfinite, constant, limits, stream.name)
+    _check_content(data, missing, constant, stream.name)
     geometry = header.geometry
-    return Volume(data, geometry.ras_affine, geometry, digest, header.dtype.name, nonfinite)
+    return Volume(data, geometry.ras_affine, geometry, digest, header.dtype.name, missing)
 
 
 def _check_name(name: str) -> None:
@@ -135,8 +136,8 @@ def _check_name(name: str) -> None:
         raise UnsupportedScan(f"{name}: {_OTHER_FORMATS[suffix]}; hz reads .nii, .nii.gz and .mgz.", remedy)
 
 
-def _read_voxels(stream: ScanStream, header: ScanHeader) -> tuple[Float32, int, bool]:
-    """The RAS array, how many of its voxels were set to 0 for not being finite, whether all are equal."""
+def _read_voxels(stream: ScanStream, header: ScanHeader) -> tuple[Float32, Mask | None, bool]:
+    """The RAS array, which of its voxels were set to 0 for not being finite, whether all are equal."""
     geometry, dtype = header.geometry, header.dtype
     plane_bytes = geometry.shape[0] * geometry.shape[1] * dtype.itemsize
     try:
@@ -148,7 +149,8 @@ def _read_voxels(stream: ScanStream, header: ScanHeader) -> tuple[Float32, int, 
             "Run on a machine with more memory.",
         ) from error
     stored = geometry.from_ras(data)
-    nonfinite, constant, first = 0, True, None
+    missing: Mask | None = None
+    constant, first = True, None
     for start, stop in _slabs(geometry.shape, dtype):
         raw = memoryview(scratch)[: (stop - start) * plane_bytes]
         stream.fill(raw)
@@ -157,9 +159,14 @@ def _read_voxels(stream: ScanStream, header: ScanHeader) -> tuple[Float32, int, 
         constant = constant and bool((slab == first).all())
         values = _scaled(slab, header.slope, header.inter)
         if _may_be_nonfinite(header):
-            nonfinite += _zero_nonfinite(values)
+            bad = ~np.isfinite(values)
+            if bad.any():
+                if missing is None:  # most scans have none, and need no room for them
+                    missing = np.zeros_like(data, np.bool_)
+                geometry.from_ras(missing)[..., start:stop] = bad
+                values[bad] = 0.0
         stored[..., start:stop] = values
-    return data, nonfinite, constant
+    return data, missing, constant
 
 
 def _planes(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> int:
@@ -192,19 +199,10 @@ def _may_be_nonfinite(header: ScanHeader) -> bool:
     return not largest * abs(header.slope) + abs(header.inter) < float(np.finfo(np.float32).max)
 
 
-def _zero_nonfinite(values: npt.NDArray[Any]) -> int:
-    finite = np.isfinite(values)
-    count = values.size - int(np.count_nonzero(finite))
-    if count:
-        values[~finite] = 0.0
-    return count
-
-
-def _check_content(data: Float32, nonfinite: int, constant: bool, limits: ReadLimits, name: str) -> None:
-    if nonfinite > limits.max_nonfinite * data.size:
+def _check_content(data: Float32, missing: Mask | None, constant: bool, name: str) -> None:
+    if missing is not None and missing.all():
         raise NoBrain(
-            f"{name}: {nonfinite / data.size:.1%} of its voxels are NaN or infinite "
-            f"(at most {limits.max_nonfinite:.1%} is accepted).",
+            f"{name}: none of its voxels holds a number: all are NaN or infinite.",
             "The scan was damaged by an earlier step: run that step again.",
         )
     if constant:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hz_runtime.errors import GridMismatch
 from hz_runtime.io.volume import Volume
+from hz_runtime.model_space.air import with_air_lowest
 from hz_runtime.model_space.foreground import air_of, foreground_threshold, thinned
 from hz_runtime.model_space.recipe import ModelInput
 from hz_runtime.model_space.resample import bounding_box, upsampled_slabs
@@ -68,6 +69,7 @@ def native_harmonized(volume: Volume, prepared: ModelInput, harmonized: F32) -> 
     Raises GridMismatch where `harmonized` does not lie on the prepared grid.
     """
     a, b = guided_coefficients(prepared.grid, harmonized)
+    volume = with_air_lowest(volume)  # the intensities that `prepared` was made of
     scale = np.float32(1 / (prepared.high - prepared.low))
     floor = _native_floor(volume)
     out = np.zeros(volume.data.shape, np.float32, order="F")

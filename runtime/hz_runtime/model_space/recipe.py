@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from hz_runtime.errors import BundleError, NoBrain
 from hz_runtime.io.volume import Volume
+from hz_runtime.model_space.air import with_air_lowest
 from hz_runtime.model_space.foreground import (
     FEWEST_LEVELS,
     LARGEST_BRAIN_CM3,
@@ -33,6 +34,7 @@ from hz_runtime.model_space.foreground import (
     volume_cm3,
 )
 from hz_runtime.model_space.intensity import RULES
+from hz_runtime.model_space.missing import around_holes, missing_flags
 from hz_runtime.model_space.resample import bounding_box, resample, scaled_affine
 
 F32 = NDArray[np.float32]
@@ -157,7 +159,7 @@ class ModelInput:
     """A scan on the network's grid, and what is needed to go back.
 
     grid : (64, 64, 64) float32 in [0, 1], RAS axes.
-    low, high : the scan's own intensities that became 0 and 1.
+    low, high : the scan's own intensities that became 0 and 1, as `air.with_air_lowest` leaves them.
     shift_mm : translation (x, y, z) that was applied to bring the brain to the template's place.
     grid_affine : (4, 4) voxel of `grid` to the scan's own world mm (the shift undone).
     features : numbers describing size, position and contrast, compared with the training cohort's.
@@ -181,8 +183,10 @@ def to_model_space(
     statistics : per-feature min, max and sd of the training cohort, from the bundle; None skips the
         comparison.
     Raises NoBrain for a constant volume, a label map, one with less than 100 or more than 2300 cm3 of
-    foreground, or one of which less than half lies within the template's field of view after placement.
+    foreground, one whose brain holds no number in more than a hundredth of it, or one of which less than half
+    lies within the template's field of view after placement.
     """
+    missing, volume = volume.missing, with_air_lowest(volume)
     thin, thin_affine = thinned(volume)
     mask = thin > foreground_threshold(thin)
     cm3 = volume_cm3(mask, thin_affine)
@@ -222,12 +226,16 @@ def to_model_space(
     resized = resample(template, recipe.template_affine, recipe.grid_shape, recipe.grid_affine)
     if air:
         resized += air
+    holes: tuple[str, ...] = ()
+    if missing is not None:
+        tissue = volume.data > foreground_threshold(thin)
+        holes = missing_flags(missing, around_holes(tissue, missing, volume.affine), volume.affine)
     grid, low, high = RULES[recipe.intensity](resized)
     grid_affine = recipe.grid_affine
     grid_affine[:3, 3] -= shift
 
     features = {**describe(grid, recipe), "coverage": held}
-    flags = [*_placement_flags(offset, moved, features), *outside(features, statistics or {})]
+    flags = [*holes, *_placement_flags(offset, moved, features), *outside(features, statistics or {})]
     flags += header_flags(volume)
     return ModelInput(grid, low, high, (shift[0], shift[1], shift[2]), grid_affine, features, tuple(flags))
 

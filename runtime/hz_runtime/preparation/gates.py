@@ -22,9 +22,9 @@ from hz_runtime.model_space.foreground import (
     grey_levels,
     thinned,
 )
+from hz_runtime.model_space.morphology import eroded
 from hz_runtime.model_space.recipe import THICKEST_MM
 from hz_runtime.model_space.resample import resample
-from hz_runtime.preparation.morphology import eroded
 from hz_runtime.preparation.registration import scales
 from hz_runtime.preparation.template import Template
 

@@ -17,8 +17,8 @@ from hz_runtime.model_space.foreground import (
     foreground_threshold,
     volume_cm3,
 )
+from hz_runtime.model_space.morphology import dilated, eroded, filled, reached
 from hz_runtime.model_space.resample import resample
-from hz_runtime.preparation.morphology import dilated, eroded, filled, reached
 from hz_runtime.preparation.template import Template
 
 F32 = NDArray[np.float32]
@@ -35,11 +35,11 @@ DARK, BRIGHT = 0.35, 1.55
 def stripped(data: F32, affine: F64) -> Mask | None:
     """The brain of a scan that is skull-stripped already, (I, J, K) bool; None for a whole head.
 
+    data : (I, J, K) float32 whose lowest value is air, with `affine` (4, 4), voxel to world mm.
     Stripped means: air has exactly one value, and what has another is no larger than a brain. A defaced head
     has constant air as well, and three times a brain's volume.
     """
-    air = float(np.median(data[:, :, 0]))
-    inside: Mask = data != air
+    inside: Mask = data > data.min()
     if volume_cm3(inside, affine) > LARGEST_BRAIN_CM3 or inside.mean() > 1 - LEAST_STRIPPED_AIR:
         return None
     tissue = data > foreground_threshold(data)

@@ -27,7 +27,7 @@ from hz_runtime.bundle.store import Bundle, load_bundle
 from hz_runtime.errors import BundleError, NoBrain, UsageError
 from hz_runtime.io.user_folders import user_folder
 from hz_runtime.io.volume import Volume
-from hz_runtime.preparation.morphology import filled, largest
+from hz_runtime.model_space.morphology import filled, largest
 
 F32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]

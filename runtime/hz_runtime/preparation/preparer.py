@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hz_runtime.bundle.store import Bundle
     from hz_runtime.preparation.network_mask import MaskNetwork
 
-VERSION = 2  # raised when the same scan and choices would give another brain
+VERSION = 3  # raised when the same scan and choices would give another brain
 CHOICES = ("auto", "none", "template", "network")
 MOST_APART = 0.5  # voxels, at a corner, between a given mask and its scan
 MNI_CODE = 4  # NIfTI xform code of MNI152 coordinates
@@ -156,8 +156,9 @@ class Preparer:
         Where the registration put it is where it stays: the recipe moves only brains that nobody placed.
         Raises what `recipe.prepare` raises.
         """
-        brain = Volume(head.template_brain, self.template.affine, self.geometry, "", "float32", 0)
-        return to_model_space(brain, replace(recipe, placement="none"), statistics)
+        brain = Volume(head.template_brain, self.template.affine, self.geometry, "", "float32")
+        made = to_model_space(brain, replace(recipe, placement="none"), statistics)
+        return replace(made, flags=(*head.flags, *made.flags))
 
     def transform(self, head: PreparedHead) -> dict[str, Any]:
         """The pose and what it was found by, in plain JSON types."""

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from hz_runtime.errors import GridMismatch, NoBrain
 from hz_runtime.io.volume import Volume
+from hz_runtime.model_space.air import air_of_volume, with_air_lowest, with_air_zero
 from hz_runtime.model_space.foreground import foreground_threshold, volume_cm3
+from hz_runtime.model_space.missing import missing_flags
+from hz_runtime.model_space.morphology import filled
 from hz_runtime.model_space.resample import bounding_box, resample
 from hz_runtime.preparation import gates
 from hz_runtime.preparation.mask import propagated_mask, stripped
-from hz_runtime.preparation.morphology import filled
 from hz_runtime.preparation.n4 import corrected
 from hz_runtime.preparation.registration import mean_distance, registered, rigid_pose
 from hz_runtime.preparation.template import Template, points
@@ -45,6 +47,7 @@ class PreparedHead:
     template_brain, template_mask : (91, 109, 91), float32 and bool, on the template's grid.
     similarity : of the affine registration with the template, a correlation.
     verdicts : of every gate.  seconds : wall time by step.
+    flags : reasons to look at the scan before trusting what is made of it.
     """
 
     brain: F32
@@ -57,6 +60,7 @@ class PreparedHead:
     similarity: float
     verdicts: tuple[gates.Verdict, ...]
     seconds: dict[str, float]
+    flags: tuple[str, ...] = ()
 
 
 def prepare_head(
@@ -78,7 +82,7 @@ def prepare_head(
     where niimath is missing.
     """
     seconds: dict[str, float] = {}
-    verdicts = _passed(gates.of_scan(volume))
+    volume, missing, verdicts = _checked(volume)
     with _timed(seconds, "mask"):
         known, how = _known_mask(volume, brain_mask, network)
     start = _within(volume.data, known) if known is not None else volume.data
@@ -91,6 +95,7 @@ def prepare_head(
         mask = known if known is not None else propagated_mask(volume.data, volume.affine, affine, template)
         if not mask.any():
             raise NoBrain("no brain was found in this scan.", "Give a mask:  --brain-mask FILE")
+    flags = missing_flags(missing, mask if how == "template" else filled(mask), volume.affine)
     with _timed(seconds, "n4"):
         brain = _without_field(_within(volume.data, mask), mask, volume.affine)
     at = points(mask[::4, ::4, ::4], volume.affine @ np.diag([4.0, 4.0, 4.0, 1.0]))
@@ -109,8 +114,17 @@ def prepare_head(
     outline = 2 * float((fitted & template.mask).sum()) / float(fitted.sum() + template.mask.sum())
     checks = gates.of_brain(cm3, outline, _within_grid(at, pose, template), apart)
     return PreparedHead(
-        brain, mask, how, pose, dof, template_brain, template_mask, found, _passed(verdicts + checks), seconds
+        brain, mask, how, pose, dof, template_brain, template_mask, found,
+        _passed(verdicts + checks), seconds, flags,
     )  # fmt: skip
+
+
+def _checked(volume: Volume) -> tuple[Volume, Mask | None, tuple[gates.Verdict, ...]]:
+    """(the scan with air at 0, which of its voxels hold no number, the gates of a scan)."""
+    air = air_of_volume(volume)
+    # Ringing is no Hounsfield unit. A scan whose air lies amid its intensities can be a CT in a blank frame.
+    as_scanned = with_air_lowest(volume, air) if air.lies == "ringing" and air.certain else volume
+    return with_air_zero(volume, air), volume.missing, _passed(gates.of_scan(as_scanned))
 
 
 def _known_mask(
@@ -135,9 +149,8 @@ def _known_mask(
 
 
 def _within(data: F32, mask: Mask) -> F32:
-    """The scan in the mask and zero outside; a scan that goes below zero is raised to it."""
-    lowest = min(float(data[mask].min(initial=0)), 0.0)
-    return np.asarray(np.where(mask, data - np.float32(lowest), 0), np.float32, order="F")
+    """The scan in the mask and zero outside."""
+    return np.asarray(np.where(mask, data, 0), np.float32, order="F")
 
 
 def _without_field(brain: F32, mask: Mask, affine: F64) -> F32:

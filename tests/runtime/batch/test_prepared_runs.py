@@ -17,8 +17,8 @@ from hz_runtime.batch.run import run_batch
 from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bundle.store import Bundle, load_bundle
 from hz_runtime.errors import UsageError
+from hz_runtime.model_space.morphology import filled
 from hz_runtime.model_space.recipe import Recipe
-from hz_runtime.preparation.morphology import filled
 from hz_runtime.preparation.preparer import CHOICES, Preparation, Preparer
 from hz_runtime.preparation.template import mni152
 from hz_runtime.results.run_report import RunReport

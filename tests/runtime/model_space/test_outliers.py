@@ -55,7 +55,7 @@ def head(seed: int, size: float = 1.0, turn: float = 0.0, half: bool = False, no
     data = np.clip(data + noise * rng.standard_normal(SHAPE), 0, 1)
     data[(radius >= 1) | (half & (x > 0))] = 0
     stored = np.asfortranarray(data * rng.uniform(500, 2000), np.float32)
-    return Volume(stored, affine, Geometry.from_affine(SHAPE, affine), "0" * 64, "float32", 0)
+    return Volume(stored, affine, Geometry.from_affine(SHAPE, affine), "0" * 64, "float32")
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_a_displaced_brain_is_found(good: list[ModelInput]) -> None:
     volume = head(99)
     affine = volume.affine.copy()
     affine[1, 3] += 60
-    moved = Volume(volume.data, affine, Geometry.from_affine(SHAPE, affine), "0" * 64, "float32", 0)
+    moved = Volume(volume.data, affine, Geometry.from_affine(SHAPE, affine), "0" * 64, "float32")
     found = scores([*good[:19], to_model_space(moved, Recipe())])[-1]
     assert found.reasons[0].startswith("shift_mm 6")
 

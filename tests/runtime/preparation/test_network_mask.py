@@ -9,9 +9,9 @@ import pytest
 
 from hz_runtime.bundle.store import load_bundle
 from hz_runtime.errors import BundleError, NoBrain, UsageError
+from hz_runtime.model_space.morphology import largest
 from hz_runtime.preparation import network_mask
 from hz_runtime.preparation.gates import Refused
-from hz_runtime.preparation.morphology import largest
 from hz_runtime.preparation.network_mask import MaskNetwork, find_mask_network
 from hz_runtime.preparation.steps import prepare_head
 from hz_runtime.preparation.template import mni152

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from hz_runtime.errors import UsageError
+from hz_runtime.model_space import morphology
 from hz_runtime.model_space.recipe import Recipe
-from hz_runtime.preparation import gates, mask, morphology, registration, template
+from hz_runtime.preparation import gates, mask, registration, template
 from hz_runtime.preparation.steps import prepare_head
 from small_heads import as_volume, fruit, made_head, moved
 
