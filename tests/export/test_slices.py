@@ -88,14 +88,15 @@ def test_bundle_runs_as_its_networks_do(bundle: Bundle, folder: Path) -> None:
     empty = np.ptp(grid, axis=(0, 1)) == 0  # the runtime leaves those as they are
     assert 5 < empty.sum() < 40
     expected = np.where(empty, grid, np.moveaxis(made[:, 0], 0, 2))
-    found = open_networks(bundle, ON_CPU).harmonizer(grid)
+    networks = open_networks(bundle, ON_CPU)
+    found = networks.harmonizer(grid)
     assert np.abs(expected - grid).mean() > 0.01  # it does something
     np.testing.assert_allclose(found, expected, atol=2e-5)
     first = (64 - MIDDLE) // 2
-    for task, predictor in (("age", bundle.age_predictor), ("diagnosis", bundle.diagnosis_predictor)):
+    for task, predictor in (("age", networks.age_predictor), ("diagnosis", networks.diagnosis_predictor)):
         network = read_checkpoint(folder / f"slice-{task}.safetensors").network
         each = slice_by_slice(network, expected)[first : first + MIDDLE]
-        answer = predictor(backend="onnxruntime-cpu")(found)
+        answer = predictor(found)
         (number,) = answer.raw if task == "age" else answer  # type: ignore[union-attr]
         assert number == pytest.approx(float(np.median(each)), abs=1e-3)
         assert np.ptp(each) > 1e-3  # slices differ, so that their median says something
@@ -164,7 +165,7 @@ def test_the_exported_bundle_runs(folder: Path, bundle: Bundle, tmp_path: Path) 
     report = run_batch([folder / "scans"], bundle, tmp_path / "out")
     assert report.exit_code == 0
     for scan in report.scans:
-        assert scan.age_raw is not None
+        assert scan.prediction.age_raw is not None
         assert 0 < (scan.diagnosis_probability or 0) < 1
 
 
