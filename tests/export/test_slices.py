@@ -166,7 +166,7 @@ def test_the_exported_bundle_runs(folder: Path, bundle: Bundle, tmp_path: Path) 
     assert report.exit_code == 0
     for scan in report.scans:
         assert scan.prediction.age_raw is not None
-        assert 0 < (scan.diagnosis_probability or 0) < 1
+        assert 0 < (scan.prediction.diagnosis_probability or 0) < 1
 
 
 @pytest.mark.parametrize("role", ["harmonizer", "diagnosis"])
