@@ -131,7 +131,7 @@ def speed(
 )
 @_scans
 @click.option(
-    "--backend", "engines", multiple=True, type=click.Choice(options.backend_names()[1:]),
+    "--backend", "engines", multiple=True, type=options.EngineChoice(auto=False),
     help="Engines to ask; repeatable.  [default: all that are here]",
 )  # fmt: skip
 @options.to_site

@@ -13,11 +13,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-def backend_names() -> tuple[str, ...]:
-    """What --backend takes; of the table of engines, whose import is cheap."""
-    from hz_runtime.backends.registry import backend_names
+class EngineChoice(click.Choice):
+    """The names in the table of engines, which is read where a command's help or arguments ask for them.
 
-    return backend_names()
+    auto : whether "auto" is one of them.
+    """
+
+    def __init__(self, auto: bool) -> None:
+        self.auto = auto
+        self.case_sensitive = True
+
+    @property
+    def choices(self) -> tuple[str, ...]:  # type: ignore[override]
+        from hz_runtime.backends.registry import backend_names
+
+        return backend_names()[0 if self.auto else 1 :]
 
 
 def together(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -76,14 +86,14 @@ space = click.option(
 network = together(
     click.option(
         "--backend",
-        type=click.Choice(backend_names()),
+        type=EngineChoice(auto=True),
         default="auto",
         show_default=True,
         help="Engine to try first; auto takes the fastest one installed.",
     ),
     click.option(
         "--require",
-        type=click.Choice(backend_names()[1:]),
+        type=EngineChoice(auto=False),
         help="Fail (exit 5) rather than run on any other engine.",
     ),
     click.option(

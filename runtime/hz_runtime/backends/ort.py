@@ -136,7 +136,7 @@ def _with_graph(opened: Callable[[], Any], options: Any) -> tuple[Any, bytes]:
     onnxruntime gives its optimized graph to a path alone; this one is of memory, so that no file is left
     behind and none is needed where nothing can be written.
     """
-    place = os.memfd_create("hz-graph")
+    place = os.memfd_create("onnxruntime-graph")
     try:
         options.optimized_model_filepath = f"/proc/self/fd/{place}"
         session = opened()

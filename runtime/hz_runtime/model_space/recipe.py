@@ -46,6 +46,7 @@ Shape = tuple[int, int, int]
 LEAST_COVERAGE = 0.5
 LONGEST_AXIS = 1024  # of a grid, as of a scan (`header.ReadLimits`)
 UPGRADE = "Upgrade hz (pip install --upgrade hz-mri), or export the bundle again with this one."
+THICK_SLICES = 1.2  # times the smallest voxel size: else a whole grid is coarse, which no scanner makes
 THICKEST_MM = 3.0  # the network's voxel is 2.84 mm: thicker slices do not hold what it reads
 UNPLACED = "its header tells left from right by default only (no sform, no qform): it may be mirrored"
 
@@ -250,8 +251,8 @@ def header_flags(volume: Volume) -> list[str]:
             f"its header disagrees with itself ({volume.geometry.conflict}): other programs may show it "
             "elsewhere, or mirrored"
         )
-    thickest = float(volume.spacing.max())
-    if thickest > THICKEST_MM:
+    thinnest, thickest = float(volume.spacing.min()), float(volume.spacing.max())
+    if thickest > max(THICKEST_MM, THICK_SLICES * thinnest):
         flags.append(
             f"slices of {thickest:.3g} mm: the networks read 3D scans of up to {THICKEST_MM:g} mm, and what "
             "lies between thick slices is not in the scan"

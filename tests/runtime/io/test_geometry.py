@@ -76,6 +76,12 @@ def test_thick_slices_are_flagged_as_preparation_refuses_them(
     assert any(f"slices of {mm:g} mm" in flag for flag in header_flags(volume)) is flagged
 
 
+def test_a_grid_that_is_coarse_all_over_has_no_slices(tmp_path: Path) -> None:
+    """A scan averaged to 4 mm: no scanner makes one, and the networks' grid is hardly finer."""
+    coarse = AFFINE @ np.diag([4.0, 4, 4, 1])
+    assert header_flags(read_volume(scan(tmp_path / "a.nii", coarse, None))) == []
+
+
 def test_both_are_among_the_flags_of_a_scan(tmp_path: Path) -> None:
     thick = AFFINE @ np.diag([1, 1, 5.0, 1])
     flags = header_flags(read_volume(scan(tmp_path / "a.nii", thick, about_x(20) @ thick)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hz_runtime.backends.fallback import _kept
+from hz_runtime.backends.built_engines import _kept
 from hz_runtime.bundle.engine_cache import EngineCache, default_cache
 from hz_runtime.bundle.store import load_bundle
 from hz_runtime.errors import BackendError, UsageError
