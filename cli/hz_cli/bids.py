@@ -155,17 +155,19 @@ def _participants(
 
     from hz_runtime.batch.executor import Event
     from hz_runtime.batch.run_options import RunOptions
-    from hz_runtime.bids.layout import Wanted, check_raw, find_units, read_filter
+    from hz_runtime.bids.filter_file import read_filter
+    from hz_runtime.bids.layout import Wanted, check_raw, find_units
     from hz_runtime.bids.participant import run_participants
     from hz_runtime.bundle.store import load_bundle
     from hz_runtime.preparation.preparer import Preparation
 
     if not skip_check:
         check_raw(raw)
-    units, notes = find_units(raw, Wanted(subjects, sessions, read_filter(filters) if filters else {}))
+    wanted, ignored = read_filter(filters) if filters else ({}, ())
+    units, notes = find_units(raw, Wanted(subjects, sessions, wanted))
     progress = render.Progress(plain=plain, quiet=quiet)
     try:
-        for note in notes:
+        for note in (*ignored, *notes):
             progress(Event("note", note))
         preparation = Preparation.asked(dof, brain_mask) if raw_heads else None
         asked = RunOptions(preparation=preparation, **choices)

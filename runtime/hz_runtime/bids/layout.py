@@ -20,17 +20,7 @@ from hz_runtime.io.atomic import shown
 _T1W = re.compile(r"_T1w\.nii(\.gz)?$")
 _LABEL = re.compile(r"[A-Za-z0-9]+")
 _NO_MAGNITUDE = ("phase", "real", "imag")  # values of the entity part that are not what a scanner shows
-# Names of a filter file (those of PyBIDS) to the keys in file names.
-ENTITIES = {
-    "acquisition": "acq",
-    "ceagent": "ce",
-    "echo": "echo",
-    "part": "part",
-    "reconstruction": "rec",
-    "run": "run",
-    "session": "ses",
-    "subject": "sub",
-}
+ANY = "*"  # among the values of an entity that are wanted: whatever is there; no label is spelt so
 
 
 @dataclass(frozen=True)
@@ -66,7 +56,8 @@ class Wanted:
     """Which scans of a data set to take; empty means all.
 
     subjects, sessions : labels, with or without their prefix.
-    entities : key of a file name -> the values allowed; None in there allows a name without the key.
+    entities : key of a file name, or "extension" -> the values allowed; None in there allows a name without
+        the key, ANY one with it.
     """
 
     subjects: Sequence[str] = ()
@@ -75,7 +66,7 @@ class Wanted:
 
     def takes(self, path: Path) -> bool:
         """Whether the entities of a file name are wanted."""
-        found = entities(path.name)
+        found = {**entities(path.name), "extension": ".nii.gz" if path.name.endswith(".gz") else ".nii"}
         return all(
             any(_same(found.get(key), value) for value in values) for key, values in self.entities.items()
         )
@@ -85,31 +76,6 @@ def entities(name: str) -> dict[str, str]:
     """{"sub": "01", "run": "2"} of sub-01_run-2_T1w.nii.gz."""
     parts = (word.partition("-") for word in name.split(".")[0].split("_"))
     return {key: value for key, dash, value in parts if dash}
-
-
-def read_filter(path: Path) -> dict[str, tuple[str | None, ...]]:
-    """What a BIDS filter file (as fMRIPrep's) allows of T1w scans: {"t1w": {"session": "1", "run": [1, 2]}}.
-
-    Raises UsageError where it is no such JSON or asks by something that T1w file names do not have.
-    """
-    try:
-        wanted = json.loads(path.read_text("utf-8")).get("t1w", {})
-        items = dict(wanted).items()
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise UsageError(
-            f"{shown(path)}: not a BIDS filter file.", 'Write it so:  {"t1w": {"session": "1", "run": 1}}'
-        ) from error
-    found = {}
-    for name, value in items:
-        if name in ("datatype", "suffix", "extension"):
-            continue  # always anat, T1w, NIfTI
-        if name not in ENTITIES:
-            raise UsageError(
-                f"{shown(path)}: T1w scans cannot be chosen by {name!r}.", f"Use {', '.join(ENTITIES)}."
-            )
-        values = value if isinstance(value, list) else [value]
-        found[ENTITIES[name]] = tuple(None if v is None else str(v) for v in values)
-    return found
 
 
 def find_units(root: Path, wanted: Wanted | None = None) -> tuple[tuple[Unit, ...], tuple[str, ...]]:
@@ -245,4 +211,6 @@ def _same(found: str | None, wanted: str | None) -> bool:
     """Entity values are equal; indices are numbers, so that run 1 is run 01."""
     if found is None or wanted is None:
         return found is wanted
+    if wanted == ANY:
+        return True
     return found == wanted or (found.isdigit() and wanted.isdigit() and int(found) == int(wanted))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from hz_runtime.bids.layout import Wanted, check_raw, entities, find_units, read_filter
+from hz_runtime.bids.layout import Wanted, check_raw, entities, find_units
 from hz_runtime.errors import UsageError
 
 
@@ -67,27 +66,6 @@ def test_labels(study: Path) -> None:
         find_units(study, Wanted(sessions=("a", "c")))
     with pytest.raises(UsageError, match="no T1w scan found"):
         find_units(study, Wanted(subjects=("03",)))
-
-
-@pytest.mark.parametrize(
-    "asked, found",
-    [
-        ({"run": 2}, ["sub-01_ses-b_acq-mprage_run-02"]),
-        ({"run": [1, "2"]}, ["sub-01_ses-b_acq-mprage_run-1", "sub-01_ses-b_acq-mprage_run-02"]),
-        ({"run": None, "part": None}, ["sub-01_ses-a", "sub-02"]),
-        ({"session": ["b", None], "acquisition": None, "suffix": "T1w"}, ["sub-02", "sub-02_part-mag"]),
-    ],
-)
-def test_filter_files(study: Path, asked: dict[str, object], found: list[str]) -> None:
-    (study / "filter.json").write_text(json.dumps({"bold": {"task": "rest"}, "t1w": asked}))
-    assert sorted(names(study, entities=read_filter(study / "filter.json"))) == sorted(found)
-
-
-@pytest.mark.parametrize("text", ["", "[1]", '{"t1w": 3}', '{"t1w": {"task": "rest"}}'])
-def test_bad_filter_files(tmp_path: Path, text: str) -> None:
-    (tmp_path / "filter.json").write_text(text)
-    with pytest.raises(UsageError, match=r"filter\.json"):
-        read_filter(tmp_path / "filter.json")
 
 
 def test_ages_and_sites(study: Path) -> None:
