@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import click
 from hz_cli import options, render
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from hz_runtime.dicom.series import Series
 
@@ -30,6 +31,19 @@ _salt = click.option(
 
 def _warn(line: str) -> None:
     render.say(line, err=True)
+
+
+@contextmanager
+def _opened(source: Path) -> Iterator[list[Path]]:
+    """The DICOM files of IN, for as long as the context lasts, after a line about what is left out of it."""
+    from hz_runtime.dicom.folder import find_archives
+    from hz_runtime.dicom.intake import dicom_files
+
+    if archives := find_archives(source):
+        many = f"{len(archives)} archive{'' if len(archives) == 1 else 's'}"
+        _warn(f"{many} in the folder not looked into; give each by itself, as IN")
+    with dicom_files(source, note=_warn) as files:
+        yield files
 
 
 @click.group(context_settings=options.CONTEXT)
@@ -53,12 +67,11 @@ def list_series(source: Path, salt: str | None, keep_ids: bool) -> None:
     """The series of a folder, .zip or .tar.gz; * marks what convert takes."""
     from hz_runtime.dicom.convert import output_name
     from hz_runtime.dicom.deidentify import MODALITIES, SALT, words
-    from hz_runtime.dicom.intake import dicom_files
     from hz_runtime.dicom.selection import choose_each, judge
     from hz_runtime.dicom.series import find_series
     from hz_runtime.errors import UnsupportedScan
 
-    with dicom_files(source, unreadable=_warn) as files:
+    with _opened(source) as files:
         found = find_series(files)
     try:
         chosen = {one.number for one in choose_each(found)[0]}
@@ -127,13 +140,12 @@ def convert(
     """
     from hz_runtime.dicom.convert import convert as write
     from hz_runtime.dicom.deidentify import SALT
-    from hz_runtime.dicom.intake import dicom_files
     from hz_runtime.dicom.selection import choose, choose_each, judge
     from hz_runtime.dicom.series import find_series
     from hz_runtime.errors import ScanError
 
     failed = 0
-    with dicom_files(source, unreadable=_warn) as files:
+    with _opened(source) as files:
         found = find_series(files)
         chosen, without = choose_each(found) if wanted is None else ((choose(found, wanted),), 0)
         for one in chosen:
@@ -184,13 +196,12 @@ def export(
     from hz_runtime.dicom.deidentify import SALT
     from hz_runtime.dicom.derived import write_derived
     from hz_runtime.dicom.export_folder import replacing
-    from hz_runtime.dicom.intake import dicom_files
     from hz_runtime.dicom.result import read_result
     from hz_runtime.dicom.series import find_series
     from hz_runtime.dicom.structured_report import write_report
 
     origin, age = read_result(volume, result)
-    with dicom_files(source, unreadable=_warn) as files:
+    with _opened(source) as files:
         one = _source(find_series(files), volume, wanted, reference, salt)
         with replacing(out, one) as folder:
             images = write_derived(volume, one, folder, origin, keep_ids, salt or SALT)

@@ -110,12 +110,12 @@ class Progress:
             with suppress(OSError):  # a terminal that is gone
                 self._bar.update(event.done - self._bar.n)
             if result.status in ("flagged", "failed"):
-                self._say(scan_line(result))
+                self._say(scan_line(result, event.text))
         elif not self._quiet:
             width = len(str(event.total))
-            self._say(f"[{event.done:>{width}}/{event.total}] {scan_line(result)}")
+            self._say(f"[{event.done:>{width}}/{event.total}] {scan_line(result, event.text)}")
         elif result.status == "failed":
-            self._say(scan_line(result), err=True)
+            self._say(scan_line(result, event.text), err=True)
 
     def close(self) -> None:
         """Take the bar off the screen."""
@@ -148,9 +148,12 @@ def say(text: str, *, err: bool = False, bar: Any = None) -> None:
         os.close(devnull)
 
 
-def scan_line(result: ScanResult) -> str:
-    """One scan in one line: name, status, age, and why."""
-    parts = [result.input, click.style(result.status, fg=COLOURS[result.status])]
+def scan_line(result: ScanResult, source: str = "") -> str:
+    """One scan in one line: name, status, age, and why.  source : of DICOM, where it came from."""
+    parts = [
+        f"{result.input} (of {source})" if source else result.input,
+        click.style(result.status, fg=COLOURS[result.status]),
+    ]
     found = result.prediction
     if found.age_raw is not None and found.age is not None:
         raw = "" if found.age_corrected is None else f" (raw {found.age_raw:.1f})"

@@ -34,7 +34,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Event:
-    """Something to show: kind "start" (total known), "note" (text), or "scan" (result)."""
+    """Something to show: kind "start" (total known), "note" (text), or "scan" (result; text: of DICOM, the
+    archive or folder that it came from, which no file names)."""
 
     kind: Literal["start", "note", "scan"]
     text: str = ""
@@ -121,7 +122,7 @@ class Executor:
             results[index] = result
             if result.reason == NOT_REACHED:
                 continue
-            self._emit(Event("scan", result=result, done=len(results), total=len(scans)))
+            self._emit(Event("scan", scans[index].source, result, len(results), len(scans)))
         return tuple(results[i] for i in range(len(scans)))
 
     def _start(self) -> list[threading.Thread]:

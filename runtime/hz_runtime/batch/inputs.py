@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hz_runtime.batch.folder_lock import LOCK_NAME
-from hz_runtime.errors import HzError, UnreadableScan, UsageError
+from hz_runtime.dicom.folder import count_by_name, find_archives, holds_dicom, is_archive, is_dicom
+from hz_runtime.errors import HzError, UnreadableScan, UnsupportedScan, UsageError
+from hz_runtime.io.annex import fetch_command, unfetched
 from hz_runtime.io.atomic import printable
 from hz_runtime.io.scan_files import find_scans
 from hz_runtime.io.volume import is_scan_name, stem
@@ -40,22 +42,44 @@ class InputScan:
     path : absolute path.  label : how results name it, relative and unique; never absolute.
     name : what its output names start with, unique in a run.
     fault : why there is no scan to read, of DICOM that could not be converted; then no file is at `path`.
+    source : of DICOM, the archive or folder that it came from. It may name a patient: for the screen only.
     """
 
     path: Path
     label: str
     name: str
     fault: HzError | None = None
+    source: str = ""
 
     def check(self) -> None:
         """Raise `fault`, or UnreadableScan where no file is at `path`."""
         if self.fault is not None:
             raise self.fault
+        if unfetched(self.path):
+            raise UnreadableScan(
+                f"{self.path.name}: its content is not here, only a link or a pointer to it.",
+                f"Fetch it first:  {fetch_command(self.label)}",
+            )
         if not self.path.exists():
-            what = "a link to a file that is not here" if self.path.is_symlink() else "no such file"
-            raise UnreadableScan(f"{self.path.name}: {what}.", "Check the name, or fetch the file's content.")
+            raise UnreadableScan(f"{self.path.name}: no such file.", "Check the name.")
         if not self.path.is_file():
             raise UnreadableScan(f"{self.path.name}: not a file.", "Give a .nii, .nii.gz or .mgz scan.")
+
+
+@dataclass(frozen=True)
+class Note:
+    """A line about the inputs.
+
+    text : for the log.  screen : for the screen, where it names what the log does not: a name of DICOM may be
+    a patient's. The same as `text` where it is left out.
+    """
+
+    text: str
+    screen: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.screen:
+            object.__setattr__(self, "screen", self.text)
 
 
 @dataclass(frozen=True)
@@ -63,7 +87,7 @@ class Inputs:
     """The scans of a run, in order, and what the user should hear about the list."""
 
     scans: tuple[InputScan, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 def collect(
@@ -74,40 +98,84 @@ def collect(
     Files named outright are always taken, so that one that is no scan gets a row that says why.
     Folders and patterns give scan names only, hidden files and the outputs of hz-run left out.
     converted : takes DICOM, too: archives, DICOM files, and folders without scan names; None does not.
-    A folder that cannot be listed is a note, and the rest is taken.
+    A folder that cannot be listed, and DICOM or archives that are passed over, are notes; the rest is taken.
     Raises UsageError when nothing is left, or when a result would overwrite an input.
     """
     texts = [os.fspath(i) for i in inputs]
     found: dict[Path, Path] = {}  # absolute path -> the root it was found under
     faults: dict[Path, HzError] = {}
-    notes: list[str] = []
+    sources: dict[Path, str] = {}
+    notes: list[Note] = []
     for text in texts:
         unreadable: list[str] = []
         hits = list(_expand(text, out, unreadable.append))
-        if converted is not None and converted.takes(text, [path for path, _ in hits]):
-            series, unreadable = converted.take(text)  # whose lines name no folder: it may be a patient's
-            hits = [(path, path.parent) for path in series]
+        taken = converted.take_all(text, [path for path, _ in hits]) if converted else []
+        if taken:  # whose notes in the log name no folder: it may be a patient's
+            given = {Path(os.path.abspath(source)) for source, _, _ in taken}
+            hits = [hit for hit in hits if hit[0] not in given]
+        else:
+            notes += [*map(Note, unreadable), *_passed_over(text, hits)]
+        for source, series, lines in taken:
+            hits += [(path, path.parent) for path in series]
             faults.update((path, fault) for path, fault in series.items() if fault is not None)
-        notes += unreadable
+            sources.update((path, _shown(source)) for path in series)
+            notes += [Note(line, f"{_shown(source)}: {line}") for line in lines]
         if not hits:
-            notes.append(f"{_shown(text)}: no scan found there")
+            notes.append(Note(f"{_shown(text)}: no scan found there"))
         for path, root in hits:
             found.setdefault(path, root)
     if not any(os.path.lexists(p) or p in faults for p in found):
         raise _nothing(texts, notes, converted is not None)
-    scans = _named(found)
-    if faults:
-        scans = tuple(replace(scan, fault=faults.get(scan.path)) for scan in scans)
+    if converted is None:
+        faults = {path: _needs_preparing(path) for path in found if path.is_file() and is_dicom(path)}
+    scans = tuple(
+        replace(scan, fault=faults.get(scan.path), source=sources.get(scan.path, ""))
+        for scan in _named(found)
+    )
     _refuse_overwriting(scans, out)
     return Inputs(scans, tuple(notes))
 
 
-def _nothing(texts: Sequence[str], notes: Sequence[str], dicom: bool) -> UsageError:
+def _needs_preparing(path: Path) -> HzError:
+    """What to say of an archive or a DICOM file where only scans are taken."""
+    name = printable(path.name)
+    what = "an archive" if is_archive(name) else "a DICOM file"
+    return UnsupportedScan(
+        f"{name}: {what}, and no scan.", f"If it holds a raw head:  hz-run --prepare {name}"
+    )
+
+
+def _passed_over(text: str, hits: Sequence[tuple[Path, Path]]) -> Iterator[Note]:
+    """That archives or DICOM lie beside the scans of a folder, where they are not looked into."""
+    folder = Path(os.path.abspath(text))
+    if not hits or not folder.is_dir():
+        return
+    archives, loose = find_archives(folder), count_by_name(folder)
+    parts = [f"{len(archives)} archive{'s' * (len(archives) != 1)}"] * bool(archives)
+    parts += [f"{loose} DICOM file{'s' * (loose != 1)}"] * bool(loose)
+    if parts:
+        line = f"{_shown(text)}: {' and '.join(parts)} beside the scans passed over"
+        some = ", ".join(printable(path.relative_to(folder).as_posix()) for path in archives[:5])
+        more = ", ..." if len(archives) > 5 else ""
+        how = "; a raw head in there is taken when it is given by itself:  hz-run --prepare PATH"
+        yield Note(line + how, f"{line}{f' ({some}{more})' if some else ''}{how}")
+
+
+def _nothing(texts: Sequence[str], notes: Sequence[Note], dicom: bool) -> UsageError:
     asked = ", ".join(map(_shown, texts)) or "no input given"
-    closed = "; ".join(note for note in notes if not note.endswith("no scan found there"))
+    closed = "; ".join(note.screen for note in notes if not note.text.endswith("no scan found there"))
+    what = f"no scan found: {asked}{f' ({closed})' if closed else ''}."
+    if not dicom:
+        for text in texts:
+            folder = Path(os.path.abspath(text))
+            if folder.is_dir() and (holds_dicom(folder) or find_archives(folder)):
+                return UsageError(
+                    f"{what} {_shown(text)} holds DICOM, or archives.",
+                    f"Raw heads in there are taken by  hz-run --prepare {_shown(text)}",
+                )
     more, hint = (", DICOM", "") if dicom else ("", "  (DICOM:  hz-run --prepare FOLDER)")
     return UsageError(
-        f"no scan found: {asked}{f' ({closed})' if closed else ''}.",
+        what,
         f"Give .nii, .nii.gz or .mgz scans{more}, or folders of them, outside the --out folder.{hint}",
     )
 

@@ -104,14 +104,15 @@ def prepare_batch(
         heads = HeadFolder(folder, Preparer.opened(options.preparation), options.overwrite)
         log = RunLog(folder / LOG_NAME)
         for note in found.notes:
-            log.write(note)
-            emit(Event("note", note))
+            log.write(note.text)
+            emit(Event("note", note.screen))
         workers = min(options.workers or min(MOST_WORKERS, usable_cpus()), total)
         dof = options.preparation.dof
         emit(Event("start", f"{dof} degrees of freedom, {workers} at a time", total=total))
+        sources = {scan.name: scan.source for scan in found.scans}
         for result in _each(heads, found.scans, workers, stop):
             results[result.name] = result
-            emit(Event("scan", result=result, done=len(results), total=total))
+            emit(Event("scan", sources[result.name], result, len(results), total))
         scans = tuple(results[scan.name] for scan in found.scans)
         write_preparation_tsv(folder, scans)
     return PrepareReport(folder, scans, f"*{brain_suffix(heads.template)}", stop.is_set())

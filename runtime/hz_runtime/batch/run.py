@@ -123,7 +123,10 @@ def _announce(
             if attempt.outcome != "ran":
                 emit(Event("note", line))
     emit(Event("start", f"{backend.name} on {backend.device}", total=len(chosen.scans)))
-    _say((*chosen.notes, *options.ages.gaps(chosen.scans)), log, emit)
+    for note in chosen.notes:
+        log.write(note.text)
+        emit(Event("note", note.screen))
+    _say(options.ages.gaps(chosen.scans), log, emit)
 
 
 def _say(notes: Iterable[str], log: RunLog, emit: Callable[[Event], None]) -> None:

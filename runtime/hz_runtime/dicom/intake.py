@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
+from hz_runtime.dicom.folder import HEAD, MOST_FILES, find_dicom, looks_like_dicom, too_much
 from hz_runtime.errors import HzError, UnreadableScan, UnsupportedScan
+from hz_runtime.io.annex import fetch_command, unfetched
 
 _BLOCK = 1 << 20
 _GZIP_MAGIC, _ZIP_MAGIC = b"\x1f\x8b", b"PK"
-_HEAD = 132  # preamble and "DICM"
 _EOCD, _EOCD64, _LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 # What the standard library raises at a bad archive; NotImplementedError is zipfile's for unknown compression.
 _DAMAGED = (
@@ -44,7 +45,7 @@ class IntakeLimits:
 
     max_bytes: int = 2**32
     max_file_bytes: int = 2**31
-    max_files: int = 100_000
+    max_files: int = MOST_FILES
     max_directory_bytes: int = 2**26
 
 
@@ -52,18 +53,22 @@ class IntakeLimits:
 def dicom_files(
     source: str | os.PathLike[str],
     limits: IntakeLimits | None = None,
-    unreadable: Callable[[str], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[list[Path]]:
     """The DICOM files below a folder or in an archive, for as long as the context lasts.
 
-    Links in folders are not followed; files that do not begin like DICOM are left out.
-    unreadable : called with a line where folders below `source` cannot be listed; the rest is taken.
-    Messages name neither files nor folders. Raises UnreadableScan (missing, damaged, encrypted, over the
-    limits), UnsupportedScan (no archive and no folder, or no DICOM in it), HzError where the temporary folder
-    is full.
+    Which links in folders are followed is `folder`'s; files that do not begin like DICOM are left out.
+    note : called with a line for what is left out of a folder: links, folders that cannot be listed.
+    Messages name neither files nor folders. Raises UnreadableScan (missing, not fetched, damaged, encrypted,
+    over the limits), UnsupportedScan (no archive and no folder, or no DICOM in it), HzError where the
+    temporary folder is full.
     """
     limits = limits or IntakeLimits()
     path = Path(source)
+    if unfetched(path):
+        raise UnreadableScan(
+            "the content of the DICOM input was not fetched.", f"Fetch it first:  {fetch_command('PATH')}"
+        )
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
@@ -71,13 +76,7 @@ def dicom_files(
             "the DICOM input cannot be opened.", "Check the name and your permission to read it."
         ) from error
     if stat.S_ISDIR(mode):
-        refused: list[OSError] = []
-        found = list(_walk(path, limits, refused.append))
-        if refused:
-            many = f"{len(refused)} folders" if len(refused) > 1 else "1 folder"
-            why = refused[0].strerror or type(refused[0]).__name__
-            unreadable(f"{many} of the DICOM input cannot be listed ({why}): what is in there is missing")
-        yield _some(found)
+        yield find_dicom(path, limits.max_files, note)
     elif not stat.S_ISREG(mode):
         raise UnreadableScan("the DICOM input is neither a folder nor a regular file.", "Give a folder.")
     else:
@@ -113,46 +112,10 @@ def _some(files: list[Path]) -> list[Path]:
     return files
 
 
-def _walk(folder: Path, limits: IntakeLimits, refused: Callable[[OSError], None]) -> Iterator[Path]:
-    count = 0
-    for here, folders, files in os.walk(folder, onerror=refused):
-        folders.sort()
-        for name in sorted(files):
-            count += 1
-            if count > limits.max_files:
-                raise _too_much(f"more than {limits.max_files} files")
-            path = Path(here) / name
-            if _regular(path) and begins_like_dicom(path):
-                yield path
-
-
-def _regular(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
-    except OSError:
-        return False
-
-
-def begins_like_dicom(path: Path) -> bool:
-    """Whether a file can be read and `looks_like_dicom`."""
-    try:
-        with open(path, "rb") as file:
-            return looks_like_dicom(file.read(_HEAD))
-    except OSError:
-        return False
-
-
-def looks_like_dicom(head: bytes) -> bool:
-    """Whether a file's first 132 bytes are a DICOM preamble, or group 0008 or 0002 as old files begin."""
-    if head[128:132] == b"DICM":
-        return True
-    return len(head) == _HEAD and head[:2] in (b"\x08\0", b"\x02\0") and head[3:4] == b"\0"
-
-
 def _unpacked(path: Path, folder: Path, limits: IntakeLimits) -> list[Path]:
     try:
         with open(path, "rb") as file:
-            head = file.read(_HEAD)
+            head = file.read(HEAD)
             file.seek(0)
             if looks_like_dicom(head):
                 return [path]
@@ -179,12 +142,6 @@ def _damaged() -> UnreadableScan:
     return UnreadableScan("the archive is damaged, or is neither a .zip nor a .tar.gz.", _COPY)
 
 
-def _too_much(what: str) -> UnreadableScan:
-    return UnreadableScan(
-        f"the input holds {what}.", "Give hz the folder of one examination, or unpack the archive yourself."
-    )
-
-
 def _inflated(file: BinaryIO) -> BinaryIO:
     from isal import igzip
 
@@ -201,11 +158,11 @@ class _Bounded:
     def read(self, count: int = -1) -> bytes:
         # Content comes in blocks; more at once is a record, and tarfile keeps those that are global.
         if count < 0 or count > min(self._limits.max_directory_bytes, _BLOCK):
-            raise _too_much("a record of absurd size")
+            raise too_much("a record of absurd size")
         data = self._source.read(count)
         self._at += len(data)
         if self._at > 2 * self._limits.max_bytes:  # content, and padding between files
-            raise _too_much(f"more than {self._limits.max_bytes / 1e9:.3g} GB")
+            raise too_much(f"more than {self._limits.max_bytes / 1e9:.3g} GB")
         return data
 
     def tell(self) -> int:
@@ -230,11 +187,11 @@ class _Unpacking:
     def count(self) -> None:
         self._seen += 1
         if self._seen > self._limits.max_files:
-            raise _too_much(f"more than {self._limits.max_files} files")
+            raise too_much(f"more than {self._limits.max_files} files")
 
     def keep(self, source: IO[bytes]) -> None:
         """Write a member to its own file where it begins like DICOM."""
-        head = source.read(_HEAD)
+        head = source.read(HEAD)
         if not looks_like_dicom(head):
             return
         target = self._folder / f"{len(self.files) + 1:06}"
@@ -245,7 +202,7 @@ class _Unpacking:
                 size += len(piece)
                 self._left -= len(piece)
                 if size > self._limits.max_file_bytes or self._left < 0:
-                    raise _too_much(
+                    raise too_much(
                         f"more than {self._limits.max_bytes / 1e9:.3g} GB, or a file of more than "
                         f"{self._limits.max_file_bytes / 1e9:.3g} GB"
                     )
@@ -272,7 +229,7 @@ def _from_tar(file: BinaryIO, folder: Path, limits: IntakeLimits) -> list[Path]:
 
 def _from_zip(file: BinaryIO, folder: Path, limits: IntakeLimits) -> list[Path]:
     if _directory_bytes(file) > limits.max_directory_bytes:
-        raise _too_much("a table of contents of absurd size")
+        raise too_much("a table of contents of absurd size")
     unpacking = _Unpacking(folder, limits)
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():

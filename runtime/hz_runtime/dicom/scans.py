@@ -5,6 +5,7 @@ Names and messages hold nothing of the input's own name, which may be a patient'
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +15,11 @@ from pathlib import Path
 
 from hz_runtime.dicom.convert import convert
 from hz_runtime.dicom.deidentify import SALT, need
-from hz_runtime.dicom.intake import begins_like_dicom, dicom_files, private_folder
+from hz_runtime.dicom.folder import find_archives, holds_dicom, is_dicom
+from hz_runtime.dicom.intake import dicom_files, private_folder
 from hz_runtime.dicom.selection import choose_each
 from hz_runtime.dicom.series import find_series
 from hz_runtime.errors import HzError, UnsupportedScan, UsageError
-from hz_runtime.io.volume import is_scan_name
-
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
 @dataclass(frozen=True)
@@ -31,28 +30,38 @@ class DicomScans:
     salt: str = SALT
     _numbers: Iterator[int] = field(default_factory=lambda: count(1), repr=False)
 
-    def takes(self, text: str, scans: Sequence[Path]) -> bool:
-        """Whether the INPUT `text`, in which `scans` were found, is DICOM: an archive, a DICOM file, or a
-        folder that holds some and no scan."""
+    def sources(self, text: str, scans: Sequence[Path]) -> list[str]:
+        """What of the INPUT `text`, in which `scans` were found, is DICOM, each to be taken by itself: an
+        archive, a DICOM file, or, of a folder that holds no scan, its DICOM and every archive in it."""
         path = Path(os.path.abspath(text))
         if path.is_dir():
-            return not scans and _holds_dicom(path)
-        if not path.is_file() or is_scan_name(path):
-            return False
-        return path.name.lower().endswith(ARCHIVES) or begins_like_dicom(path)
+            if any(scan.is_relative_to(path) for scan in scans):
+                return []
+            loose = [text] if holds_dicom(path) else []
+            return loose + [os.path.join(text, found.relative_to(path)) for found in find_archives(path)]
+        if path.is_file():
+            return [text] if is_dicom(path) else []
+        matches = [] if os.path.lexists(path) else sorted(glob.glob(text, recursive=True))
+        return list(dict.fromkeys(source for match in matches for source in self.sources(match, scans)))
+
+    def take_all(
+        self, text: str, scans: Sequence[Path]
+    ) -> list[tuple[str, dict[Path, HzError | None], list[str]]]:
+        """Each of `sources` with what `take` gives for it."""
+        return [(source, *self.take(source)) for source in self.sources(text, scans)]
 
     def take(self, text: str) -> tuple[dict[Path, HzError | None], list[str]]:
         """(the file of the T1-weighted head of every study in `text`, or what was wrong instead; notes).
 
-        A study without one has a path, too, at which there is no file. A note says where folders could not
-        be listed. Raises UsageError where the extra `dicom` is not installed.
+        text : one of `sources`.  A study without one has a path, too, at which there is no file. Notes are
+        those of `dicom_files`. Raises UsageError where the extra `dicom` is not installed.
         """
         need("pydicom", "dcm2niix")
         into = self.folder / f"{next(self._numbers):04}"
         made: dict[Path, HzError | None] = {}
         notes: list[str] = []
         try:
-            with dicom_files(text, unreadable=notes.append) as files:
+            with dicom_files(text, note=notes.append) as files:
                 chosen, without = choose_each(find_series(files))
                 for one in chosen:
                     try:
@@ -80,13 +89,3 @@ def dicom_scans() -> Iterator[DicomScans]:
     """Takes DICOM until the context ends; then its files are gone. Salt: $HZ_DICOM_SALT, as for hz-dicom."""
     with private_folder() as folder:
         yield DicomScans(folder, os.environ.get("HZ_DICOM_SALT") or SALT)
-
-
-def _holds_dicom(folder: Path) -> bool:
-    try:
-        with dicom_files(folder):
-            return True
-    except UnsupportedScan:
-        return False
-    except HzError:  # too much of it: for `take` to say
-        return True

@@ -199,7 +199,7 @@ def test_a_folder_that_cannot_be_listed_is_counted_and_not_named(
         (tmp_path / name).write_bytes(bytes(128) + b"DICM")
     close(monkeypatch, tmp_path / "DOE^JOHN")
     heard: list[str] = []
-    with dicom_files(tmp_path, unreadable=heard.append) as files:
+    with dicom_files(tmp_path, note=heard.append) as files:
         assert files == [tmp_path / "a" / "1"]
     assert heard == [
         "1 folder of the DICOM input cannot be listed (Permission denied): what is in there is missing"
