@@ -25,7 +25,8 @@ from hz_runtime.model_space.foreground import (
 from hz_runtime.model_space.morphology import eroded
 from hz_runtime.model_space.recipe import THICKEST_MM
 from hz_runtime.model_space.resample import resample
-from hz_runtime.preparation.registration import scales
+from hz_runtime.preparation.folds import around_ventricles, folds
+from hz_runtime.preparation.registration import LEAST_SIMILARITY, WILL_DO, scales
 from hz_runtime.preparation.template import Template
 
 F32 = NDArray[np.float32]
@@ -33,9 +34,9 @@ F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 INFINITE = float("inf")
 NAMES = (
-    "intensities", "slice thickness", "field of view", "grey levels", "similarity", "size", "coverage",
-    "contrast", "brain volume", "brain shape", "placement", "capture",
-)  # of all gates, in the order they are asked  # fmt: skip
+    "intensities", "slice thickness", "field of view", "grey levels", "similarity", "folds", "size",
+    "coverage", "contrast", "brain volume", "brain shape", "placement", "capture",
+)  # of all gates, in the order they are asked; folds only where similarity is low  # fmt: skip
 
 SMALLEST_VIEW_MM = 100.0  # an adult brain is about 140 x 170 x 120 mm
 AIR_HU = -300.0  # only computed tomography goes there: air is -1000, fat -100
@@ -43,7 +44,9 @@ MOST_AIR_HU = 0.02  # share of voxels
 BRAIN_CM3 = (SMALLEST_ADULT_BRAIN_CM3, LARGEST_BRAIN_CM3)
 STRETCH = (0.72, 1.45)  # brain to template along any axis: real heads 0.96 to 1.30
 LEAST_OUTLINE = 0.85  # Dice with the template's mask: real heads 0.93 and more
-LEAST_SIMILARITY = 0.40  # real heads 0.49 to 0.72; a head that registration lost 0.26
+# What large ventricles and much fluid leave of it; asked for only where the folds say that a brain is there.
+SPOILED_SIMILARITY = 0.10
+LEAST_FOLDS = 0.18  # real and made-up old heads 0.25 to 0.40; objects, noise and lost heads up to 0.05
 LEAST_CONTRAST = 1.05  # white over grey matter: T1w 1.15 to 1.58
 LEAST_COVERAGE = 0.95  # share of the template's brain that the scan's field of view holds
 LEAST_WITHIN = 0.97  # share of the brain that falls on the template's grid
@@ -134,10 +137,7 @@ def of_registration(
     worst = low if low / STRETCH[0] < STRETCH[1] / high else high  # the one nearer to its limit, or beyond
     view = resample(np.ones(volume.shape, np.float32), pose @ volume.affine, seen.shape, template.affine)
     return (
-        Verdict(
-            "similarity", found, LEAST_SIMILARITY, 1.0, "correlation with the template",
-            "nothing like a T1-weighted brain was found: another object, another contrast, or a lost head",
-        ),
+        *_likeness(found, seen, template),
         Verdict(
             "size", worst, *STRETCH, "times to the template's", "no adult brain is of this size or proportion"
         ),
@@ -146,17 +146,45 @@ def of_registration(
             "the scan's field of view cuts the brain off",
         ),
         Verdict(
-            "contrast", contrast(seen, template), LEAST_CONTRAST, 10.0, "white over grey matter",
-            "this is not T1-weighted (a FLAIR, a T2, an EPI?), or not a brain",
+            "contrast", contrast(seen, template, spoiled=found < WILL_DO), LEAST_CONTRAST, 10.0,
+            "white over grey matter", "this is not T1-weighted (a FLAIR, a T2, an EPI?), or not a brain",
         ),
     )  # fmt: skip
 
 
-def contrast(seen: F32, template: Template) -> float:
-    """Median intensity where the template is white matter over that where it is grey; (91, 109, 91)."""
+def _likeness(found: float, seen: F32, template: Template) -> tuple[Verdict, ...]:
+    """The gate of similarity, and where it leaves a doubt that of folds, which ventricles do not spoil.
+
+    With its folds where the template has them, a brain is not refused for what its ventricles cost.
+    """
+    measured = folds(seen, template) if found < WILL_DO else None
+    spoiled = measured is not None and measured >= LEAST_FOLDS
+    verdict = Verdict(
+        "similarity", found, SPOILED_SIMILARITY if spoiled else LEAST_SIMILARITY, 1.0,
+        "correlation with the template",
+        "nothing like a T1-weighted brain was found from any start: another object, another contrast, or a "
+        "head that was lost; if it is a T1-weighted head, give its brain:  --brain-mask FILE",
+    )  # fmt: skip
+    if measured is None:
+        return (verdict,)
+    return verdict, Verdict(
+        "folds", measured, LEAST_FOLDS, 1.0, "correlation of the fine pattern",
+        "no folds where the template has them: another object, another contrast, or a lost head; if it is a "
+        "T1-weighted head, give its brain:  --brain-mask FILE",
+    )  # fmt: skip
+
+
+def contrast(seen: F32, template: Template, *, spoiled: bool = False) -> float:
+    """Median intensity where the template is white matter over that where it is grey; (91, 109, 91).
+
+    spoiled : by large ventricles, which lie where the template has white matter: only what is far from them.
+    """
     third, half, bright = np.percentile(template.data[template.mask], [20, 50, 75])
     white = template.data > bright
     grey = (template.data > third) & (template.data < half) & eroded(template.mask, 2)
+    if spoiled:
+        far = ~around_ventricles(template)
+        white, grey = white & far, grey & far
     dark = float(np.median(seen[grey]))
     return float(np.median(seen[white])) / dark if dark > 0 else 0.0
 

@@ -19,13 +19,16 @@ from hz_runtime.errors import HzError, ScanError, UnpreparedScan
 from hz_runtime.io.geometry import spacing_of
 from hz_runtime.model_space.foreground import foreground_threshold
 from hz_runtime.model_space.resample import resample, scaled_affine
+from hz_runtime.preparation.folds import folds
 from hz_runtime.preparation.n4 import niimath
+from hz_runtime.preparation.search import searched_pose
 from hz_runtime.preparation.template import Template, points
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 MATCHING_MM = 2.0  # niimath's finest stage; finer voxels are only averaged by it
+LEAST_SIMILARITY = 0.40  # real heads 0.49 to 0.72; a head that registration lost 0.26
 WILL_DO = 0.45  # similarity of a captured head: 25 real T1w scans reach 0.49 or more; a lost one had 0.26
 SCALP_MM, UPPER_MM = 6.0, 100.0
 
@@ -136,9 +139,11 @@ def placed(data: F32, affine: F64, template: Template) -> F64:
 
 
 def registered(data: F32, affine: F64, template: Template, threads: int = 1) -> tuple[F64, float]:
-    """(affine pose (4, 4), its `similarity`): from the first start that will do, else the better one's.
+    """(affine pose (4, 4), its `similarity`): from the first start that will do, else the best one's.
 
-    Starts: the head's top at the template's (`placed`), then where the header says.
+    Starts: the head's top at the template's (`placed`), then where the header says. Where neither finds what
+    the gate of similarity lets through, the pose with most of the template's `folds` counts: the better of
+    the two, or that of a coarse search (`searched_pose`).
     Raises UnpreparedScan where niimath finds no map from either, HzError where it was killed and no start
     will do.
     """
@@ -155,15 +160,23 @@ def registered(data: F32, affine: F64, template: Template, threads: int = 1) -> 
         except HzError as error:
             killed = error
             continue
-        seen = resample(data, pose @ affine, template.mask.shape, template.affine)
-        found = similarity(seen, template)
+        found = similarity(_through(data, affine, pose, template), template)
         if best is None or found > best[0]:
             best = found, pose
         if found >= WILL_DO:
             break
     if killed is not None and (best is None or best[0] < WILL_DO):
         raise killed  # that start might have done
+    if best is not None and best[0] >= LEAST_SIMILARITY:
+        return best[1], best[0]
     if best is None:
         assert failed is not None
         raise failed
-    return best[1], best[0]
+    poses = (best[1], searched_pose(data, affine, shift, template))
+    pose = max(poses, key=lambda pose: folds(_through(data, affine, pose, template), template))
+    return pose, similarity(_through(data, affine, pose, template), template)
+
+
+def _through(data: F32, affine: F64, pose: F64, template: Template) -> F32:
+    """A scan in template space, (91, 109, 91)."""
+    return resample(data, pose @ affine, template.mask.shape, template.affine)
