@@ -44,7 +44,7 @@ class Stub:
             raise self.fault
         small, mask = np.full((2, 2, 2), self.level, np.float32), volume.data > 0
         return SimpleNamespace(
-            template_brain=small, template_mask=small > 0, brain=volume.data, mask=mask, verdicts=()
+            template_brain=small, template_mask=small > 0, brain=volume.data, mask=mask, verdicts=(), flags=()
         )
 
 
