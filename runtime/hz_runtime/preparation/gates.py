@@ -28,6 +28,7 @@ from hz_runtime.model_space.resample import resample
 from hz_runtime.preparation.folds import around_ventricles, folds
 from hz_runtime.preparation.registration import LEAST_SIMILARITY, WILL_DO, scales
 from hz_runtime.preparation.template import Template
+from hz_runtime.preparation.view import view_of
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -104,7 +105,8 @@ class Refused(ScanError):
 def of_scan(volume: Volume) -> tuple[Verdict, ...]:
     """The gates before anything is computed: geometry and intensities."""
     thin, _ = thinned(volume)
-    view = float((volume.spacing * volume.shape).min())
+    seen = view_of(volume.data, volume.affine)
+    view = float(min(s * (part.stop - part.start) for s, part in zip(volume.spacing, seen, strict=True)))
     return (
         Verdict(
             "intensities", float((thin < AIR_HU).mean()), 0.0, MOST_AIR_HU, f"of voxels below {AIR_HU:g}",
@@ -135,7 +137,9 @@ def of_registration(
     """
     low, _, high = scales(pose)
     worst = low if low / STRETCH[0] < STRETCH[1] / high else high  # the one nearer to its limit, or beyond
-    view = resample(np.ones(volume.shape, np.float32), pose @ volume.affine, seen.shape, template.affine)
+    within = np.zeros(volume.shape, np.float32, order="F")
+    within[view_of(volume.data, volume.affine)] = 1
+    view = resample(within, pose @ volume.affine, seen.shape, template.affine)
     return (
         *_likeness(found, seen, template),
         Verdict(

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_runtime.errors import GridMismatch, HzError, ScanError, UsageError
+from hz_runtime.errors import UsageError
 from hz_runtime.io.atomic import sha256_file
 from hz_runtime.io.geometry import Geometry
-from hz_runtime.io.volume import Volume, read_volume
+from hz_runtime.io.volume import Volume
 from hz_runtime.model_space.recipe import ModelInput, Recipe, to_model_space
+from hz_runtime.preparation.given_mask import given_mask
 from hz_runtime.preparation.n4 import niimath_program
 from hz_runtime.preparation.registration import rotation_degrees, scales
 from hz_runtime.preparation.steps import MaskChoice, PreparedHead, prepare_head
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 VERSION = 3  # raised when the same scan and choices would give another brain
 CHOICES = ("auto", "none", "template", "network")
-MOST_APART = 0.5  # voxels, at a corner, between a given mask and its scan
 MNI_CODE = 4  # NIfTI xform code of MNI152 coordinates
 Mask = NDArray[np.bool_]
 
@@ -132,13 +132,13 @@ class Preparer:
         return "auto" if isinstance(asked, Path) or asked == "network" else asked
 
     def __call__(self, volume: Volume) -> PreparedHead:
-        """Raises what `steps.prepare_head` and `_mask_of` raise."""
+        """Raises what `steps.prepare_head` and `given_mask` raise."""
         file = self.choices.mask_file
         return prepare_head(
             volume,
             self.template,
             dof=self.choices.dof,
-            brain_mask=self._choice if file is None else _mask_of(volume, file),
+            brain_mask=self._choice if file is None else given_mask(volume, file),
             threads=self.choices.threads,
             network=self.network,
         )
@@ -173,26 +173,6 @@ class Preparer:
             "scales": [round(scale, 4) for scale in scales(head.pose)],
             "engine": _engine(),
         }
-
-
-def _mask_of(volume: Volume, file: Path) -> Mask:
-    """A given mask, bool in the order of `volume.data`.
-
-    Raises GridMismatch where its voxels lie elsewhere, HzError where it cannot be read.
-    """
-    try:
-        mask = read_volume(file)
-    except ScanError as error:  # which the scan is not to blame for
-        raise HzError(f"the brain mask {error.message}", error.remedy) from error
-    if mask.shape == volume.shape:  # `prepare_head` refuses another one
-        corners = np.array([[*at, 1] for at in np.ndindex(2, 2, 2)]) * [*np.subtract(volume.shape, 1), 1]
-        apart = float(np.linalg.norm(corners @ (mask.affine - volume.affine).T, axis=1).max())
-        if apart > MOST_APART * float(volume.spacing.min()):
-            raise GridMismatch(
-                f"the brain mask lies {apart:.3g} mm from the scan's own voxels.",
-                "Give a mask on the scan's own grid.",
-            )
-    return mask.data > 0
 
 
 def preparation_metadata(preparer: Preparer, head: PreparedHead) -> dict[str, Any]:

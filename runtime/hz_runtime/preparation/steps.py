@@ -20,8 +20,8 @@ from hz_runtime.errors import GridMismatch, NoBrain
 from hz_runtime.io.volume import Volume
 from hz_runtime.model_space.air import air_of_volume, with_air_lowest, with_air_zero
 from hz_runtime.model_space.foreground import foreground_threshold, volume_cm3
-from hz_runtime.model_space.missing import missing_flags
-from hz_runtime.model_space.morphology import filled
+from hz_runtime.model_space.missing import around_holes, missing_flags
+from hz_runtime.model_space.morphology import eroded, filled
 from hz_runtime.model_space.resample import bounding_box, resample
 from hz_runtime.preparation import gates
 from hz_runtime.preparation.mask import propagated_mask, stripped
@@ -35,6 +35,7 @@ Mask = NDArray[np.bool_]
 MaskChoice = Literal["auto", "none", "template"]
 FindBrain = Callable[[Volume], Mask]
 MARGIN = 2  # voxels kept around the brain for N4
+INNER = 2  # voxels of the template from its brain's edge: as far in, every head has brain
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,10 @@ def prepare_head(
         mask = known if known is not None else propagated_mask(volume.data, volume.affine, affine, template)
         if not mask.any():
             raise NoBrain("no brain was found in this scan.", "Give a mask:  --brain-mask FILE")
-    flags = missing_flags(missing, mask if how == "template" else filled(mask), volume.affine)
+    flags: tuple[str, ...] = ()
+    if missing is not None:
+        whole = _with_holes(mask, missing, how in ("template", "network"), volume.affine, affine, template)
+        flags = missing_flags(missing, whole, volume.affine)
     with _timed(seconds, "n4"):
         brain = _without_field(_within(volume.data, mask), mask, volume.affine)
     at = points(mask[::4, ::4, ::4], volume.affine @ np.diag([4.0, 4.0, 4.0, 1.0]))
@@ -146,6 +150,16 @@ def _known_mask(
     if choice == "auto" and network is not None:
         return network(volume), "network"
     return None, "template"
+
+
+def _with_holes(mask: Mask, missing: Mask, head: bool, affine: F64, pose: F64, template: Template) -> Mask:
+    """The brain with the holes that missing voxels leave in it; of a head also what the template's covers."""
+    if not head:
+        return around_holes(mask, missing, affine)
+    inner = eroded(template.mask, INNER).astype(np.float32)
+    back = np.linalg.inv(pose) @ template.affine
+    covered: Mask = resample(inner, back, mask.shape, affine) > 0.5
+    return mask | covered
 
 
 def _within(data: F32, mask: Mask) -> F32:
