@@ -81,7 +81,8 @@ def test_ringing_is_clipped_to_air(brain) -> None:
     np.testing.assert_allclose(a.grid, b.grid, atol=0.01)
     assert a.low == 0
     natives = [native_harmonized(v, m, m.grid) for v, m in ((one, a), (twin, b))]
-    np.testing.assert_allclose(*natives, atol=0.02)
+    deep = twin.data > 10
+    np.testing.assert_allclose(natives[0][deep], natives[1][deep], atol=0.02)
     far = ndimage.distance_transform_edt(volume.data == 0) > 4
     assert not natives[0][far].any()
 
