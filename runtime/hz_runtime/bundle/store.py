@@ -283,7 +283,7 @@ def _opened(root: Path, name: str, where: str) -> Iterator[tuple[Any, int]]:
     path = root / name
     try:
         if path.is_symlink():  # O_NOFOLLOW closes the race where the system has it
-            raise BundleError(f"{where}: {name} is a link; a bundle holds plain files.", REMEDY)
+            raise _link(path, where)
         descriptor = os.open(path, flags)
     except FileNotFoundError:
         raise BundleError(f"{where}: {name} is missing.", REMEDY) from None
@@ -300,6 +300,21 @@ def _opened(root: Path, name: str, where: str) -> Iterator[tuple[Any, int]]:
             yield handle, status.st_size
         except OSError as error:
             raise BundleError(f"{where}: {name} cannot be read ({error.strerror}).", REMEDY) from None
+
+
+def _link(path: Path, where: str) -> BundleError:
+    """What to say of a file that is a link: hubs' caches (files are links to ../../blobs) and git-annex keep
+    files so, and such a bundle is not damaged."""
+    if not path.exists():
+        return BundleError(
+            f"{where}: {path.name} is a link to a file that is not here.",
+            "Download the bundle again, or fetch its files (of a DataLad data set:  datalad get PATH).",
+        )
+    copy = where if where.endswith(".hz") else f"{where}.hz"
+    return BundleError(
+        f"{where}: {path.name} is a link, as in the cache of a hub; a bundle holds plain files.",
+        f"Copy the folder with what its links lead to:  cp -rL PATH/{where} ./{copy}  and name the copy.",
+    )
 
 
 def _verify(root: Path, name: str, sha256: str, where: str) -> int:

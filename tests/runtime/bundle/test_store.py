@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,22 @@ def test_default_bundle(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(bundles, "REFERENCE", "models/nonesuch.hz")
     with pytest.raises(BundleError, match="without its reference bundle"):
         default_bundle()
+
+
+def test_a_hubs_cache_of_links_is_told_how_to_be_copied(tiny_path: Path, tmp_path: Path) -> None:
+    """As huggingface_hub lays it out: every file of a snapshot is a link to ../../blobs."""
+    blobs, snapshot = tmp_path / "hub" / "blobs", tmp_path / "hub" / "snapshots" / "abc" / "tiny.hz"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for n, file in enumerate(sorted(tiny_path.iterdir())):
+        (blobs / str(n)).write_bytes(file.read_bytes())
+        (snapshot / file.name).symlink_to(os.path.relpath(blobs / str(n), snapshot))
+    with pytest.raises(BundleError, match=r"bundle\.json is a link") as caught:
+        load_bundle(snapshot)
+    assert "cp -rL PATH/tiny.hz ./tiny.hz" in caught.value.remedy and "damaged" not in str(caught.value)
+    shutil.copytree(snapshot, tmp_path / "copy.hz", symlinks=False)  # what cp -rL does
+    assert load_bundle(tmp_path / "copy.hz").name == "tiny"
+    shutil.rmtree(blobs)
+    with pytest.raises(BundleError, match="a file that is not here") as absent:
+        load_bundle(snapshot)
+    assert "datalad get PATH" in absent.value.remedy
