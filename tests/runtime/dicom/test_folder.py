@@ -14,6 +14,8 @@ from hz_runtime.batch.inputs import collect
 from hz_runtime.dicom.folder import find_dicom, holds_dicom
 from hz_runtime.dicom.intake import dicom_files
 from hz_runtime.dicom.scans import DicomScans
+from hz_runtime.dicom.selection import choose
+from hz_runtime.dicom.series import find_series
 from hz_runtime.errors import UnreadableScan, UnsupportedScan, UsageError
 from small_scans import write_scan
 
@@ -120,3 +122,27 @@ def test_without_preparing_dicom_leads_to_prepare(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="d holds DICOM") as caught:
         collect([tmp_path / "d"], tmp_path / "out")
     assert "hz-run --prepare d" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "skip, twice, fault",
+    [
+        ((15,), (), "slices are missing or unevenly spaced"),
+        ((), (15,), "several images lie at one place"),
+    ],
+)
+def test_a_slice_that_is_missing_or_doubled_is_refused_before_dcm2niix(
+    tmp_path: Path, skip: tuple[int, ...], twice: tuple[int, ...], fault: str
+) -> None:
+    """dcm2niix 1.0.20260724 ends with 0 on both, and writes a squeezed volume beside an interpolated one."""
+    pytest.importorskip("pydicom")
+    small.write_series(tmp_path / "d", skip=skip)
+    for index in twice:
+        again = small.header(index, SOPInstanceUID=f"{small.SERIES_UID}.900")
+        again.PixelData = small.pixels()[index].astype("<u2").tobytes()
+        again["PixelData"].VR = "OW"
+        small.save(again, tmp_path / "d" / "again")
+    (one,) = find_series(find_dicom(tmp_path / "d", 100, lambda _: None))
+    assert fault in one.fault and one.affine is None
+    with pytest.raises(UnsupportedScan, match=fault):
+        choose([one])
