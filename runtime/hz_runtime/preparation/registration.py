@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hz_runtime.errors import HzError, ScanError, UnpreparedScan
 from hz_runtime.io.geometry import spacing_of
-from hz_runtime.model_space.foreground import foreground_threshold
+from hz_runtime.model_space.foreground import FOREGROUND_SHARE, foreground_threshold
 from hz_runtime.model_space.resample import resample, scaled_affine
 from hz_runtime.preparation.folds import folds
 from hz_runtime.preparation.n4 import niimath
@@ -30,6 +30,7 @@ F64 = NDArray[np.float64]
 MATCHING_MM = 2.0  # niimath's finest stage; finer voxels are only averaged by it
 LEAST_SIMILARITY = 0.40  # real heads 0.49 to 0.72; a head that registration lost 0.26
 WILL_DO = 0.45  # similarity of a captured head: 25 real T1w scans reach 0.49 or more; a lost one had 0.26
+STEPS = 323.7  # to the bright end; no simple ratio to the few hundred values of an 8-bit scan
 SCALP_MM, UPPER_MM = 6.0, 100.0
 
 
@@ -47,7 +48,7 @@ def affine_pose(data: F32, affine: F64, template: Template, threads: int = 1) ->
     thin = data if coarse == data.shape else resample(data, affine, coarse, grid)
     with tempfile.TemporaryDirectory(prefix="hz-registration-") as name:
         folder = Path(name)
-        _save(folder / "scan.nii", thin, grid)
+        _save(folder / "scan.nii", in_steps(thin), grid)
         _save(folder / "template.nii", template.data, template.affine)
         options = ["-cost", "fast", "-savemat", "map.json", "-final", "NN"]
         command = ["scan.nii", "-allineate", "template.nii", *options, "out"]
@@ -58,6 +59,18 @@ def affine_pose(data: F32, affine: F64, template: Template, threads: int = 1) ->
                 "Look at the scan: is a head in it?",
             )
         return _map((folder / "map.json").read_bytes())
+
+
+def in_steps(data: F32) -> F32:
+    """An (I, J, K) float32 scan in whole steps of its bright end, from 0: the same whatever its unit.
+
+    The search takes another path for a difference in the seventh digit, which scaling or shifting a scan
+    leaves, and may end a millimetre away.
+    """
+    low = float(data.min())
+    bright = (foreground_threshold(data) - low) / FOREGROUND_SHARE
+    steps: F32 = np.rint((data - np.float32(low)) * np.float32(STEPS / bright))
+    return steps
 
 
 def _save(path: Path, data: F32, affine: F64) -> None:
