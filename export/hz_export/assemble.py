@@ -10,6 +10,7 @@ from typing import Any
 from hz_calibration.plan import PrecisionPlan
 from hz_export import parity
 from hz_export.age_calibration import calibrated
+from hz_export.anatomy_reference import anatomy_of
 from hz_export.engine import build_engine
 from hz_export.engine_target import find_builder
 from hz_export.export_options import ExportOptions
@@ -215,6 +216,8 @@ def _manifest(
         "recipe": common_recipe(checkpoints).to_dict(),
         # Features are of scans as they come in, so the first network's cohort sets what is usual.
         "statistics": first.get("statistics") or {},
+        "statistics_n4": first.get("statistics_n4") or {},
+        "anatomy": anatomy_of(metas.get("age", {}).get("statistics") or {}),
         "cohort": _cohort(metas),
         "metrics": {role: meta["metrics"] for role, meta in metas.items() if meta.get("metrics")},
         "licence": "; ".join(licences),
@@ -232,5 +235,6 @@ def _cohort(metas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "age_range": last.get("age_range"),
         # As with the statistics: scans are compared as they come in, so with the first network's.
         "reference": next(iter(metas.values())).get("reference"),
+        "reference_n4": next(iter(metas.values())).get("reference_n4"),
     }
     return {**{key: value for key, value in summary.items() if value}, **parts}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from hz_runtime.model_space.anatomy import MEASURES
 from hz_runtime.model_space.outliers import THRESHOLD
 
 INTENDED_USE = (
@@ -67,13 +68,33 @@ def model_card(
     parts.append(_section("TensorRT engines", _engines(manifest.get("engines", []))))
     parts.append(_section("Precision plans", _plans(manifest["models"])))
     parts.append(_section("Input range", _statistics(manifest.get("statistics", {}))))
-    parts.append(_section("Outlier score", _outliers(manifest.get("cohort", {}).get("reference"))))
+    parts += _compared(manifest)
     parts.append(_section("Preparation", _table(("parameter", "value"), _flat(manifest["recipe"]))))
     parts.append(
         _section("Licence of the training data", manifest["licence"] or "Not stated in the checkpoints.")
     )
     parts.append(_section("Papers", _papers(metas)))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _compared(manifest: Mapping[str, Any]) -> list[str]:
+    """What scans and people are compared with, beside the input range."""
+    return [
+        _section("Anatomy of those who get an age", _anatomy(manifest.get("anatomy") or {})),
+        _section("Outlier score", _outliers(manifest.get("cohort", {}).get("reference"))),
+    ]
+
+
+def after_anatomy(card: str, manifest: Mapping[str, Any]) -> str:
+    """A card of before anatomy and outlier scores with the sections on both, before that on preparation."""
+    kept = [
+        part
+        for part in ("\n" + card).split("\n## ")
+        if not part.startswith(("Anatomy of those who get an age\n", "Outlier score\n"))
+    ]
+    added = "\n\n".join(part for part in _compared(manifest) if part)
+    text = "\n## ".join(kept).lstrip("\n")
+    return text.replace("## Preparation\n", f"{added}\n\n## Preparation\n", 1)
 
 
 def _what(metas: Mapping[str, Mapping[str, Any]]) -> str:
@@ -336,6 +357,26 @@ def _statistics(statistics: Mapping[str, Mapping[str, float]]) -> str:
     ]
     said = "Scans further from these ranges than one SD are flagged in the results.\n\n"
     return said + _table(("feature of the scan", "min", "max", "mean", "SD"), rows)
+
+
+def _anatomy(anatomy: Mapping[str, Mapping[str, float]]) -> str:
+    """Who gets no age."""
+    if not anatomy:
+        return "Not known: the bundle does not say what anatomy its people had, and gives everybody an age."
+    rows = [
+        (
+            MEASURES[name].words,
+            *(_text(MEASURES[name].factor * row[key]) for key in ("min", "max", "sd")),
+            f"{MEASURES[name].slack:g} SD {'above' if MEASURES[name].sides == 'high' else 'to either side'}",
+        )
+        for name, row in anatomy.items()
+    ]
+    said = (
+        "Of the people that the age network was trained on, measured on harmonized scans. Whoever is further "
+        "from these ranges than the last column says gets no age. Old people of usual anatomy still get one, "
+        "which is wrong: ages hold for the training range alone.\n\n"
+    )
+    return said + _table(("measure (shares in %, volume in cm3)", "min", "max", "SD", "no age beyond"), rows)
 
 
 def _outliers(reference: Mapping[str, Any] | None) -> str:

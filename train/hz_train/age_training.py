@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hz_train.age_task import AgeSettings, AgeTask
 from hz_train.augment import Augmentation
 from hz_train.checkpoint import load_checkpoint, save_checkpoint, with_prefix
 from hz_train.cohort import Cohort, pseudonym, pseudonyms, with_known_age
-from hz_train.datasets import ModelInputs, describe, load, statistics
+from hz_train.datasets import ModelInputs, describe, load, statistics, with_anatomy
 from hz_train.fit import Run, Schedule, fit
 from hz_train.harmonizers import harmonized
 from hz_train.scores import age_scores
@@ -102,9 +102,8 @@ def train_age(
 def _inputs(used: Cohort, recipe: Recipe, harmonizer: Path | None, run: Run) -> ModelInputs:
     """The scans in model space, behind the harmonizer where there is one."""
     inputs = load(used, recipe)
-    if harmonizer is None:
-        return inputs
-    return replace(inputs, grids=harmonized(inputs.grids, harmonizer, recipe, run))
+    seen = inputs.grids if harmonizer is None else harmonized(inputs.grids, harmonizer, recipe, run)
+    return with_anatomy(inputs, seen, recipe)
 
 
 def _identity(

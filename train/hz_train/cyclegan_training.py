@@ -194,6 +194,16 @@ class _Plan:
             **({"conditional": True} if self.apart else {}),
         }
 
+    def _without_field(self) -> dict[str, Any]:
+        """What raw heads, whose fields are taken out, are compared with; nothing where training left them."""
+        features = self.training.features_n4
+        if not features:
+            return {}
+        return {
+            "statistics_n4": statistics(features),
+            "reference_n4": reference_of(self.training.grids, features),
+        }
+
     def described(self, origin: dict[str, Any] | None) -> dict[str, Any]:
         """What the checkpoint says of itself, its scores and whom it has seen aside."""
         return {
@@ -205,6 +215,7 @@ class _Plan:
             "recipe": self.recipe.to_dict(),
             "statistics": statistics(self.training.features),
             "reference": reference_of(self.training.grids, self.training.features),
+            **self._without_field(),
             "cohort": {"training": describe(self.training), "held_out": describe_or_none(self.held)},
             "split": f"by subject, {self.held_out:.0%} of each site's subjects held out",
             "seed": self.preset.schedule.seed,

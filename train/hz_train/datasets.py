@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from hz_runtime.io.volume import read_volume
 from hz_runtime.model_space.air import with_air_zero
+from hz_runtime.model_space.anatomy import anatomy
 from hz_runtime.model_space.recipe import ModelInput, Recipe, to_model_space
 from hz_runtime.preparation.n4 import corrected
 from hz_train.cohort import Cohort, Scan
@@ -21,12 +22,17 @@ F32 = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """Scans and their grids, (n, 64, 64, 64) float32 in [0, 1], in the same order."""
+    """Scans and their grids, (n, 64, 64, 64) float32 in [0, 1], in the same order.
+
+    features, features_n4 : of the scans as they are, and without their fields; the last is empty where those
+        were left in.
+    """
 
     scans: tuple[Scan, ...]
     grids: F32
     features: tuple[dict[str, float], ...]
     sha256: tuple[str, ...]
+    features_n4: tuple[dict[str, float], ...] = ()
 
     def __len__(self) -> int:
         return len(self.scans)
@@ -40,6 +46,7 @@ class ModelInputs:
             self.grids[keep],
             tuple(self.features[i] for i in keep),
             tuple(self.sha256[i] for i in keep),
+            tuple(self.features_n4[i] for i in keep if self.features_n4),
         )
 
     @property
@@ -57,14 +64,17 @@ def load(cohort: Cohort, recipe: Recipe, n4: bool = False) -> ModelInputs:
         scans as they are, because that is how hz-run will meet scans.
     """
 
-    def one(scan: Scan) -> tuple[ModelInput, str]:
+    def one(scan: Scan) -> tuple[ModelInput, str, dict[str, float]]:
         volume = read_volume(scan.path)
         made = to_model_space(volume, recipe)
+        features_n4: dict[str, float] = {}
         if n4:
             sound = with_air_zero(volume)
             flat = replace(sound, data=corrected(sound.data, sound.affine))
-            made = replace(made, grid=to_model_space(flat, recipe).grid)
-        return made, volume.sha256
+            without_field = to_model_space(flat, recipe)
+            features_n4 = without_field.features
+            made = replace(made, grid=without_field.grid)
+        return made, volume.sha256, features_n4
 
     with ThreadPoolExecutor(2) as pool:
         done = list(
@@ -72,10 +82,21 @@ def load(cohort: Cohort, recipe: Recipe, n4: bool = False) -> ModelInputs:
         )
     return ModelInputs(
         cohort.scans,
-        np.stack([made.grid for made, _ in done]),
-        tuple(made.features for made, _ in done),
-        tuple(sha for _, sha in done),
+        np.stack([made.grid for made, _, _ in done]),
+        tuple(made.features for made, _, _ in done),
+        tuple(sha for _, sha, _ in done),
+        tuple(features for _, _, features in done if features),
     )
+
+
+def with_anatomy(inputs: ModelInputs, harmonized: F32, recipe: Recipe) -> ModelInputs:
+    """The scans with their harmonized grids (n, 64, 64, 64), and what these show of the anatomy among their
+    features: of whom an age network has learned (`hz_runtime.model_space.anatomy`)."""
+    found = tuple(
+        {**features, **anatomy(after, before, recipe)}
+        for features, after, before in zip(inputs.features, harmonized, inputs.grids, strict=True)
+    )
+    return replace(inputs, grids=harmonized, features=found)
 
 
 def statistics(features: tuple[Mapping[str, float], ...]) -> dict[str, dict[str, float]]:

@@ -27,10 +27,11 @@ from hz_runtime.batch.folder_lock import locked
 from hz_runtime.batch.inputs import Inputs, collect
 from hz_runtime.batch.log import LOG_NAME, RunLog
 from hz_runtime.batch.run_files import write_run_files
-from hz_runtime.batch.run_metadata import run_metadata
+from hz_runtime.batch.run_metadata import age_metadata, run_metadata
 from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.batch.stages import Stages
 from hz_runtime.cpus import usable_cpus
+from hz_runtime.results.output_columns import RunOutputs
 from hz_runtime.results.run_report import RunReport
 from hz_runtime.results.versions import hz_version
 
@@ -126,7 +127,9 @@ def _announce(
     for note in chosen.notes:
         log.write(note.text)
         emit(Event("note", note.screen))
-    _say(options.ages.gaps(chosen.scans), log, emit)
+    holds = RunOutputs.of(age_metadata(stages)).holds_for
+    ages = (f"ages hold only for {holds}",) if stages.predictor else ()
+    _say((*options.ages.gaps(chosen.scans), *ages), log, emit)
 
 
 def _say(notes: Iterable[str], log: RunLog, emit: Callable[[Event], None]) -> None:

@@ -50,7 +50,7 @@ def run_metadata(
         "options": {**options_metadata(options), **chosen},
         **age_metadata(stages),
         **diagnosis_metadata(stages),
-        "outlier_score": outlier_metadata(stages.bundle.cohort.get("reference")),
+        "outlier_score": outlier_metadata(stages.reference),
         "timings": timings(scans, seconds),
         "counts": count(scans),
         "scans": [{**scan.to_dict(), **site} for scan, site in zip(scans, sites, strict=True)],

@@ -77,12 +77,14 @@ class InferredScan:
 
     harmonized : (D, H, W) float32 in [0, 1], on the network's grid.
     engine : what ran the network, as sidecars say it; a run may change engines on its way.
+    no_age : why the scan gets no age; empty where it does.
     """
 
     prepared: PreparedScan
     harmonized: F32
     prediction: Prediction
     engine: Mapping[str, str]
+    no_age: tuple[str, ...] = ()
 
     @property
     def ticket(self) -> Ticket:
@@ -104,3 +106,4 @@ class DrawnScan:
     volumes: Mapping[Grid, tuple[F32, Geometry]]
     figure: bytes | None
     input_sha256: str
+    no_age: tuple[str, ...] = ()

@@ -22,14 +22,14 @@ from hz_runtime.batch.output_names import Grid, OutputNames, Space
 from hz_runtime.batch.scan_stages import DrawnScan, InferredScan, OnGrid, PreparedScan, ReadScan, Ticket
 from hz_runtime.batch.sidecar import engine_metadata, sidecar_bytes, sidecar_metadata
 from hz_runtime.batch.written_files import WrittenFiles
-from hz_runtime.bundle.age_calibration import age_flags
+from hz_runtime.bundle.age_calibration import age_flags, known_age_flags
 from hz_runtime.errors import HzError
 from hz_runtime.io.atomic import sha256_file
 from hz_runtime.io.volume import Geometry, ReadLimits, Volume, read_volume
 from hz_runtime.model_space.air import with_air_lowest
 from hz_runtime.model_space.guided_filter import native_harmonized
 from hz_runtime.model_space.outliers import with_outlier_flags
-from hz_runtime.model_space.recipe import ModelInput, Recipe, header_flags, to_model_space
+from hz_runtime.model_space.recipe import ModelInput, Recipe, header_flags, shape_alone, to_model_space
 from hz_runtime.results.prediction import Answers, Prediction
 from hz_runtime.results.record import Record, fingerprint, intact, read_record
 from hz_runtime.results.scan_result import DONE_BEFORE, ScanResult
@@ -95,18 +95,19 @@ class Stages:
         ):
             return None
         listed = self.names.listed(scan)
+        flags = (*record.flags, *self._known_age_flags(ticket.age, record.prediction))
         return ScanResult(
             input=scan.label,
             name=scan.name,
             status="skipped",
-            reason="; ".join([DONE_BEFORE + self._by_another(record.engine), *record.flags]),
+            reason="; ".join([DONE_BEFORE + self._by_another(record.engine), *flags]),
             outputs=tuple(n for n in listed if n in record.outputs or n.endswith(".json")),
             figure=record.figure,
             prediction=record.prediction,
             age=ticket.age,
-            flags=record.flags,
+            flags=flags,
             sha256=record.input_sha256,
-            recorded=record.status,
+            recorded="flagged" if flags else record.status,
             gates=record.gates,
         )
 
@@ -148,7 +149,9 @@ class Stages:
         # From here on the scan is its brain. Zero means outside, so that a voxel inside that measured nothing
         # must not have it.
         np.maximum(head.brain, np.finfo(np.float32).tiny, out=head.brain, where=head.mask)
-        found = preparer.onto_grid(head, self.recipe, self.bundle.statistics)
+        # Raw heads are compared with training scans without their fields, too, or by their shape alone.
+        usual = self.bundle.statistics_n4 or shape_alone(self.bundle.statistics)
+        found = preparer.onto_grid(head, self.recipe, usual)
         in_template = Geometry.from_affine(
             found.grid.shape, found.grid_affine, code=preparer.geometry.sform_code
         )
@@ -159,10 +162,14 @@ class Stages:
         )
         return replace(volume, data=head.brain, missing=None), OnGrid(in_scan, preparation, in_template)
 
+    @property
+    def reference(self) -> Mapping[str, Any] | None:
+        """Of the training scans, prepared as this run's are; None where the bundle holds no such one."""
+        return self.bundle.cohort.get("reference" if self.preparer is None else "reference_n4")
+
     def _scored(self, grid: OnGrid) -> OnGrid:
         """With a flag where the scan is unlike those that the bundle was made from."""
-        reference = self.bundle.cohort.get("reference")
-        return replace(grid, model_input=with_outlier_flags(grid.model_input, reference))
+        return replace(grid, model_input=with_outlier_flags(grid.model_input, self.reference))
 
     # Inference
 
@@ -188,9 +195,22 @@ class Stages:
                     "the network gave non-finite values for this scan.", "Try --backend onnxruntime."
                 )
             grid = np.clip(harmonized[row], 0.0, 1.0)
-            answers = Answers(scan.on_grid.model_input, grid, row, ages, corrects, probabilities)
-            found.append(InferredScan(scan, grid, Prediction.of(answers), engine))
+            measured, no_age = self._with_anatomy(scan, grid)
+            answers = Answers(
+                measured.on_grid.model_input, grid, row, None if no_age else ages, corrects, probabilities
+            )
+            found.append(InferredScan(measured, grid, Prediction.of(answers), engine, no_age))
         return found
+
+    def _with_anatomy(self, scan: PreparedScan, harmonized: F32) -> tuple[PreparedScan, tuple[str, ...]]:
+        """The scan with its anatomy among its features, and why it gets no age."""
+        if self.predictor is None:
+            return scan, ()
+        model_input = scan.on_grid.model_input
+        measures = self.predictor.measures(harmonized, model_input.grid)
+        features = {**model_input.features, **measures}
+        on_grid = replace(scan.on_grid, model_input=replace(model_input, features=features))
+        return replace(scan, on_grid=on_grid), self.predictor.no_age(measures)
 
     # Writing
 
@@ -213,6 +233,7 @@ class Stages:
             volumes=volumes,
             figure=self._figure(volume, model_input, native, harmonized),
             input_sha256=volume.sha256,
+            no_age=scan.no_age,
         )
 
     def _figure(
@@ -255,7 +276,9 @@ class Stages:
     def _commit(self, drawn: DrawnScan, files: WrittenFiles, sidecar: Mapping[str, Any]) -> ScanResult:
         """Write the commit record, in the first volume's sidecar; the scan's result."""
         ticket, scan, prediction = drawn.ticket, drawn.ticket.scan, drawn.prediction
-        flags = self._flags(drawn)
+        own = self._flags(drawn)
+        # What is known of the person is no part of a record: another run may know better.
+        flags = (*own, *self._known_age_flags(ticket.age, prediction))
         status: Literal["ok", "flagged"] = "flagged" if flags else "ok"
         figure = None if drawn.figure is None else self.names.figure(scan)
         interval = self._interval(prediction)
@@ -263,8 +286,8 @@ class Stages:
             drawn.input_sha256,
             self.bundle.id,
             fingerprint(self.options),
-            status,
-            flags,
+            "flagged" if own else "ok",
+            own,
             prediction,
             files.outputs,
             figure,
@@ -287,14 +310,19 @@ class Stages:
         )
 
     def _flags(self, drawn: DrawnScan) -> tuple[str, ...]:
-        """All that is to be said about a scan before its results are used."""
+        """All that is to be said about a scan before its results are used, but for its known age."""
         flags = [*drawn.on_grid.model_input.flags]
         if self.predictor is not None:
-            flags += age_flags(drawn.prediction.age, self.bundle.cohort.get("age_range"))
+            flags += drawn.no_age or age_flags(drawn.prediction.age, self.bundle.cohort.get("age_range"))
         if self.diagnosis is not None and drawn.prediction.diagnosis_probability is None:
             flags.append("the diagnosis network gave no number")
         interval = self._interval(drawn.prediction)
         return (*flags, *(() if interval is None else interval.caveat(flags)))
+
+    def _known_age_flags(self, known: float | None, prediction: Prediction) -> tuple[str, ...]:
+        """Where the person's known age contradicts what was predicted."""
+        age_range = self.bundle.cohort.get("age_range")
+        return known_age_flags(known, prediction.age, prediction.age_interval, age_range)
 
     def _interval(self, prediction: Prediction) -> AgeInterval | None:
         """The bundle's interval, where the scan's age has one."""

@@ -22,6 +22,7 @@ from hz_runtime.errors import HzError, UsageError
 from hz_runtime.io.atomic import atomic_write_bytes, shown, sync_folder, temporary_name
 from hz_runtime.io.json_text import to_json
 from hz_runtime.results import output_columns
+from hz_runtime.results.output_columns import RunOutputs
 from hz_runtime.results.run_report import dataset_description
 from hz_runtime.results.versions import hz_version
 
@@ -55,14 +56,14 @@ DICTIONARY: dict[str, dict[str, Any]] = {
             "skipped": "not reached when the run was interrupted",
         },
     },
-    **output_columns.descriptions(),
     "flags": {"Description": "What was noticed about the scan, separated by semicolons"},
 }
 
 
-def dictionary(header: Iterable[str]) -> dict[str, Any]:
-    """The data dictionary (BIDS, tabular files) of a table with these columns."""
-    return {column: DICTIONARY.get(column, {"Description": column.replace("_", " ")}) for column in header}
+def dictionary(header: Iterable[str], run: RunOutputs) -> dict[str, Any]:
+    """The data dictionary (BIDS, tabular files) of a table with these columns, of such a run."""
+    known = {**DICTIONARY, **output_columns.descriptions(run)}
+    return {column: known.get(column, {"Description": column.replace("_", " ")}) for column in header}
 
 
 def describe_dataset(root: Path, raw: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from hz_runtime.bids.participant import Level
 from hz_runtime.bids.record import Run, read_run, results, table, ways
 from hz_runtime.errors import UsageError
 from hz_runtime.io.json_text import to_json
+from hz_runtime.results.output_columns import RunOutputs
 from hz_runtime.results.run_report import count
 from hz_runtime.results.scan_result import ScanResult
 
@@ -34,7 +35,7 @@ def run_group(out: Path, subjects: Sequence[str] = (), work: Path | None = None)
         subject, _, session = name.partition("_")
         rows.append(f"{subject}\t{session or 'n/a'}\t{line}")
     shared_file(out / "predictions.tsv", ("\n".join(rows) + "\n").encode())
-    shared_file(out / "predictions.json", to_json(dictionary(rows[0].split("\t"))))
+    shared_file(out / "predictions.json", to_json(dictionary(rows[0].split("\t"), RunOutputs.of(first))))
     _write_pages(out, runs, found, work or out / WORK_NAME)
     return Level(found)
 

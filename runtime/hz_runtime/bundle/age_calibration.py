@@ -82,7 +82,7 @@ class AgeInterval:
         """What a scan with these flags must be told about its interval: nothing where there are none."""
         if not flags:
             return ()
-        return (f"the {self.level:.0%} age interval is not calibrated for such a scan and may not cover it",)
+        return (f"the {self.level:.0%} age interval was not made for such a scan: it may not hold the age",)
 
 
 def age_flags(age: float | None, age_range: Sequence[float] | None) -> tuple[str, ...]:
@@ -96,7 +96,36 @@ def age_flags(age: float | None, age_range: Sequence[float] | None) -> tuple[str
     age = round(age, 4)
     if not age_range or float(age_range[0]) <= age <= float(age_range[1]):
         return ()
-    return (f"predicted age {age:.1f} is outside the training range {age_range[0]:g} to {age_range[1]:g}",)
+    return (
+        f"predicted age {age:.1f} is outside the ages of the age network's training, {age_range[0]:g} to "
+        f"{age_range[1]:g}: do not use it",
+    )
+
+
+def known_age_flags(
+    known: float | None,
+    predicted: float | None,
+    limits: Sequence[float] | None,
+    age_range: Sequence[float] | None,
+) -> tuple[str, ...]:
+    """Reasons not to use a predicted age that come from the person's known one; none where either is missing.
+
+    known, predicted : years.  limits : of the prediction interval, years, or None.
+    age_range : of the training cohort, years; None where the bundle states none.
+    """
+    if known is None or predicted is None:
+        return ()
+    if age_range and not float(age_range[0]) <= known <= float(age_range[1]):
+        return (
+            f"known age {known:g} is outside the ages of the age network's training, {age_range[0]:g} to "
+            f"{age_range[1]:g}: do not use the predicted age",
+        )
+    if limits and not limits[0] <= known <= limits[1]:
+        return (
+            f"known age {known:g} is outside the interval {limits[0]:.1f} to {limits[1]:.1f} around the "
+            "predicted age: check that scan and age are of one person",
+        )
+    return ()
 
 
 def age_metadata(interval: AgeInterval | None, bias: AgeBias | None, age_range: Any) -> dict[str, Any]:

@@ -89,7 +89,11 @@ class EngineEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """bundle.json, checked."""
+    """bundle.json, checked.
+
+    statistics, statistics_n4 : features of the training scans, of stripped scans as they are and after N4.
+    anatomy : what `model_space.anatomy` measures of the age network's training people.
+    """
 
     id: str
     schema: str
@@ -107,6 +111,8 @@ class Manifest:
     raw: Mapping[str, Any]
     engines: tuple[EngineEntry, ...]
     age_interval: AgeInterval | None
+    statistics_n4: Mapping[str, Mapping[str, float]]
+    anatomy: Mapping[str, Mapping[str, float]]
 
 
 def canonical(manifest: Mapping[str, Any]) -> bytes:
@@ -155,7 +161,7 @@ def parse(data: bytes, where: str) -> Manifest:
         models=models,
         recipe=get(raw, "recipe", dict, where),
         cohort=_cohort(get(raw, "cohort", dict, where, {}), f"{where}: cohort"),
-        statistics=_statistics(get(raw, "statistics", dict, where, {}), where),
+        statistics=_statistics(raw, "statistics", where),
         age_bias=parse_age_bias(raw.get("age_bias"), f"{where}: age_bias"),
         metrics=get(raw, "metrics", dict, where, {}),
         licence=get(raw, "licence", str, where, ""),
@@ -164,6 +170,8 @@ def parse(data: bytes, where: str) -> Manifest:
         raw=raw,
         engines=_engines(get(raw, "engines", list, where, []), files, models, where),
         age_interval=parse_age_interval(raw.get("age_interval"), f"{where}: age_interval"),
+        statistics_n4=_statistics(raw, "statistics_n4", where),
+        anatomy=_statistics(raw, "anatomy", where),
     )
 
 
@@ -307,10 +315,10 @@ def _cohort(raw: dict[str, Any], where: str) -> dict[str, Any]:
     return raw
 
 
-def _statistics(raw: Mapping[str, Any], where: str) -> dict[str, dict[str, float]]:
+def _statistics(raw: Mapping[str, Any], key: str, where: str) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
-    for feature, row in raw.items():
-        at = f"{where}: statistics[{feature[:60]!r}]"
+    for feature, row in get(raw, key, dict, where, {}).items():
+        at = f"{where}: {key}[{feature[:60]!r}]"
         if not isinstance(row, dict) or not {"min", "max", "mean", "sd"} <= row.keys():
             raise BundleError(f"{at} should hold min, max, mean and sd.", REMEDY)
         found[feature] = {key: number(row[key], f"{at}[{key!r}]") for key in ("min", "max", "mean", "sd")}

@@ -116,7 +116,9 @@ def open_networks(bundle: Bundle, options: NetworkOptions | None = None) -> Netw
         age_predictor = diagnosis_predictor = None
         if "age" in roles:
             backend, age_range = backend_of("age"), bundle.cohort.get("age_range")
-            age_predictor = AgePredictor(backend, bundle.age_bias, recipe, bundle.age_interval, age_range)
+            age_predictor = AgePredictor(
+                backend, bundle.age_bias, recipe, bundle.age_interval, age_range, bundle.anatomy
+            )
         if "diagnosis" in roles:
             backend = backend_of("diagnosis")
             diagnosis_predictor = DiagnosisPredictor(backend, bundle.entry(backend.sha256), recipe)

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.backends.base import Backend
-from hz_runtime.bundle.age_calibration import age_flags
+from hz_runtime.bundle.age_calibration import age_flags, known_age_flags
 from hz_runtime.errors import BundleError, GridMismatch, NoBrain, UnsupportedScan
 from hz_runtime.inference.slice_wise import of_volumes, slice_wise
 from hz_runtime.io.geometry import Geometry
 from hz_runtime.io.volume import Volume
+from hz_runtime.model_space.anatomy import anatomy, no_age_reasons
 from hz_runtime.model_space.guided_filter import native_harmonized
 from hz_runtime.model_space.outliers import with_outlier_flags
 from hz_runtime.model_space.recipe import ModelInput, Recipe, to_model_space
@@ -119,6 +120,7 @@ class AgePredictor:
 
     bias : the correction of corrected ages, None for none.  interval : the bundle's prediction interval.
     age_range : of its training cohort, years; None where the bundle states none.
+    anatomy : of its training people (`model_space.anatomy`); empty where the bundle does not know.
     """
 
     def __init__(
@@ -128,12 +130,14 @@ class AgePredictor:
         recipe: Recipe | None = None,
         interval: AgeInterval | None = None,
         age_range: Sequence[float] | None = None,
+        anatomy: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         self.backend = backend
         self.bias = bias
         self.recipe = recipe or Recipe()
         self.interval = interval
         self.age_range = age_range
+        self.anatomy = anatomy or {}
         self.width = None if interval is None else interval.of(bias)
         self._answers = of_volumes(backend, self.recipe.middle_slices)
 
@@ -146,16 +150,35 @@ class AgePredictor:
         shown = raw if self.bias is None else self.bias.corrected(raw)
         return Ages(raw, shown, None if self.width is None else self.width.limits(shown))
 
-    def flags(self, age: float, scan: Sequence[str] = ()) -> tuple[str, ...]:
+    def measures(self, harmonized: F32, model_input: F32) -> dict[str, float]:
+        """What decides whether a scan gets an age; nothing where the bundle does not know its people.
+
+        harmonized, model_input : (D, H, W) float32 in [0, 1], of `Harmonized.grid` and `prepared.grid`.
+        """
+        return anatomy(harmonized, model_input, self.recipe) if self.anatomy else {}
+
+    def no_age(self, measures: Mapping[str, float]) -> tuple[str, ...]:
+        """Why hz-run gives a scan of these `measures` no age; nothing where it does."""
+        return no_age_reasons(measures, self.anatomy)
+
+    def flags(
+        self, age: float, scan: Sequence[str] = (), no_age: tuple[str, ...] = (), known: float | None = None
+    ) -> tuple[str, ...]:
         """All reasons to look at a result before trusting it, as hz-run gives them.
 
         age : of `Ages.corrected`, years.  scan : flags of the scan itself, of `Harmonized.prepared`.
-        Returns `scan` and what its age adds: that it lies outside the training range, and that its interval
-        need not hold for a scan with any flag.
+        no_age : of `no_age`; hz-run then shows no age.  known : age of the person, years.
+        Returns `scan` and what its age adds: that it lies outside the training range, that its interval
+        need not hold for a scan with any flag, and that the known age contradicts it.
         """
+        if no_age:
+            return (*scan, *no_age)
         found = (*scan, *age_flags(age, self.age_range))
         bounded = self.interval is not None and self.width is not None and np.isfinite(age)
-        return (*found, *self.interval.caveat(found)) if self.interval and bounded else found
+        caveat = self.interval.caveat(found) if self.interval and bounded else ()
+        limits = self.width.limits(np.array([age]))[0].tolist() if self.width and bounded else None
+        shown = age if np.isfinite(age) else None
+        return (*found, *caveat, *known_age_flags(known, shown, limits, self.age_range))
 
 
 class DiagnosisPredictor:

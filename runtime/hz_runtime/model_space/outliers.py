@@ -252,7 +252,7 @@ def _judged(
     worst = sorted((n for n in counted if counted[n] > threshold), key=lambda n: -counted[n])
     reasons = tuple(
         f"{name} {values[name]:.4g} is unlike {cohort} "
-        f"(median {statistics[name][0]:.4g}, robust score {counted[name]:.1f})"
+        f"(median {statistics[name][0]:.4g}, robust score {counted[name]:.1f}): look at it"
         for name in worst
     )
     return OutlierScore(max([0.0, *counted.values()]), z, dict(values), reasons)

@@ -6,7 +6,7 @@ grid of 91 x 109 x 91 voxels of 2 mm, resized to 64 x 64 x 64, min-max to [0, 1]
 
 What this module does not do: N4, skull stripping, and the six-degree registration (`preparation` does). It
 expects a skull-stripped scan. A brain that sits elsewhere than the template's is shifted there (translation
-only) and flagged; a rotation is not undone.
+only, see `ModelInput.shift_mm`); a rotation is not undone.
 """
 
 from __future__ import annotations
@@ -48,6 +48,16 @@ LONGEST_AXIS = 1024  # of a grid, as of a scan (`header.ReadLimits`)
 UPGRADE = "Upgrade hz (pip install --upgrade hz-mri), or export the bundle again with this one."
 THICK_SLICES = 1.2  # times the smallest voxel size: else a whole grid is coarse, which no scanner makes
 THICKEST_MM = 3.0  # the network's voxel is 2.84 mm: thicker slices do not hold what it reads
+WORDS: Mapping[str, str] = {  # how a flag says a feature's value
+    "brain_cm3": "brain volume (brain_cm3) {} cm3",
+    "mean": "mean brightness of the brain (mean) {} of its brightest voxel",
+    "sd": "spread of the brain's brightness (sd) {} of its brightest voxel",
+    "contrast": "contrast inside the brain (contrast) {}",
+    "coverage": "share of the brain inside the template's field of view (coverage) {}",
+    "extent_x_mm": "width of the brain (extent_x_mm) {} mm",
+    "extent_y_mm": "length of the brain (extent_y_mm) {} mm",
+    "extent_z_mm": "height of the brain (extent_z_mm) {} mm",
+}
 UNPLACED = "its header tells left from right by default only (no sform, no qform): it may be mirrored"
 
 
@@ -236,7 +246,7 @@ def to_model_space(
     grid_affine[:3, 3] -= shift
 
     features = {**describe(grid, recipe), "coverage": held}
-    flags = [*holes, *_placement_flags(offset, moved, features), *outside(features, statistics or {})]
+    flags = [*holes, *_placement_flags(features), *outside(features, statistics or {})]
     flags += header_flags(volume)
     return ModelInput(grid, low, high, (shift[0], shift[1], shift[2]), grid_affine, features, tuple(flags))
 
@@ -282,6 +292,14 @@ def describe(grid: F32, recipe: Recipe) -> dict[str, float]:
     return features
 
 
+def shape_alone(statistics: Mapping[str, Mapping[str, float]]) -> dict[str, Mapping[str, float]]:
+    """What of a training cohort's statistics holds whatever was done to the intensities: size and coverage.
+
+    Extents along the axes are left out, too: they follow how a head lay where nothing was registered.
+    """
+    return {name: row for name, row in statistics.items() if name in ("brain_cm3", "coverage")}
+
+
 def outside(features: Mapping[str, float], statistics: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Flags for features further from the training cohort's range than one of its standard deviations."""
     flags = []
@@ -291,7 +309,10 @@ def outside(features: Mapping[str, float], statistics: Mapping[str, Mapping[str,
             continue
         low, high, slack = seen["min"], seen["max"], seen["sd"]
         if not low - slack <= value <= high + slack:
-            flags.append(f"{name} {value:.4g} is outside the training range {low:.4g} to {high:.4g}")
+            what = WORDS.get(name, "{} " + name).format(f"{value:.4g}")
+            flags.append(
+                f"{what}, {low:.4g} to {high:.4g} in the scans that the networks were trained on: look at it"
+            )
     return flags
 
 
@@ -304,14 +325,11 @@ def _triple(value: object, kind: Any, least: float, most: float) -> bool:
     return isinstance(value, tuple) and len(value) == 3 and all(_within(n, least, most, kind) for n in value)
 
 
-def _placement_flags(offset: F64, moved: bool, features: Mapping[str, float]) -> list[str]:
-    flags = []
-    distance = float(np.linalg.norm(offset))
-    if moved:
-        flags.append(
-            f"the brain lay {distance:.0f} mm from the template's place and was shifted there; "
-            "a rotation, if there is one, was not undone (hz-run --prepare registers a head or a brain)"
-        )
-    if features["coverage"] < 0.98:
-        flags.append(f"{1 - features['coverage']:.0%} of the brain lies outside the template's field of view")
-    return flags
+def _placement_flags(features: Mapping[str, float]) -> list[str]:
+    """A shift alone is none: it is undone on the way back, and errors are no larger after it."""
+    if features["coverage"] >= 0.98:
+        return []
+    return [
+        f"{1 - features['coverage']:.0%} of the brain lies outside the template's field of view: register it "
+        "first (hz-run --prepare)"
+    ]

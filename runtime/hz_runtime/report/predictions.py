@@ -75,5 +75,8 @@ def _row(scan: Scan, run: RunOutputs) -> Row:
 
 def _named(text: str, run: RunOutputs) -> str:
     return text.format(
-        positive=markup.text(run.positive), negative=markup.text(run.negative), interval=run.interval_name
+        positive=markup.text(run.positive),
+        negative=markup.text(run.negative),
+        interval=run.interval_name,
+        holds_for=run.holds_for,
     )

@@ -27,12 +27,14 @@ class RunOutputs:
 
     negative, positive : labels of its diagnosis network, positive None without one.
     coverage : nominal coverage of its age interval, 0 to 1, or None.  intervals : whether ages have one.
+    ages : youngest and oldest of the age network's training, years; None where nobody says.
     """
 
     negative: str = ""
     positive: str | None = None
     coverage: float | None = None
     intervals: bool = False
+    ages: Pair | None = None
 
     @classmethod
     def of(cls, run: Mapping[str, Any]) -> RunOutputs:
@@ -41,9 +43,16 @@ class RunOutputs:
         coverage = age.get("age_interval_coverage") if isinstance(age, Mapping) else None
         coverage = float(coverage) if isinstance(coverage, (int, float)) else None
         if not isinstance(labels, Mapping) or not labels:
-            return cls(coverage=coverage, intervals=coverage is not None)
+            return cls(coverage=coverage, intervals=coverage is not None, ages=_ages(age))
         negative, positive = (str(labels.get(key) or "") for key in ("negative", "positive"))
-        return cls(negative, positive, coverage, coverage is not None)
+        return cls(negative, positive, coverage, coverage is not None, _ages(age))
+
+    @property
+    def holds_for(self) -> str:
+        """For which ages the ages hold, in words."""
+        if self.ages is None:
+            return "people of the age network's training range"
+        return f"people of {self.ages[0]:g} to {self.ages[1]:g} years, whom the age network was trained on"
 
     @property
     def interval_name(self) -> str:
@@ -109,16 +118,16 @@ class Column:
 
 COLUMNS = (
     Column(
-        {"age_raw": "Predicted brain age, as the network gave it"},
+        {"age_raw": "Predicted brain age, as the network gave it; holds only for {holds_for}"},
         lambda row: row.prediction.age_raw,
         heading="Age, raw",
         fact="Age, raw",
         units="year",
         after=" years",
-        legend="Ages in years.",
+        legend="Ages in years; they hold only for {holds_for}.",
     ),
     Column(
-        {"age_corrected": "Predicted brain age without its bias by age"},
+        {"age_corrected": "Predicted brain age without its bias by age; holds only for {holds_for}"},
         lambda row: row.prediction.age_corrected,
         heading="corrected",
         fact="Age, corrected",
@@ -180,13 +189,24 @@ def columns_of(run: RunOutputs) -> list[Column]:
     return [column for column in COLUMNS if column.shown(run)]
 
 
-def descriptions() -> dict[str, dict[str, str]]:
+def descriptions(run: RunOutputs) -> dict[str, dict[str, str]]:
     """What every column of predictions.tsv means, as BIDS' data dictionaries say it."""
     return {
-        name: {"Description": meaning, **({"Units": column.units} if column.units else {})}
+        name: {
+            "Description": meaning.format(holds_for=run.holds_for),
+            **({"Units": column.units} if column.units else {}),
+        }
         for column in COLUMNS
         for name, meaning in column.names.items()
     }
+
+
+def _ages(age: object) -> Pair | None:
+    """The training range of run.json's "age"."""
+    span = age.get("training_range") if isinstance(age, Mapping) else None
+    if not isinstance(span, (list, tuple)) or len(span) != 2:
+        return None
+    return (float(span[0]), float(span[1])) if all(isinstance(end, (int, float)) for end in span) else None
 
 
 def _without_minus_zero(number: float, spec: str) -> str:

@@ -253,7 +253,7 @@ def test_ages_outside_the_training_range_are_flagged(tmp_path: Path, bundle: Bun
     (scan,) = report.scans
     assert scan.status == "flagged"
     assert report.exit_code == 0
-    assert "outside the training range 1 to 2" in scan.reason
+    assert "outside the ages of the age network's training, 1 to 2" in scan.reason
     assert scan.reason == "; ".join(scan.flags)
 
 

@@ -10,9 +10,17 @@ import numpy as np
 import pytest
 
 import tiny
+from hz_runtime.batch.known_ages import KnownAges
 from hz_runtime.batch.run import run_batch
 from hz_runtime.batch.run_options import RunOptions
-from hz_runtime.bundle.age_calibration import AgeBias, AgeInterval, IntervalWidth, age_flags, age_metadata
+from hz_runtime.bundle.age_calibration import (
+    AgeBias,
+    AgeInterval,
+    IntervalWidth,
+    age_flags,
+    age_metadata,
+    known_age_flags,
+)
 from hz_runtime.bundle.store import Bundle, load_bundle, write_bundle
 from hz_runtime.errors import BundleError
 from hz_runtime.inference.open import NetworkOptions, open_networks
@@ -167,8 +175,8 @@ def test_outside_the_training_range_the_interval_is_no_promise(tmp_path: Path) -
     scan = write_scan(tmp_path / "sub-01_T1w.nii.gz", 1)
     (result,) = run_batch([scan], young, tmp_path / "out", RunOptions(report=False)).scans
     assert result.status == "flagged" and result.prediction.age_interval is not None
-    assert "outside the training range 18 to 19" in result.flags[0]
-    assert result.flags[-1] == "the 90% age interval is not calibrated for such a scan and may not cover it"
+    assert any("outside the ages of the age network's training, 18 to 19" in flag for flag in result.flags)
+    assert result.flags[-1] == "the 90% age interval was not made for such a scan: it may not hold the age"
 
 
 def test_the_summary_of_bundles_that_do_not_correct() -> None:
@@ -228,8 +236,62 @@ def test_it_reaches_the_structured_report(bundle: Bundle, tmp_path: Path) -> Non
 
 
 def test_ages_outside_the_training_range_are_flagged() -> None:
-    said = "predicted age 60.1 is outside the training range 20 to 60"
+    said = "predicted age 60.1 is outside the ages of the age network's training, 20 to 60: do not use it"
     assert age_flags(60.1, [20.0, 60.0]) == (said,)
     assert age_flags(60.00004, [20.0, 60.0]) == age_flags(20.0, [20.0, 60.0]) == ()  # as results are rounded
     assert age_flags(99.0, None) == ()
     assert age_flags(None, None) == age_flags(float("inf"), [20, 60]) == ("the age network gave no number",)
+
+
+def test_a_known_age_that_contradicts_the_predicted_one_is_flagged() -> None:
+    """A person of 82 who gets 38 is no sound result, whatever the network says."""
+    (beyond,) = known_age_flags(82.28, 38.4, (23.7, 53.1), [19.0, 55.0])
+    assert beyond.startswith("known age 82.28 is outside the ages of the age network's training, 19 to 55")
+    (beside,) = known_age_flags(54.0, 35.0, (20.3, 49.7), [19.0, 55.0])
+    assert beside.startswith("known age 54 is outside the interval 20.3 to 49.7 around the predicted age")
+    assert known_age_flags(40.0, 35.0, (20.3, 49.7), [19.0, 55.0]) == ()
+    assert known_age_flags(None, 35.0, None, None) == known_age_flags(82.0, None, None, [19, 55]) == ()
+    assert known_age_flags(82.0, 35.0, None, None) == ()  # a bundle that knows no limits
+
+
+def test_a_resumed_run_flags_a_known_age_as_an_undisturbed_one(bundle: Bundle, tmp_path: Path) -> None:
+    """Records know no ages: a run that adds one flags what an earlier run without it left."""
+    scan, old = (
+        write_scan(tmp_path / "sub-01_T1w.nii.gz", 1),
+        RunOptions(report=False, ages=KnownAges(only=99.0)),
+    )
+    (before,) = run_batch([scan], bundle, tmp_path / "out", RunOptions(report=False)).scans
+    sidecar = (tmp_path / "out" / before.outputs[1]).read_bytes()
+    (again,) = run_batch([scan], bundle, tmp_path / "out", old).scans
+    (whole,) = run_batch([scan], bundle, tmp_path / "whole", old).scans
+    assert (again.status, again.recorded) == ("skipped", "flagged")
+    assert not any("known age" in flag for flag in before.flags)
+    assert whole.status == "flagged" and whole.flags == again.flags
+    assert "known age 99 is outside" in again.reason
+    tables = [(tmp_path / name / "predictions.tsv").read_bytes() for name in ("out", "whole")]
+    assert tables[0] == tables[1]
+    assert (tmp_path / "out" / before.outputs[1]).read_bytes() == sidecar
+    assert (tmp_path / "whole" / whole.outputs[1]).read_bytes() == sidecar
+
+
+def test_an_anatomy_that_the_network_never_saw_gets_no_age(tmp_path: Path) -> None:
+    """No age, corrected age, interval or difference is anywhere; the reason stands in their place."""
+    row = {"min": 10.0, "max": 20.0, "mean": 15.0, "sd": 1.0}
+    small = make(tmp_path / "small.hz", anatomy={"outline_cm3": row})
+    scan = write_scan(tmp_path / "sub-01_T1w.nii.gz", 1)
+    run = RunOptions(report=False, ages=KnownAges(only=30.0))
+    (result,) = run_batch([scan], small, tmp_path / "out", run).scans
+    reason = result.flags[-1]  # and nothing of an interval after it
+    assert result.status == "flagged" and reason.startswith("no age: volume inside the brain's outline is ")
+    assert result.prediction.age is None and result.prediction.age_interval is None
+    (cells,) = table(tmp_path / "out")[1]
+    assert {cells[n] for n in ("age_raw", "age_corrected", "age_low", "age_high", "brain_pad")} == {"n/a"}
+    stored = json.loads((tmp_path / "out" / result.outputs[1]).read_text())
+    assert stored["Features"]["outline_cm3"] > 21 and stored["hz"]["predictions"]["age_raw"] is None
+    (again,) = run_batch([scan], small, tmp_path / "out", run).scans
+    assert again.status == "skipped" and again.flags == result.flags
+
+    predictor = open_networks(small, ON_CPU).age_predictor
+    model_input = np.random.default_rng(1).random((64, 64, 64), dtype=np.float32)
+    (reason,) = predictor.no_age(predictor.measures(model_input, model_input))
+    assert predictor.flags(30.0, ("dark",), (reason,)) == ("dark", reason)
