@@ -21,7 +21,7 @@ from hz_runtime.io.participants import certain, read_table
 from hz_runtime.io.scan_files import find_scans
 from hz_runtime.io.volume import Volume, read_volume
 from hz_runtime.model_space.foreground import foreground_threshold
-from hz_runtime.model_space.recipe import ModelInput, Recipe, to_model_space
+from hz_runtime.model_space.recipe import ModelInput, Recipe, outside, to_model_space
 
 F32 = NDArray[np.float32]
 Say = Callable[[str], None]
@@ -82,7 +82,7 @@ def choose(
         try:
             volume = read_volume(path)
             prepared = to_model_space(volume, recipe, statistics)
-            check_real(volume, prepared)
+            check_real(volume, prepared, statistics or {})
         except (ScanError, _Unreal) as error:
             refused.append(f"{shown(path)}: passed over: {error.message}")
             say(refused[-1])
@@ -102,7 +102,7 @@ class _Unreal(HzError):
     """A volume that passes as a file and is no scan of a head."""
 
 
-def check_real(volume: Volume, prepared: ModelInput) -> None:
+def check_real(volume: Volume, prepared: ModelInput, statistics: Mapping[str, Mapping[str, float]]) -> None:
     """Raise HzError for a volume that no scanner made: noise, or unlike the training cohort.
 
     Smoothness is that of the scan's own voxels: on the network's grid even noise has been interpolated.
@@ -110,8 +110,7 @@ def check_real(volume: Volume, prepared: ModelInput) -> None:
     rough = smoothness(volume.data)
     if rough < LEAST_SMOOTHNESS:
         raise _Unreal(f"neighbouring voxels correlate by {rough:.2f} only: this is noise, not tissue.")
-    strange = [flag for flag in prepared.flags if "outside the training range" in flag]
-    if strange:
+    if strange := outside(prepared.features, statistics):
         raise _Unreal(f"{strange[0]}.")
 
 
