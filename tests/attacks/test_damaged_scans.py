@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from hz_runtime.errors import NoBrain, ScanError, UnreadableScan
+from hz_runtime.errors import ScanError, UnreadableScan
 from hz_runtime.io.volume import ReadLimits, read_volume
 
 SHAPE = (20, 24, 28)
@@ -200,8 +200,9 @@ def test_headers_that_usual_readers_accept(
 def test_a_slope_that_overflows_is_counted_not_warned_about(tmp_path: Path) -> None:
     blob = bytearray(content())
     struct.pack_into("<f", blob, 112, 3e38)
-    with pytest.raises(NoBrain, match="NaN or infinite"):
-        read_volume(put(tmp_path / "a.nii.gz", gzip.compress(bytes(blob))))
+    volume = read_volume(put(tmp_path / "a.nii.gz", gzip.compress(bytes(blob))))
+    assert volume.missing is not None and volume.missing.any()
+    assert np.isfinite(volume.data).all()
 
 
 def test_random_bytes_under_every_name(tmp_path: Path) -> None:

@@ -119,13 +119,15 @@ def test_choices_of_preparation_need_it(hz_run, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_scan_out_of_place_is_told_how_to_go_on(hz_run, tmp_path: Path) -> None:
+def test_a_scan_out_of_place_is_moved_and_its_shift_kept(hz_run, tmp_path: Path) -> None:
     data, affine = small_head()
     affine[:3, 3] += (0, 30, 0)
     write_volume(tmp_path / "a.nii.gz", data, Geometry.from_affine(SHAPE, affine))
     assert hz_run(tmp_path / "a.nii.gz", "--out", tmp_path / "out").exit_code == 0
     (scan,) = scans_of(tmp_path / "out")
-    assert any("hz-run --prepare" in flag for flag in scan["flags"])
+    assert not any("shift" in flag for flag in scan["flags"])  # it is undone on the way back
+    sidecar = json.loads((tmp_path / "out" / "a_desc-harmonized_T1w.json").read_text())
+    assert sidecar["TranslationMm"][1] == pytest.approx(-30, abs=2)
     assert scan["gates"] == []
 
 

@@ -7,7 +7,6 @@ Truth is arithmetic (tests/tiny_slices.py); independence is byte for byte.
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ from hz_runtime.bundle.manifest import ModelEntry
 from hz_runtime.errors import GridMismatch
 from hz_runtime.inference.predictors import AgePredictor, DiagnosisPredictor, Harmonizer
 from hz_runtime.inference.slice_wise import SLICE_BATCH, axial_slices
-from hz_runtime.model_space.recipe import Recipe
+from hz_runtime.model_space.recipe import ModelInput, Recipe
 
 ONNX_ENGINES = {engine.name: engine for engine in ENGINES if not engine.built}
 TOLERANCE = {"fp32": 1e-6, "fp16": 1e-3}
@@ -98,10 +97,14 @@ def stages(engine: str, kind: str, batch: int) -> Stages:
     )
 
 
+def model_input(grid: np.ndarray) -> ModelInput:
+    return ModelInput(grid, 0.0, 1.0, (0.0, 0.0, 0.0), np.eye(4), {}, ())
+
+
 def answers(step: Stages, grids: list[np.ndarray]) -> list[tuple[bytes, float | None, float | None]]:
     """What becomes of scans that travel together: their volumes' bytes, ages and probabilities."""
     scans = [
-        PreparedScan(Ticket(n, None), None, OnGrid(SimpleNamespace(grid=grid)))  # type: ignore[arg-type]
+        PreparedScan(Ticket(n, None), None, OnGrid(model_input(grid)))  # type: ignore[arg-type]
         for n, grid in enumerate(grids)
     ]
     return [

@@ -36,7 +36,7 @@ REFUSED = {  # well-formed files, by a gate of hz-prepare
     "nibabel__anatomical": "field of view",
     "nibabel__reoriented": "slice thickness",
     "niftirs__f32": "field of view",
-    "niivue__FLAIR": "not T1-weighted (a FLAIR",
+    "niivue__FLAIR": "another contrast",
     "niivue__labels256": "a mask or a label map",
     "niivue__mean_func": "slice thickness",
     "niivue__minimal": "field of view",

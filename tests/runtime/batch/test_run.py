@@ -50,8 +50,9 @@ def test_results_keep_the_order_of_the_inputs(tmp_path: Path, bundle: Bundle) ->
     assert run["counts"] == {"ok": 4, "flagged": 0, "failed": 0, "skipped": 0}
     assert run["bundle"]["id"] == bundle.id
     assert set(run["timings"]["stages"]) == {"read", "prepare", "infer", "write"}
-    assert [e.kind for e in events] == ["start"] + ["scan"] * 4
-    assert [e.done for e in events[1:]] == [1, 2, 3, 4]
+    assert [e.kind for e in events] == ["start", "note"] + ["scan"] * 4
+    assert events[1].text.startswith("ages hold only for")
+    assert [e.done for e in events[2:]] == [1, 2, 3, 4]
     rows = (tmp_path / "out/predictions.tsv").read_text().splitlines()
     assert [r.split("\t")[0] for r in rows] == ["input", *(p.name for p in given)]
 

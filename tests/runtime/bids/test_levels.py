@@ -16,7 +16,7 @@ import pytest
 from hz_runtime.batch.folder_lock import locked
 from hz_runtime.batch.run import run_batch
 from hz_runtime.batch.run_options import RunOptions
-from hz_runtime.bids.derivatives import DICTIONARY, describe_dataset, link, shared_file
+from hz_runtime.bids.derivatives import describe_dataset, dictionary, link, shared_file
 from hz_runtime.bids.group import run_group
 from hz_runtime.bids.layout import Wanted, find_units
 from hz_runtime.bids.participant import Level, run_participants
@@ -92,7 +92,9 @@ def test_tables(done: Path) -> None:
 def test_every_column_is_explained() -> None:
     every = RunOutputs("control", "patient", 0.9, intervals=True)
     header = predictions_tsv([], every).decode().splitlines()[0].split("\t")
-    assert len(header) == 11 and set(header) <= set(DICTIONARY)
+    described = dictionary(header, every)
+    assert len(header) == 11 and set(header) <= set(described)
+    assert all(column["Description"] for column in described.values())
 
 
 def test_the_group_page_shows_every_scan(done: Path) -> None:
