@@ -52,7 +52,7 @@ def main(out: Path, model: Path | None) -> None:
     click.echo(
         "One head (the MNI152 template), seen by three simulated scanners: contrast, bias field, noise."
     )
-    click.echo("hz-run maps the three scans to one reference site and predicts an age from each.\n")
+    click.echo("hz-run maps them to one reference site; the template is too large a brain for its ages.\n")
     from hz_cli.demo_scans import mni152_head
 
     sys.exit(run_demo(out, mni152_head(), model))

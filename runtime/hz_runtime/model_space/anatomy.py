@@ -92,7 +92,7 @@ def no_age_reasons(
         slack = measure.slack * seen["sd"]
         low = measure.sides == "both" and value < seen["min"] - slack
         if low or value > seen["max"] + slack:
-            least, most, here = (f"{measure.factor * v:.3g}" for v in (seen["min"], seen["max"], value))
+            least, most, here = (f"{measure.factor * v:.4g}" for v in (seen["min"], seen["max"], value))
             reasons.append(
                 f"no age: {measure.words} is {here} {measure.unit}, {least} to {most} {measure.unit} in the "
                 "people that the age network was trained on"
