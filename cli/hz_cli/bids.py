@@ -127,6 +127,8 @@ def main(
         done, look = _participants(raw, out, work, subjects, quiet, **choices), f"sub-*.html and logs{os.sep}"
     for problem in done.problems:
         render.say(click.style("error: ", fg="red") + problem, err=True)
+    for note in done.notes:
+        render.say(click.style("note: ", fg="yellow") + note, err=True)
     render.say(f"{_counted(done)}; see {look} in {out.name}")
     ctx.exit(done.exit_code if level == "participant" else 0)
 

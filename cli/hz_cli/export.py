@@ -22,7 +22,8 @@ Default tolerances (brain mean, brain p99.9, years):
   int8                2e-2, 2e-1, 2; also 2 % of the brain's mean, and 95 % of ages within 0.5 years
 
 \b
-Exit codes: 0 published; 1 refused (precision or parity not what was asked for); 2 usage; 3 a scan of
+Exit codes: 0 published; 1 refused (precision or parity not what was asked for, or an age
+network that answers nearly the same for everybody); 2 usage; 3 a scan of
 --scans cannot be used; 5 the TensorRT asked for is not here, or cannot build for what is asked.
 """
 
@@ -173,6 +174,11 @@ def brain_mask(out: Path | None, wheel: Path | None, overwrite: bool) -> None:
     multiple=True,
     callback=options.numbers(*options.TOLERANCES),
     help=f"Refuse, for all files, past any of {options.TOLERANCES_HELP}.",
+)
+@click.option(
+    "--allow-constant-age",
+    is_flag=True,
+    help="Publish an age network, too, that answers nearly the same for everybody; the model card says so.",
 )
 @click.option("--no-parity", is_flag=True, help="Publish without measuring; the manifest says so.")
 @click.option(

@@ -24,6 +24,8 @@ class ExportOptions:
     scans : files or folders to measure on; none for the MNI152 brain.
     tolerance : fields of `parity.Tolerance` to replace, for all files.
     engines : what to measure with; none for all installed.
+    allow_constant_age : publish an age network that answers nearly the same for everybody, too, and say so on
+        the model card.
     localize : where a file fails parity, bisect over its nodes and say which ones break it.
     """
 
@@ -35,6 +37,7 @@ class ExportOptions:
     progress: bool = False
     half_weights: bool = False
     check_parity: bool = True
+    allow_constant_age: bool = False
     scans: tuple[Path, ...] = ()
     tolerance: Mapping[str, float] | None = None
     engines: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 
 from hz_calibration.age_interval import calibrate
-from hz_export.age_calibration import calibrated
+from hz_export.age_calibration import calibrated, constant_age
 from hz_export.assemble import export_bundle
 from hz_export.export_options import ExportOptions
 from hz_export.model_card import model_card
 from hz_runtime.backends.fallback import choose
 from hz_runtime.bundle.store import load_bundle
+from hz_runtime.errors import HzError
 from hz_runtime.inference.predictors import AgePredictor
 from hz_runtime.model_space.recipe import Recipe
 from small_slice_checkpoints import write_slice_predictor
@@ -118,6 +120,44 @@ def test_two_scans_of_everybody_are_no_more_people() -> None:
     assert found["age_bias"]["n"] == pull["n"] == found["age_interval"]["n"] == N
     assert pull == pytest.approx(once["age_bias"]["regression_to_mean"])
     assert said[0].endswith("60 held-out subjects") and "n = 60;" in card(found)
+
+
+def means_of_folds() -> dict[str, Any]:
+    """Of four networks that have learned nothing but the mean age of their own training people."""
+    kept = held_out()
+    age_of = dict(zip(kept["subjects"], kept["age"], strict=True))
+    for fold in kept["folds"]:
+        for who in fold["subjects"]:
+            mean = np.mean([age_of[other] for other in fold["trained_on"]])
+            kept["raw"][kept["subjects"].index(who)] = float(mean)
+    return kept
+
+
+def test_a_network_of_one_answer_is_published_on_purpose_alone(make_age, tmp_path: Path) -> None:
+    fast = ExportOptions(check_parity=False)
+    ages = held_out()["age"]
+    within = float(np.std(ages))
+    almost = {"age": ages, "raw": [36 + 0.05 * a for a in ages], "how": "4 folds"}
+    for kept, answers in ((means_of_folds(), "0.00"), (almost, f"{0.05 * within:.2f}")):
+        checkpoint = make_age(held_out_predictions=kept)
+        said = f"over 60 held-out scans its answers vary by {answers} years .one SD., the people's ages by "
+        with pytest.raises(HzError, match=said) as refused:
+            export_bundle([checkpoint], tmp_path / "a.hz", fast)
+        assert "--allow-constant-age" in refused.value.remedy and not (tmp_path / "a.hz").exists()
+    allowed = replace(fast, allow_constant_age=True, note="For a test.")
+    bundle = export_bundle([checkpoint], tmp_path / "a.hz", allowed)
+    text = " ".join((bundle.path / "MODEL_CARD.md").read_text().split())
+    assert "For a test. age.safetensors answers nearly the same age for everybody" in text
+    assert load_bundle(bundle.path).id == bundle.id  # made is made: nothing refuses to load it
+
+
+def test_answers_that_vary_with_or_without_sense_are_no_constant() -> None:
+    assert np.ptp(means_of_folds()["raw"]) > 0.5  # as if they varied, over all folds
+    few = {"age": [20.0, 40.0, 60.0], "raw": [40.0, 40.0, 40.0]}
+    for kept in (held_out(), held_out(slope=0.0), held_out(slope=0.15), few, None):
+        assert constant_age("a", {"held_out_predictions": kept}) == ""
+    for kept in ({"age": [40.0] * 9, "raw": [38.0, *[41.0] * 8]}, {"age": [40.0] * 9, "raw": [41.0] * 9}):
+        assert constant_age("a", {"held_out_predictions": kept}) == ""  # of people of one age
 
 
 def test_a_bundle_without_an_age_network_speaks_of_none() -> None:

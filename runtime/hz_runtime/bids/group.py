@@ -9,6 +9,7 @@ from pathlib import Path
 from hz_runtime.bids.derivatives import WORK_NAME, dictionary, shared_file
 from hz_runtime.bids.participant import Level
 from hz_runtime.bids.record import Run, read_run, results, table, ways
+from hz_runtime.bundle.age_calibration import same_age_flags
 from hz_runtime.errors import UsageError
 from hz_runtime.io.json_text import to_json
 from hz_runtime.results.output_columns import RunOutputs
@@ -35,9 +36,15 @@ def run_group(out: Path, subjects: Sequence[str] = (), work: Path | None = None)
         subject, _, session = name.partition("_")
         rows.append(f"{subject}\t{session or 'n/a'}\t{line}")
     shared_file(out / "predictions.tsv", ("\n".join(rows) + "\n").encode())
-    shared_file(out / "predictions.json", to_json(dictionary(rows[0].split("\t"), RunOutputs.of(first))))
+    columns = dictionary(rows[0].split("\t"), RunOutputs.of(first))
+    aged = [(scan.prediction.age, scan.age) for scan in found if scan.prediction.age is not None]
+    same = same_age_flags([age for age, _ in aged], [age for _, age in aged])
+    for text in same:
+        for column in columns.keys() & {"age_raw", "age_corrected"}:
+            columns[column] = {**columns[column], "Remark": text}
+    shared_file(out / "predictions.json", to_json(columns))
     _write_pages(out, runs, found, work or out / WORK_NAME)
-    return Level(found)
+    return Level(found, notes=same)
 
 
 def _runs(out: Path, subjects: set[str]) -> dict[str, Run]:

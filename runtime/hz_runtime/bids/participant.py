@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Level:
-    """What a level did. scans : of all units.  problems : one line each for what could not be done."""
+    """What a level did. scans : of all units.  problems : one line each for what could not be done.
+    notes : one line each for what is to be known of the results as a whole."""
 
     scans: tuple[ScanResult, ...]
     problems: tuple[str, ...] = ()
     interrupted: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:

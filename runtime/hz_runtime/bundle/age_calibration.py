@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 
 MIN_AGE_SLOPE = 0.05  # a flatter fit says that the predictor does not see age; dividing by it invents ages
+LEAST_SCANS = 8  # of a group, and people of known age in it, before it is judged as a whole
+MIDDLE = (5, 95)  # percentiles
+SAME_YEARS, SAME_SHARE = 2.0, 0.1  # nearly the same age: within this many years, or this share of known ages
+NARROW_YEARS = 5.0  # people of known ages within this may well look of one age
 Years = TypeVar("Years", float, "NDArray[np.float64]")
 
 
@@ -126,6 +130,35 @@ def known_age_flags(
             "predicted age: check that scan and age are of one person",
         )
     return ()
+
+
+def same_age_flags(predicted: Sequence[float], known: Sequence[float | None]) -> tuple[str, ...]:
+    """Reason not to use any predicted age of a group: nearly the same one was predicted for all its scans.
+
+    predicted, known : years, of the same scans; None where an age is not known.
+    Judged by what lies between the 5th and the 95th percentile, so that an odd scan hides nothing: under 2
+    years, or a tenth of what known ages span. Nothing is said of fewer than 8 scans, nor where 8 known ages
+    or more lie within 5 years.
+    """
+    import numpy as np
+
+    ages = [age for age in known if age is not None]
+    if len(predicted) < LEAST_SCANS:
+        return ()
+    low, high = np.percentile(predicted, MIDDLE)
+    people, narrow = "which is right only where all these people are of one age", SAME_YEARS
+    if len(ages) >= LEAST_SCANS:
+        youngest, oldest = np.percentile(ages, MIDDLE)
+        if oldest - youngest < NARROW_YEARS:
+            return ()
+        people = f"and these people are {min(ages):g} to {max(ages):g} years old"
+        narrow = max(SAME_YEARS, SAME_SHARE * (oldest - youngest))
+    if high - low >= narrow:
+        return ()
+    return (
+        f"nearly the same age was predicted for all {len(predicted)} scans, {low:.1f} to {high:.1f} years in "
+        f"nine of ten, {people}: the age network does not tell them apart, do not use its ages",
+    )
 
 
 def age_metadata(interval: AgeInterval | None, bias: AgeBias | None, age_range: Any) -> dict[str, Any]:

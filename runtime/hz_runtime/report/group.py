@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hz_runtime.bundle.age_calibration import same_age_flags
 from hz_runtime.report import markup
 from hz_runtime.report.age_scale import key
 from hz_runtime.report.figure import Figure
@@ -41,7 +42,7 @@ class Member:
 
 
 def render_group(run: Mapping[str, Any], figures: Mapping[str, Figure]) -> str | None:
-    """The page of a group, or None where fewer than three scans can be compared.
+    """The page of a group, or None where fewer than three scans can be compared and nothing is to be said.
 
     run : the object of run.json; a scan's "site" and "age" are used where they are given.
     figures : by the scan's `name`.
@@ -49,7 +50,9 @@ def render_group(run: Mapping[str, Any], figures: Mapping[str, Figure]) -> str |
     members = _members(run, figures)
     pictured = [m for m in members if m.figure is not None]
     aged = [m for m in members if m.predicted is not None and m.known is not None]
-    if max(len(pictured), len(aged)) < FEWEST:
+    predicted = [(m.predicted, m.known) for m in members if m.predicted is not None]
+    same = same_age_flags([age for age, _ in predicted], [age for _, age in predicted])
+    if max(len(pictured), len(aged)) < FEWEST and not same:
         return None
     sites = sorted({m.site for m in members}, key=lambda s: (s == NO_SITE, s))
     groups = {site: n for n, site in enumerate(sites)}
@@ -59,6 +62,7 @@ def render_group(run: Mapping[str, Any], figures: Mapping[str, Figure]) -> str |
         "<header>\n<h1>Group report</h1>\n",
         f'<p class="lead">{markup.plural(len(members), "harmonized scan")}{of} compared.</p>\n',
         f'<p class="notice">{NOTICE}</p>\n',
+        *(f'<p class="notice">{text[0].upper()}{text[1:]}.</p>\n' for text in map(markup.text, same)),
         '<nav><a href="./report.html">Report scan by scan</a></nav>\n</header>\n<main>\n',
     ]
     if len(pictured) >= FEWEST:

@@ -113,6 +113,17 @@ def test_a_filtered_run_keeps_the_others(folder: Folder) -> None:
     assert len(run_group(folder.out).scans) == 3
 
 
+def test_one_age_for_everybody_is_said_of_the_group(folder: Folder) -> None:
+    folder.publish(*map(scan, "abcdefg"))
+    assert run_group(folder.out).notes == ()
+    folder.publish(*map(scan, "abcdefgh"))
+    (note,) = run_group(folder.out).notes
+    assert note.startswith("nearly the same age was predicted for all 8 scans, 40.0 to 40.0 years")
+    columns = json.loads((folder.out / "predictions.json").read_text())
+    assert columns["age_raw"]["Remark"] == note and "Remark" not in columns["status"]
+    assert note[1:] in (folder.out / "group.html").read_text()
+
+
 def test_a_scan_that_the_raw_data_lost_goes(folder: Folder) -> None:
     folder.publish(scan("a"), scan("b"), scan("c"))
     (folder.scans / "sub-01_run-c_T1w.nii.gz").unlink()

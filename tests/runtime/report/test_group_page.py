@@ -164,6 +164,31 @@ def test_fewer_than_three_are_no_group(figures):
     assert render_group(run, figures) is None
 
 
+def test_one_age_for_everybody_is_said_first():
+    def page(n, predicted, known):
+        run = a_group(("A",) * n)
+        for k, scan in enumerate(run["scans"]):
+            scan["age_raw"], scan["age"] = predicted(k), known(k)
+        return render_group(run, {}) or ""
+
+    words = Page(page(12, lambda k: 35 + 0.1 * k, lambda k: 20 + 5 * k)).words
+    said = "and these people are 20 to 75 years old: the age network does not tell them apart"
+    assert "Nearly the same age was predicted for all 12 scans" in words and said in words
+    assert words.index(said) < words.index("Report scan by scan")
+    assert said in Page(page(12, lambda k: 35 + 0.4 * k, lambda k: 20 + 5 * k)).words  # 4 of 50 years
+    unknown = page(8, lambda k: 35 + 0.1 * k, lambda k: None)  # a page for the sake of this alone
+    assert "only where all these people are of one age" in Page(unknown).words
+    one_odd = Page(page(40, lambda k: 60 if k == 0 else 35, lambda k: 20 + k)).words
+    assert "35.0 to 35.0 years in nine of ten" in one_odd
+    for predicted, known in (
+        (lambda k: 30 + 2 * k, lambda k: 20 + 5 * k),  # they differ
+        (lambda k: 35 + 0.1 * k, lambda k: 34 + 0.2 * k),  # so do not these people
+    ):
+        assert "Nearly the same age" not in page(12, predicted, known)
+    assert "Nearly the same age" not in page(7, lambda k: 35, lambda k: 20 + 5 * k)
+    assert page(7, lambda k: 35, lambda k: None) == ""
+
+
 def test_equal_scans_and_equal_ages_still_draw(figures):
     run = a_group()
     for scan in run["scans"]:
