@@ -181,10 +181,13 @@ def _participants(
 
 
 def _counted(done: Level) -> str:
+    from hz_runtime.results.run_report import NOTHING_WRITTEN
+
     counts = {s: sum(scan.status == s for scan in done.scans) for s in ("ok", "flagged", "skipped", "failed")}
     parts = ", ".join(f"{n} {status}" for status, n in counts.items() if n) or "-"
     total = len(done.scans)
-    return f"{'interrupted; ' if done.interrupted else ''}{total} scan{'' if total == 1 else 's'}: {parts}"
+    text = f"{'interrupted; ' if done.interrupted else ''}{total} scan{'' if total == 1 else 's'}: {parts}"
+    return f"{text}; {NOTHING_WRITTEN}" if done.unchanged else text
 
 
 if __name__ == "__main__":

@@ -320,6 +320,7 @@ class Executor:
             with self._timed("write", ticket):
                 drawn = self._stages.draw(inferred)
                 del inferred  # a big scan's voxels are not needed while it is compressed
+                self._log.release()
                 result = self._stages.write(drawn)
         except Exception as error:
             self._fail(ticket, error)

@@ -29,7 +29,7 @@ def locked(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         if not os.access(out, os.W_OK | os.X_OK):  # an earlier run's lock file may still be writable
             raise PermissionError(errno.EACCES, "it is read-only, or you have no permission to write")
-        handle = os.open(out / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = _opened(out / LOCK_NAME)
     except OSError as error:
         raise UsageError(
             f"cannot write into the output folder {out.name}: {error.strerror}.",
@@ -50,6 +50,15 @@ def locked(out: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _opened(lock: Path) -> int:
+    """A handle that can be locked. The file stays as it is; one that may only be read, as git-annex keeps
+    what is committed, will do."""
+    try:
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except PermissionError:
+        return os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def remove_leftovers(out: Path, *, sure: bool = True) -> list[str]:

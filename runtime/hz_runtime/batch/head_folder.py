@@ -21,7 +21,7 @@ from hz_runtime.batch.failures import blames_the_scan, failure
 from hz_runtime.batch.inputs import InputScan
 from hz_runtime.batch.log import RunLog
 from hz_runtime.errors import HzError
-from hz_runtime.io.atomic import atomic_write_bytes, sha256_bytes, sha256_file, sync_folder
+from hz_runtime.io.atomic import atomic_write_bytes, sha256_bytes, sha256_file, sync_folder, write_changed
 from hz_runtime.io.json_text import to_json
 from hz_runtime.io.volume import Volume, read_volume, write_volume
 from hz_runtime.preparation.preparer import Preparer, preparation_metadata, step_seconds
@@ -43,11 +43,12 @@ def brain_suffix(template: Template) -> str:
 class HeadFolder:
     """An output folder, and what prepares heads into it; `prepare` is safe from several threads.
 
-    overwrite : redo what is done.
+    log : of the run, released by what is written.  overwrite : redo what is done.
     """
 
     out: Path
     preparer: Preparer
+    log: RunLog
     overwrite: bool = False
 
     @property
@@ -83,7 +84,7 @@ class HeadFolder:
         except Exception as error:
             reason, trace = failure(error, scan, self.out, LOG_NAME)
             if trace:
-                RunLog(self.out / LOG_NAME).write(f"{scan.label}\n{trace}")
+                self.log.write(f"{scan.label}\n{trace}")
             with suppress(HzError, OSError):
                 if scan.path.is_file() and (blames_the_scan(error) or not self._holds(scan)):
                     self._write_refusal(scan, sha256, reason, error)
@@ -191,4 +192,5 @@ class HeadFolder:
 
     def _write_record(self, folder: Path, scan: InputScan, record: Record, more: Mapping[str, Any]) -> None:
         content = {"Sources": [scan.label], **more, "hz": record.to_dict()}
-        atomic_write_bytes(folder / self.record_name(scan), to_json(content))
+        if write_changed(folder / self.record_name(scan), to_json(content)):
+            self.log.release()

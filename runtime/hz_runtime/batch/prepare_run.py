@@ -22,9 +22,10 @@ from hz_runtime.batch.log import RunLog
 from hz_runtime.cpus import usable_cpus
 from hz_runtime.dicom.scans import dicom_scans
 from hz_runtime.errors import UsageError
-from hz_runtime.io.atomic import atomic_write_bytes
+from hz_runtime.io.atomic import write_changed
 from hz_runtime.preparation.gates import NAMES
 from hz_runtime.preparation.preparer import Preparation, Preparer
+from hz_runtime.results.run_report import NOTHING_WRITTEN
 from hz_runtime.results.scan_result import NOT_REACHED, ScanResult
 
 MOST_WORKERS = 4  # heads at a time, unless more are asked for
@@ -54,12 +55,14 @@ class PrepareReport:
     """A finished run.
 
     scans : in the order of the inputs.  brains : pattern of the brains in `out`, as hz-run takes them.
+    unchanged : all was as it should be before, and no file was written.
     """
 
     out: Path
     scans: tuple[ScanResult, ...]
     brains: str
     interrupted: bool = False
+    unchanged: bool = False
 
     @property
     def exit_code(self) -> int:
@@ -73,7 +76,8 @@ class PrepareReport:
         counts = Counter("done before" if s.recorded else _WORDS.get(s.status, s.status) for s in self.scans)
         words = ("ok", "done before", "failed", "not reached")
         parts = [f"{counts[word]} {word}" for word in words if counts[word]]
-        return f"{len(self.scans)} scan{'' if len(self.scans) == 1 else 's'}: {', '.join(parts)}"
+        text = f"{len(self.scans)} scan{'' if len(self.scans) == 1 else 's'}: {', '.join(parts)}"
+        return f"{text}; {NOTHING_WRITTEN}" if self.unchanged else text
 
 
 def prepare_batch(
@@ -101,8 +105,9 @@ def prepare_batch(
         total = len(found.scans)
         options.preparation.check(total)
         held.enter_context(locked(folder))
-        heads = HeadFolder(folder, Preparer.opened(options.preparation), options.overwrite)
-        log = RunLog(folder / LOG_NAME)
+        log = RunLog(folder / LOG_NAME, held=(folder / TABLE_NAME).exists())
+        held.push(lambda kind, *_: log.release() if kind else None)  # a run that breaks off leaves its lines
+        heads = HeadFolder(folder, Preparer.opened(options.preparation), log, options.overwrite)
         for note in found.notes:
             log.write(note.text)
             emit(Event("note", note.screen))
@@ -114,8 +119,10 @@ def prepare_batch(
             results[result.name] = result
             emit(Event("scan", sources[result.name], result, len(results), total))
         scans = tuple(results[scan.name] for scan in found.scans)
-        write_preparation_tsv(folder, scans)
-    return PrepareReport(folder, scans, f"*{brain_suffix(heads.template)}", stop.is_set())
+        if write_preparation_tsv(folder, scans):
+            log.release()
+    brains = f"*{brain_suffix(heads.template)}"
+    return PrepareReport(folder, scans, brains, stop.is_set(), log.held)
 
 
 def _each(
@@ -133,8 +140,11 @@ def _each(
             yield done.result()
 
 
-def write_preparation_tsv(out: Path, results: Sequence[ScanResult]) -> None:
-    """Write preparation.tsv: each scan's status, and what every gate measured. Raises HzError."""
+def write_preparation_tsv(out: Path, results: Sequence[ScanResult]) -> bool:
+    """Write preparation.tsv: each scan's status, and what each gate measured; returns whether it was written.
+
+    Raises HzError.
+    """
     lines = ["\t".join(("input", "status", "reason", "failed_gates", *(g.replace(" ", "_") for g in NAMES)))]
     for result in results:
         gates = {str(gate["gate"]): gate for gate in result.gates}
@@ -144,4 +154,4 @@ def write_preparation_tsv(out: Path, results: Sequence[ScanResult]) -> None:
         reason = " ".join(said.split())
         row = (result.input, result.recorded or result.status, reason or "n/a", failed)
         lines.append("\t".join((*row, *values)))
-    atomic_write_bytes(out / TABLE_NAME, ("\n".join(lines) + "\n").encode())
+    return write_changed(out / TABLE_NAME, ("\n".join(lines) + "\n").encode())

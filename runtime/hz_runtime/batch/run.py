@@ -26,7 +26,7 @@ from hz_runtime.batch.executor import Event, Executor
 from hz_runtime.batch.folder_lock import locked
 from hz_runtime.batch.inputs import Inputs, collect
 from hz_runtime.batch.log import LOG_NAME, RunLog
-from hz_runtime.batch.run_files import write_run_files
+from hz_runtime.batch.run_files import unchanged_run, write_run_files
 from hz_runtime.batch.run_metadata import age_metadata, run_metadata
 from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.batch.stages import Stages
@@ -57,7 +57,8 @@ def run_batch(
 
     on_event : called in the calling thread.  stop : set it from anywhere to end early: scans in flight are
     finished, the others reported as skipped, and all result files written.
-    Returns the report that run.json holds. A scan that fails does not raise. Raises UsageError (no input,
+    Returns the report that run.json holds. Where nothing has changed since the run that wrote it, nothing is
+    written, log and times included. A scan that fails does not raise. Raises UsageError (no input,
     output folder held by another run or not writable), BundleError, BackendError: then nothing was run.
     """
     options = options or RunOptions()
@@ -69,7 +70,8 @@ def run_batch(
         if options.preparation:
             options.preparation.check(len(chosen.scans))
         held.enter_context(locked(folder))
-        log = RunLog(folder / LOG_NAME)
+        log = RunLog(folder / LOG_NAME, held=(folder / "run.json").exists())
+        held.push(lambda kind, *_: log.release() if kind else None)  # a run that breaks off leaves its lines
         stages, networks, batch = _open(bundle, folder, options)
         held.callback(networks.close)
         attempts = _attempt_lines(networks)
@@ -98,6 +100,9 @@ def run_batch(
             },
             chosen={"threads": threads, "batch": batch, "to": stages.options["to"]},
         )
+        if earlier := unchanged_run(folder, scans, run, options.report):
+            return RunReport(folder, scans, earlier, unchanged=True)
+        log.release()
         problems = write_run_files(folder, scans, run, options.report)
         report = RunReport(folder, scans, run, interrupted, tuple(problems))
         log.write(report.summary())

@@ -19,7 +19,7 @@ from typing import Any
 from hz_runtime.bids.layout import Unit, description
 from hz_runtime.bids.record import Run, comparable, merged, outputs, read_run, results, table
 from hz_runtime.errors import HzError, UsageError
-from hz_runtime.io.atomic import atomic_write_bytes, shown, sync_folder, temporary_name
+from hz_runtime.io.atomic import atomic_write_bytes, holds, shown, sync_folder, temporary_name, write_changed
 from hz_runtime.io.json_text import to_json
 from hz_runtime.results import output_columns
 from hz_runtime.results.output_columns import RunOutputs
@@ -79,22 +79,27 @@ def describe_dataset(root: Path, raw: Path) -> dict[str, Any]:
     return {**described, "SourceDatasets": [source]} if source else described
 
 
-def write_dataset_files(root: Path, raw: Path) -> None:
-    """The files that all participants share; each process writes the same bytes. Raises HzError."""
+def write_dataset_files(root: Path, raw: Path) -> bool:
+    """The files that all participants share; each process writes the same bytes. Returns whether any was
+    written. Raises HzError."""
     _make(root)
-    shared_file(root / "dataset_description.json", to_json(describe_dataset(root, raw)))
-    shared_file(root / "README.md", README.format(version=hz_version()).encode())
-    shared_file(root / ".bidsignore", BIDSIGNORE.encode())
+    files = {
+        "dataset_description.json": to_json(describe_dataset(root, raw)),
+        "README.md": README.format(version=hz_version()).encode(),
+        ".bidsignore": BIDSIGNORE.encode(),
+    }
+    written = [shared_file(root / name, data) for name, data in files.items()]  # all of them
+    return any(written)
 
 
-def shared_file(path: Path, data: bytes) -> None:
-    """Write a file that other processes, maybe in other containers, write at the same time.
+def shared_file(path: Path, data: bytes) -> bool:
+    """Write a file that other processes, maybe in other containers, write at the same time, unless it has
+    these bytes; returns whether it was written.
 
     The temporary has a random name: process numbers are equal in containers. Raises HzError.
     """
-    with suppress(OSError):
-        if path.read_bytes() == data:
-            return
+    if holds(path, data):
+        return False
     temporary = None
     try:
         handle, temporary = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
@@ -112,10 +117,12 @@ def shared_file(path: Path, data: bytes) -> None:
         raise HzError(
             f"{shown(path)}: cannot be written ({error.strerror}).", "Check the output folder and its space."
         ) from error
+    return True
 
 
-def publish(unit: Unit, work: Path, raw: Path, root: Path, run: Run, linked: bool) -> None:
-    """Bring the results of a unit from its work folder to their BIDS places in `root`.
+def publish(unit: Unit, work: Path, raw: Path, root: Path, run: Run, linked: bool) -> bool:
+    """Bring the results of a unit from its work folder to their BIDS places in `root`; returns whether that
+    changed anything there. A file that is as it should be is left alone.
 
     run : the object of its run.json, which is published last, as logs/NAME_run.json. What an earlier run
         published of scans that this one did not reach, or was not asked for, stays there and in its record.
@@ -133,32 +140,34 @@ def publish(unit: Unit, work: Path, raw: Path, root: Path, run: Run, linked: boo
             raise
         earlier = {"scans": []}
     whole = merged(run, earlier, raw / unit.folder / "anat")
+    changed = False
     for name in outputs(earlier["scans"]) - outputs(whole["scans"]):
-        (anat / name).unlink(
-            missing_ok=True
-        )  # of a scan that fails now, or that the raw data set has no more
+        # Of a scan that fails now, or that the raw data set has no more.
+        (anat / name).unlink(missing_ok=True)
+        changed = True
     for name in sorted(outputs(run["scans"])):
         if name.endswith(".json"):
             data = (work / name).read_bytes()
-            atomic_write_bytes(anat / name, to_json(_for_bids(json.loads(data), unit, linked)))
+            changed |= write_changed(anat / name, to_json(_for_bids(json.loads(data), unit, linked)))
         else:
-            link(work / name, anat / name)
+            changed |= link(work / name, anat / name)
     predictions = table(run, results(comparable(whole)))
-    atomic_write_bytes(root / unit.folder / f"{unit.name}_predictions.tsv", predictions)
+    changed |= write_changed(root / unit.folder / f"{unit.name}_predictions.tsv", predictions)
     for source, target in (
         ("report.html", root / f"{unit.name}.html"),
         ("hz-run.log", logs / f"{unit.name}.log"),
     ):
         with suppress(FileNotFoundError):
-            atomic_write_bytes(target, (work / source).read_bytes())
-    atomic_write_bytes(record, to_json(whole))
+            changed |= write_changed(target, (work / source).read_bytes())
+    return write_changed(record, to_json(whole)) or changed
 
 
-def link(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, or a copy where the file system cannot. Raises HzError."""
+def link(source: Path, target: Path) -> bool:
+    """Make `target` the same file as `source`, or a copy where the file system cannot; one that has its bytes
+    is left alone. Returns whether anything was changed. Raises HzError."""
     with suppress(OSError):
-        if os.path.samefile(source, target):
-            return
+        if os.path.samefile(source, target) or holds(target, source.read_bytes()):
+            return False
     temporary = temporary_name(target)
     try:
         temporary.unlink(missing_ok=True)
@@ -168,6 +177,7 @@ def link(source: Path, target: Path) -> None:
         with suppress(OSError):
             temporary.unlink()
         atomic_write_bytes(target, source.read_bytes())
+    return True
 
 
 def _for_bids(sidecar: dict[str, Any], unit: Unit, linked: bool) -> dict[str, Any]:

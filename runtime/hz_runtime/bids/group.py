@@ -20,7 +20,8 @@ from hz_runtime.results.scan_result import ScanResult
 def run_group(out: Path, subjects: Sequence[str] = (), work: Path | None = None) -> Level:
     """Write the tables and pages of all participants of a derivative data set; returns what is in them.
 
-    These are predictions.tsv, predictions.json, report.html and, of three scans or more, group.html.
+    These are predictions.tsv, predictions.json, report.html and, of three scans or more, group.html. Those
+    that are as they should be are left alone.
     subjects : labels of the participants to gather; empty: all.
     work : the participant level's; participants whose folder is gone have no pictures.
     Raises UsageError where no participant is done, one asked for is not, or they cannot be compared.
@@ -35,16 +36,18 @@ def run_group(out: Path, subjects: Sequence[str] = (), work: Path | None = None)
     for (name, _), line in zip(scans, lines[1:], strict=True):
         subject, _, session = name.partition("_")
         rows.append(f"{subject}\t{session or 'n/a'}\t{line}")
-    shared_file(out / "predictions.tsv", ("\n".join(rows) + "\n").encode())
-    columns = dictionary(rows[0].split("\t"), RunOutputs.of(first))
+    columns = dictionary(rows[0].split("	"), RunOutputs.of(first))
     aged = [(scan.prediction.age, scan.age) for scan in found if scan.prediction.age is not None]
     same = same_age_flags([age for age, _ in aged], [age for _, age in aged])
     for text in same:
         for column in columns.keys() & {"age_raw", "age_corrected"}:
             columns[column] = {**columns[column], "Remark": text}
-    shared_file(out / "predictions.json", to_json(columns))
-    _write_pages(out, runs, found, work or out / WORK_NAME)
-    return Level(found, notes=same)
+    changed = [
+        shared_file(out / "predictions.tsv", ("\n".join(rows) + "\n").encode()),
+        shared_file(out / "predictions.json", to_json(columns)),
+        _write_pages(out, runs, found, work or out / WORK_NAME),
+    ]
+    return Level(found, notes=same, unchanged=not any(changed))
 
 
 def _runs(out: Path, subjects: set[str]) -> dict[str, Run]:
@@ -75,7 +78,7 @@ def _refuse_mixture(runs: Mapping[str, Run]) -> None:
         )
 
 
-def _write_pages(out: Path, runs: Mapping[str, Run], found: Sequence[ScanResult], work: Path) -> None:
+def _write_pages(out: Path, runs: Mapping[str, Run], found: Sequence[ScanResult], work: Path) -> bool:
     from hz_runtime.report import figures_of, write_pages
 
     scans = [
@@ -91,4 +94,4 @@ def _write_pages(out: Path, runs: Mapping[str, Run], found: Sequence[ScanResult]
         "counts": count(found),
         "scans": scans,
     }
-    write_pages(out, whole, figures_of(work, scans))
+    return write_pages(out, whole, figures_of(work, scans))

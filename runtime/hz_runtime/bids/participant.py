@@ -26,13 +26,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Level:
-    """What a level did. scans : of all units.  problems : one line each for what could not be done.
-    notes : one line each for what is to be known of the results as a whole."""
+    """What a level did.
+
+    scans : of all units.  problems : one line each for what could not be done.
+    notes : one line each for what is to be known of the results as a whole.
+    unchanged : all was as it should be before, and no file was written.
+    """
 
     scans: tuple[ScanResult, ...]
     problems: tuple[str, ...] = ()
     interrupted: bool = False
     notes: tuple[str, ...] = ()
+    unchanged: bool = False
 
     @property
     def exit_code(self) -> int:
@@ -68,7 +73,7 @@ def run_participants(
         options.preparation.check(total)  # `run_batch` sees one unit's scans
     stop = stop or threading.Event()
     work = work or out / WORK_NAME
-    write_dataset_files(out, raw)
+    changed = write_dataset_files(out, raw)
     linked = "DatasetLinks" in describe_dataset(out, raw)
     events = _LevelEvents(on_event or (lambda _: None), total)
     scans: list[ScanResult] = []
@@ -85,17 +90,18 @@ def run_participants(
             problems.append(f"{unit.name}: {_one_line(error)}")
             continue
         scans += report.scans
+        changed |= not report.unchanged
         problems += [f"{unit.name}: {problem}" for problem in report.problems]
         # A file that could not be written may still be an earlier run's, which is another result.
         if not report.problems and any(scan.reason != NOT_REACHED for scan in report.scans):
             try:
                 with locked(folder):
-                    publish(unit, folder, raw, out, report.run, linked)
+                    changed |= publish(unit, folder, raw, out, report.run, linked)
             except (HzError, OSError) as error:
                 problems.append(f"{unit.name}: not published: {_one_line(error)}")
         if report.interrupted:
             break
-    return Level(tuple(scans), tuple(problems), stop.is_set())
+    return Level(tuple(scans), tuple(problems), stop.is_set(), unchanged=not (changed or problems))
 
 
 def known_ages(unit: Unit) -> KnownAges:

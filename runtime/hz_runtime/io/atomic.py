@@ -1,7 +1,8 @@
 """Files that are either whole or absent, and their hashes.
 
 Every file hz writes goes through `atomic_write_bytes`: a reader, or a run that resumes after a
-`kill -9`, never meets half a file. Temporaries are named `.NAME.PID.tmp` beside their target.
+`kill -9`, never meets half a file. `write_changed` leaves a file alone that holds the same bytes already.
+Temporaries are named `.NAME.PID.tmp` beside their target.
 """
 
 from __future__ import annotations
@@ -94,6 +95,27 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes | bytearray | m
         # Also after KeyboardInterrupt; after os.replace there is nothing left to remove.
         with suppress(OSError):
             temporary.unlink()
+
+
+def holds(path: str | os.PathLike[str], data: bytes | None) -> bool:
+    """Whether a file has exactly these bytes.  data : None: whether there is no such file."""
+    if data is None:
+        return not os.path.lexists(path)
+    try:
+        return os.stat(path).st_size == len(data) and Path(path).read_bytes() == data
+    except OSError:
+        return False
+
+
+def write_changed(path: str | os.PathLike[str], data: bytes) -> bool:
+    """`atomic_write_bytes`, unless the file holds these bytes; returns whether it was written.
+
+    So a run that changes nothing leaves no new time, either. Raises HzError.
+    """
+    if holds(path, data):
+        return False
+    atomic_write_bytes(path, data)
+    return True
 
 
 def _write_synced(path: Path, data: bytes | bytearray | memoryview) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hz_runtime.errors import HzError
-from hz_runtime.io.atomic import atomic_write_bytes
+from hz_runtime.io.atomic import write_changed
 from hz_runtime.report.figure import Figure
 from hz_runtime.report.group import render_group
 from hz_runtime.report.scans import render_report
@@ -20,18 +21,30 @@ VIEWER_BYTES = 6 * 2**20
 """Small volumes that a page holds, in bytes: about 20 scans, so that a page stays one that a mail carries."""
 
 
-def write_pages(out: Path, run: Mapping[str, Any], figures: Mapping[str, Figure]) -> None:
-    """Write report.html and, where there are scans to compare, group.html; atomically.
+def page_files(run: Mapping[str, Any], figures: Mapping[str, Figure]) -> dict[str, bytes | None]:
+    """The bytes of report.html, and of group.html where there are scans to compare, else None.
 
     run : the object of run.json; missing keys leave gaps, never an error.
     figures : by the scan's `name`; a scan without one has a panel without pictures.
     """
     group = render_group(run, figures)
-    if group is None:  # one of an earlier run would show other scans
-        (out / GROUP).unlink(missing_ok=True)
-    else:
-        _write(out / GROUP, group)
-    _write(out / REPORT, render_report(run, figures, GROUP if group is not None else None))
+    report = render_report(run, figures, GROUP if group is not None else None)
+    return {GROUP: None if group is None else _encoded(group), REPORT: _encoded(report)}
+
+
+def write_pages(out: Path, run: Mapping[str, Any], figures: Mapping[str, Figure]) -> bool:
+    """Write the `page_files` of a run, atomically; returns whether that changed any.
+
+    Raises HzError, OSError.
+    """
+    changed = False
+    for name, page in page_files(run, figures).items():
+        if page is not None:
+            changed |= write_changed(out / name, page)
+        elif os.path.lexists(out / name):  # one of an earlier run would show other scans
+            (out / name).unlink(missing_ok=True)
+            changed = True
+    return changed
 
 
 def remove_pages(out: Path) -> None:
@@ -66,6 +79,6 @@ def figures_of(out: Path, scans: Sequence[Mapping[str, Any]], limit: int = VIEWE
     return figures
 
 
-def _write(path: Path, text: str) -> None:
+def _encoded(text: str) -> bytes:
     # A file name may hold bytes that are not text (surrogates): shown as "?".
-    atomic_write_bytes(path, text.encode("utf-8", "replace"))
+    return text.encode("utf-8", "replace")

@@ -11,17 +11,20 @@ from typing import Any
 from hz_runtime.results.scan_result import ScanResult
 from hz_runtime.results.versions import hz_version
 
+NOTHING_WRITTEN = "nothing has changed, nothing was written"
+
 
 @dataclass(frozen=True)
 class RunReport:
     """A finished run. `run` is the object that run.json holds; `problems` are result files that could
-    not be written."""
+    not be written; `unchanged` says that all was as it should be before, and no file was written."""
 
     out: Path
     scans: tuple[ScanResult, ...]
     run: Mapping[str, Any]
     interrupted: bool = False
     problems: tuple[str, ...] = ()
+    unchanged: bool = False
 
     @property
     def counts(self) -> dict[str, int]:
@@ -42,7 +45,10 @@ class RunReport:
         counts = self.counts
         parts = [f"{counts[s]} {s}" for s in ("ok", "flagged", "skipped", "failed") if counts[s]]
         total = len(self.scans)
-        text = f"{total} scan{'' if total == 1 else 's'}: {', '.join(parts)} in {self.run['seconds']:.1f} s"
+        text = f"{total} scan{'' if total == 1 else 's'}: {', '.join(parts)}"
+        if self.unchanged:
+            return f"{text}; {NOTHING_WRITTEN}"
+        text = f"{text} in {self.run['seconds']:.1f} s"
         return f"interrupted; {text}" if self.interrupted else text
 
 

@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 
 from hz_runtime.batch import head_folder
-from hz_runtime.batch.head_folder import HeadFolder
+from hz_runtime.batch.head_folder import LOG_NAME, HeadFolder
 from hz_runtime.batch.inputs import InputScan
+from hz_runtime.batch.log import RunLog
+from hz_runtime.batch.prepare_run import PrepareOptions, PrepareReport, prepare_batch
 from hz_runtime.errors import GridMismatch, HzError, NoBrain, ScanError, UnreadableScan
 from hz_runtime.io.geometry import Geometry
 from hz_runtime.io.volume import Volume, read_volume, write_volume
 from hz_runtime.preparation import n4, preparer, registration
 from hz_runtime.preparation.preparer import Preparation, Preparer
+from hz_runtime.results.run_report import NOTHING_WRITTEN
 from hz_runtime.results.scan_result import ScanResult
 from small_scans import results
+from snapshots import snapshot
 
 pytestmark = pytest.mark.made_up_results  # by `Stub`, which has neither gates nor a pose
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
@@ -64,7 +68,7 @@ def scan(tmp_path: Path) -> InputScan:
 
 
 def prepared(scan: InputScan, out: Path, stub: Stub, overwrite: bool = False) -> ScanResult:
-    return HeadFolder(out, stub, overwrite).prepare(scan)  # type: ignore[arg-type]
+    return HeadFolder(out, stub, RunLog(out / LOG_NAME), overwrite).prepare(scan)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -157,7 +161,8 @@ def test_a_disk_that_fills_up_between_two_files(
         return call
 
     monkeypatch.setattr(head_folder, "write_volume", limited(head_folder.write_volume))
-    monkeypatch.setattr(head_folder, "atomic_write_bytes", limited(head_folder.atomic_write_bytes))
+    for write in ("atomic_write_bytes", "write_changed"):
+        monkeypatch.setattr(head_folder, write, limited(getattr(head_folder, write)))
     assert prepared(scan, done, Stub(2.0)).reason == "the disk is full."
     assert results(done) == before
     assert not [path for path in done.iterdir() if path.is_dir()]
@@ -171,6 +176,37 @@ def test_files_are_replaced_together(done: Path, scan: InputScan) -> None:
     assert prepared(scan, done, Stub(), overwrite=True).status == "ok"
     assert results(done) == before
     assert not [path for path in done.iterdir() if path.is_dir()]
+
+
+def test_the_same_run_again_writes_nothing(
+    scan: InputScan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head that was prepared, and one on which hz itself stumbles, every time."""
+
+    class Stumbling(Stub):
+        def __call__(self, volume: Volume) -> SimpleNamespace:
+            if volume.data.max() > 100:
+                raise RuntimeError("a fault of hz")
+            return super().__call__(volume)
+
+    monkeypatch.setattr(Preparer, "opened", classmethod(lambda *_: Stumbling()))
+    easy = tmp_path / "sub-02_T1w.nii.gz"
+    write_volume(easy, INSIDE * 1.0, Geometry.from_affine(INSIDE.shape, AFFINE))
+    out = tmp_path / "out"
+
+    def run() -> PrepareReport:
+        return prepare_batch([scan.path, easy], out, PrepareOptions(workers=1))
+
+    assert run().summary() == "2 scans: 1 ok, 1 failed"
+    before = snapshot(out)
+    assert run().summary() == f"2 scans: 1 done before, 1 failed; {NOTHING_WRITTEN}"
+    assert snapshot(out) == before
+    (out / head_folder.LOG_NAME).unlink()
+    (out / "sub-01_desc-preparation.json").unlink()
+    assert not run().unchanged and "Traceback" in (out / head_folder.LOG_NAME).read_text()
+    write_volume(tmp_path / "sub-03_T1w.nii.gz", INSIDE * 0.5, Geometry.from_affine(INSIDE.shape, AFFINE))
+    report = prepare_batch([*sorted(tmp_path.glob("*.nii.gz"))], out, PrepareOptions(workers=1))
+    assert report.summary() == "3 scans: 1 ok, 1 done before, 1 failed"
 
 
 def test_a_first_failure_is_recorded(scan: InputScan, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from hz_runtime.preparation.template import mni152
 from hz_runtime.results.run_report import RunReport
 from small_heads import fruit, made_head, moved, write_head
 from small_scans import results
+from snapshots import snapshot
 
 pytest.importorskip("nilearn")
 pytest.importorskip("niimath")
@@ -133,6 +134,17 @@ def test_the_same_run_again_does_nothing(done: tuple[Path, RunReport], raw: Path
     assert {n: b for n, b in after.items() if n != "predictions.tsv"} == {
         n: b for n, b in before.items() if n != "predictions.tsv"
     }
+
+
+def test_the_same_run_over_all_again_writes_nothing(
+    done: tuple[Path, RunReport], raw: Path, bundle: Bundle
+) -> None:
+    """What the gates refused is refused again."""
+    out, _ = done
+    options = RunOptions(preparation=Preparation(), space="both", dtype="float32", threads=1)
+    run_batch([raw], bundle, out, options)  # after that of one scan alone
+    before = snapshot(out)
+    assert run_batch([raw], bundle, out, options).unchanged and snapshot(out) == before
 
 
 @pytest.mark.parametrize("choices", [Preparation(dof=12), Preparation(brain_mask="none"), None])

@@ -26,6 +26,8 @@ from hz_runtime.io.volume import read_volume
 from hz_runtime.results.output_columns import RunOutputs
 from hz_runtime.results.predictions_tsv import predictions_tsv
 from small_bids import SCANS, write_study
+from small_scans import write_scan
+from snapshots import snapshot
 
 RUN = RunOptions(space="both", backend="onnxruntime-cpu")
 
@@ -114,6 +116,44 @@ def test_a_second_run_goes_on(done: Path, study: Path, tiny_bundle: Path) -> Non
     assert {scan.status for scan in again.scans} == {"skipped"} and again.exit_code == 0
     run_group(done)
     assert own() == before
+
+
+def test_a_finished_level_again_writes_nothing(study: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    """So a `datalad rerun` leaves no commit. A new participant is another matter."""
+    study = shutil.copytree(study, tmp_path / "study", ignore=shutil.ignore_patterns("hz"))
+    (study / f"{SCANS[3]}.nii.gz").write_bytes(b"\x1f\x8b nothing")  # fails, every time
+    out = study / "derivatives" / "hz"
+    assert not participants(study, out, tiny_bundle).unchanged and not run_group(out).unchanged
+    before = snapshot(out)
+    for level in (participants(study, out, tiny_bundle), run_group(out)):
+        assert level.unchanged and len(level.scans) == 4
+    assert snapshot(out) == before
+    write_scan(study / "sub-05" / "anat" / "sub-05_T1w.nii.gz", 5)
+    assert not participants(study, out, tiny_bundle).unchanged and not run_group(out).unchanged
+    after = snapshot(out)
+    assert {name for name in set(after) - set(before) if not name.startswith(".hz")} == {
+        "sub-05", "sub-05.html", "sub-05/anat", "sub-05/sub-05_predictions.tsv",
+        "sub-05/anat/sub-05_desc-harmonized_T1w.json", "sub-05/anat/sub-05_desc-harmonized_T1w.nii.gz",
+        "sub-05/anat/sub-05_space-MNI152_res-64_desc-harmonized_T1w.json",
+        "sub-05/anat/sub-05_space-MNI152_res-64_desc-harmonized_T1w.nii.gz",
+        "logs/sub-05.log", "logs/sub-05_run.json",
+    }  # fmt: skip
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"predictions.tsv", "report.html", "group.html", "logs", ".hz"}
+
+
+def test_copies_are_left_alone_too(
+    study: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the file system has no hard links, or git-annex keeps a file of its own for each place."""
+
+    def refused(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", refused)
+    participants(study, tmp_path, tiny_bundle, "02")
+    before = snapshot(tmp_path)
+    assert participants(study, tmp_path, tiny_bundle, "02").unchanged and snapshot(tmp_path) == before
 
 
 def test_a_scan_that_fails_later_loses_its_result(tmp_path: Path, tiny_bundle: Path) -> None:

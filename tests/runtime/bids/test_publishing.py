@@ -255,10 +255,10 @@ def test_the_system_refuses_one_participant(
     assert published(tmp_path / "out") == ["sub-01", "sub-03"]
     real = participant.publish
 
-    def refused(unit: Unit, *more: Any) -> None:
+    def refused(unit: Unit, *more: Any) -> bool:
         if unit.subject == "01":
             raise PermissionError(13, "Permission denied", str(tmp_path / "y"))
-        real(unit, *more)
+        return real(unit, *more)
 
     monkeypatch.setattr(participant, "publish", refused)
     assert run().problems == ("sub-01: not published: y: Permission denied.",)

@@ -16,11 +16,13 @@ from hz_runtime.errors import HzError
 from hz_runtime.io.atomic import (
     atomic_write_bytes,
     gzipped,
+    holds,
     sha256_bytes,
     sha256_file,
     shown,
     sweep_temporaries,
     temporary_name,
+    write_changed,
 )
 
 
@@ -47,6 +49,16 @@ def test_writes_replaces_and_leaves_no_temporary(tmp_path: Path) -> None:
     atomic_write_bytes(str(target), b"two")
     assert target.read_bytes() == b"two"
     assert os.listdir(tmp_path) == ["out.json"]
+
+
+def test_a_file_that_has_the_bytes_already_is_left_alone(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    assert holds(target, None) and write_changed(target, b"one") and not holds(target, None)
+    before = target.stat()
+    assert not write_changed(target, b"one")
+    after = target.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert write_changed(target, b"two") and holds(target, b"two") and not holds(target, b"one")
 
 
 def test_mode_follows_the_umask(tmp_path: Path) -> None:
