@@ -22,6 +22,7 @@ from hz_runtime.batch.inputs import InputScan
 from hz_runtime.batch.log import RunLog
 from hz_runtime.errors import HzError
 from hz_runtime.io.atomic import atomic_write_bytes, sha256_bytes, sha256_file, sync_folder, write_changed
+from hz_runtime.io.contrast_agent import contrast_flags
 from hz_runtime.io.json_text import to_json
 from hz_runtime.io.volume import Volume, read_volume, write_volume
 from hz_runtime.preparation.preparer import Preparer, preparation_metadata, step_seconds
@@ -69,14 +70,15 @@ class HeadFolder:
             volume = read_volume(scan.path)
             sha256 = volume.sha256
             head = self.preparer(volume)
-            outputs = self._write(scan, volume, head)
+            flags = (*head.flags, *contrast_flags(scan.path))
+            outputs = self._write(scan, volume, head, flags)
             return ScanResult(
                 scan.label,
                 scan.name,
                 "ok",
-                "; ".join(head.flags),
+                "; ".join(flags),
                 outputs,
-                flags=head.flags,
+                flags=flags,
                 sha256=sha256,
                 seconds=step_seconds(head),
                 gates=tuple(verdict.to_dict() for verdict in head.verdicts),
@@ -132,7 +134,9 @@ class HeadFolder:
             gates=record.gates,
         )
 
-    def _write(self, scan: InputScan, volume: Volume, head: PreparedHead) -> tuple[str, ...]:
+    def _write(
+        self, scan: InputScan, volume: Volume, head: PreparedHead, flags: tuple[str, ...]
+    ) -> tuple[str, ...]:
         names = self.output_names(scan)
         grid, own = self.preparer.geometry, volume.geometry
         description = preparation_metadata(self.preparer, head)
@@ -150,9 +154,7 @@ class HeadFolder:
                 name: {"bytes": (made / name).stat().st_size, "sha256": sha256}
                 for name, sha256 in zip(names, hashes, strict=True)
             }
-            self._write_record(
-                made, scan, self._record(volume.sha256, "ok", outputs, head.flags), description
-            )
+            self._write_record(made, scan, self._record(volume.sha256, "ok", outputs, flags), description)
         return names
 
     @contextmanager

@@ -25,6 +25,7 @@ from hz_runtime.batch.written_files import WrittenFiles
 from hz_runtime.bundle.age_calibration import age_flags, known_age_flags
 from hz_runtime.errors import HzError
 from hz_runtime.io.atomic import sha256_file
+from hz_runtime.io.contrast_agent import contrast_flags
 from hz_runtime.io.volume import Geometry, ReadLimits, Volume, read_volume
 from hz_runtime.model_space.air import with_air_lowest
 from hz_runtime.model_space.guided_filter import native_harmonized
@@ -311,7 +312,7 @@ class Stages:
 
     def _flags(self, drawn: DrawnScan) -> tuple[str, ...]:
         """All that is to be said about a scan before its results are used, but for its known age."""
-        flags = [*drawn.on_grid.model_input.flags]
+        flags = [*drawn.on_grid.model_input.flags, *contrast_flags(drawn.ticket.scan.path)]
         if self.predictor is not None:
             flags += drawn.no_age or age_flags(drawn.prediction.age, self.bundle.cohort.get("age_range"))
         if self.diagnosis is not None and drawn.prediction.diagnosis_probability is None:

@@ -148,6 +148,8 @@ def sidecar(series: Series, keep_ids: bool = False) -> dict[str, Any]:
 
     from hz_runtime import __version__
 
+    verdict = judge(series)
+
     def seconds(keyword: str) -> float | None:
         value = de.number(series.get(keyword))
         return None if value is None else round(value / 1000, 9)
@@ -166,7 +168,8 @@ def sidecar(series: Series, keep_ids: bool = False) -> dict[str, Any]:
         "InversionTime": seconds("InversionTime"),
         "FlipAngle": de.number(series.get("FlipAngle")),
         "SliceThickness": de.number(series.get("SliceThickness")),
-        "Weighting": judge(series).reason,
+        "ContrastBolusAgent": "given" if verdict.contrast_agent else None,  # which one is text of the header
+        "Weighting": verdict.reason,
         "Identity": "kept on request" if keep_ids else "not copied",
         "ConversionSoftware": "dcm2niix, hz",
         "ConversionSoftwareVersion": f"{dcm2niix.__version__}, {__version__}",

@@ -17,8 +17,8 @@ Weighted by T1 where one of these holds:
   A name of another contrast (T2, FLAIR, SWI, DWI, BOLD, TOF, INV1 or INV2 or T1 map of an MP2RAGE...)
   overrules all of them.
 Among those left the highest score wins: prepared gradient echo 3, other T1 2; 3D acquisition +2; a T1
-name +1; ORIGINAL +1; contrast agent -3; MP2RAGE's UNI -1 (its background is noise). Ties:
-thinner slices, then the lower series number. Names are read here and shown nowhere.
+name +1; ORIGINAL +1; contrast agent, in the header or by the name, -3; MP2RAGE's UNI -1 (its background is
+noise). Ties: thinner slices, then the lower series number. Names are read here and shown nowhere.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from hz_runtime.dicom.deidentify import (
 )
 from hz_runtime.dicom.series import MR_CLASSES, Series
 from hz_runtime.errors import UnsupportedScan, UsageError
+from hz_runtime.io.contrast_agent import is_agent, names_agent
 
 _THICKEST_MM, _THINNEST_MM, _LEAST_COVERED_MM, _LEAST_MATRIX = 3.0, 0.3, 90.0, 16
 MOST_GAP = 1.1  # slice spacing over slice thickness
@@ -63,7 +64,8 @@ class Verdict:
     """What the rules say of a series.
 
     refused : why it is never taken by itself; "" where it may be.  weighting : how it is T1-weighted, or "".
-    score : to compare series that are not refused.  contrast_agent : one is named in its header.
+    score : to compare series that are not refused.  contrast_agent : it was made with one, by its
+        header or its name.
     """
 
     refused: str
@@ -90,7 +92,7 @@ def judge(series: Series) -> Verdict:
     kinds = words(series.get("ImageType"), IMAGE_TYPES)
     weighting = _weighting(series)
     named = bool(_T1_NAME.search(_name(series)))
-    contrast = bool(str(series.get("ContrastBolusAgent") or "").strip())
+    contrast = is_agent(series.get("ContrastBolusAgent")) or names_agent(_name(series))
     score = 3 if weighting.startswith("inversion") else 2
     score += 2 * (series.get("MRAcquisitionType") == "3D") + named + ("ORIGINAL" in kinds)
     score -= 3 * contrast + ("UNI" in kinds)

@@ -258,6 +258,18 @@ def test_ages_outside_the_training_range_are_flagged(tmp_path: Path, bundle: Bun
     assert scan.reason == "; ".join(scan.flags)
 
 
+def test_a_contrast_agent_is_flagged_and_stays_so_on_resume(tmp_path: Path, bundle: Bundle) -> None:
+    named = write_scan(tmp_path / "sub-01_ce-gadolinium_T1w.nii.gz", 1)
+    beside = write_scan(tmp_path / "sub-02_T1w.nii.gz", 1)
+    (tmp_path / "sub-02_T1w.json").write_text('{"ContrastBolusIngredient": "GADOLINIUM"}')
+    plain = write_scan(tmp_path / "sub-03_T1w.nii.gz", 1)
+    for statuses_then in (("flagged", "flagged"), ("skipped", "flagged")):
+        report = run_batch([named, beside, plain], bundle, tmp_path / "out")
+        found = {s.input[:6]: any("contrast agent" in flag for flag in s.flags) for s in report.scans}
+        assert found == {"sub-01": True, "sub-02": True, "sub-03": False}
+        assert (report.scans[0].status, report.scans[0].recorded or "flagged") == statuses_then
+
+
 def test_known_ages_give_brain_pad(tmp_path: Path, bundle: Bundle) -> None:
     scans = write_scans(tmp_path / "in", 3)
     table = tmp_path / "participants.tsv"

@@ -25,6 +25,7 @@ from hz_runtime.dicom.intake import dicom_files
 from hz_runtime.dicom.selection import choose
 from hz_runtime.dicom.series import Series, find_series
 from hz_runtime.errors import UnreadableScan
+from hz_runtime.io.contrast_agent import contrast_flags
 
 
 def chosen(folder: Path) -> Series:
@@ -68,6 +69,13 @@ def test_voxels_and_affine(tmp_path: Path) -> None:
     assert (facts["Manufacturer"], facts["ManufacturersModelName"]) == ("Siemens", "Prisma_fit")
     before = written.volume.read_bytes()
     assert convert(chosen(tmp_path / "in"), tmp_path / "out").volume.read_bytes() == before
+
+
+def test_the_sidecar_says_that_there_was_a_contrast_agent_and_not_which(tmp_path: Path) -> None:
+    small.write_series(tmp_path / "a", ContrastBolusAgent="Gadovist of Ms X")
+    written = convert(chosen(tmp_path / "a"), tmp_path / "out")
+    assert "contrast agent" in "".join(contrast_flags(written.volume))
+    assert "Gadovist" not in written.sidecar.read_text()
 
 
 def test_a_multi_frame_file_converts_alike(tmp_path: Path) -> None:

@@ -160,6 +160,9 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"SliceThickness": "5"}, "thick slices (5 mm)"),
     ({"SeriesDescription": "t2_space_flair"}, NOT_T1),
     ({"ContrastBolusAgent": "Gd"}, "inversion-prepared gradient echo, contrast agent"),
+    ({"ContrastBolusAgent": "NONE"}, "inversion-prepared gradient echo"),
+    ({"SeriesDescription": "t1_mprage_post_gd"}, "inversion-prepared gradient echo, contrast agent"),
+    ({"SeriesDescription": "t1_mprage_pre_gd"}, "inversion-prepared gradient echo"),
     ({**SPOILED, "FlipAngle": "30"}, "spoiled gradient echo"),
     ({**SPOILED, "FlipAngle": "30", "EchoTime": "20"}, NOT_T1),  # susceptibility
     ({**SPIN_ECHO, "RepetitionTime": "600", "EchoTime": "11"}, "T1 spin echo"),
