@@ -24,7 +24,8 @@ Default tolerances (brain mean, brain p99.9, years):
 \b
 Exit codes: 0 published; 1 refused (precision or parity not what was asked for, or an age
 network that answers nearly the same for everybody); 2 usage; 3 a scan of
---scans cannot be used; 5 the TensorRT asked for is not here, or cannot build for what is asked.
+--scans cannot be used, or published without an engine that TensorRT cannot build; 5 the
+TensorRT asked for is not here, or cannot build for what is asked.
 """
 
 

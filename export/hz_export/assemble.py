@@ -11,8 +11,8 @@ from hz_calibration.plan import PrecisionPlan
 from hz_export import parity
 from hz_export.age_calibration import calibrated, constant_age
 from hz_export.anatomy_reference import anatomy_of
-from hz_export.engine import build_engine
 from hz_export.engine_target import find_builder
+from hz_export.engines import engines_of
 from hz_export.export_options import ExportOptions
 from hz_export.model_card import intended_use, model_card
 from hz_export.onnx_files import onnx_files
@@ -33,7 +33,8 @@ def export_bundle(
 
     paths : checkpoints (.safetensors), at most one of each role.  say : told one line a step.
     Raises UsageError where checkpoints do not belong together, HzError where a graph or its parity is not
-    what was asked for, or an age network answers nearly the same for everybody.
+    what was asked for, or an age network answers nearly the same for everybody; EnginesMissing, after the
+    bundle was published, where TensorRT builds no engine of a graph for a GPU.
     """
     if out.suffix != ".hz":
         raise UsageError(f"{out.name}: a bundle's name ends in .hz.", f"Use {out.name or 'NAME'}.hz.")
@@ -55,20 +56,22 @@ def export_bundle(
             files[entry["file"]] = data
     if options.localize:
         say("localize: nothing to explain: every file keeps to its tolerance")
-    engines = []
-    for entry, data in _engines(models, files, options, say):
-        engines.append(entry)
-        files[entry["file"]] = data
+    engines = engines_of(models, files, options, say)
+    files |= {entry["file"]: data for entry, data in engines.built}
     name = options.name or out.stem
-    manifest = {**_manifest(name, checkpoints, models), **({"engines": engines} if engines else {})}
+    manifest = _manifest(name, checkpoints, models)
+    if engines.built:
+        manifest["engines"] = [entry for entry, _ in engines.built]
     metas = {role: checkpoint.meta for role, checkpoint in checkpoints.items()}
     manifest |= calibrated(metas.get("age", {}), say)
-    files[CARD] = model_card(name, manifest, metas, " ".join(filter(None, (options.note, constant)))).encode()
+    remarks = filter(None, (options.note, constant, engines.remark))
+    files[CARD] = model_card(name, manifest, metas, " ".join(remarks)).encode()
     bundle = write_bundle(out, manifest, files, overwrite=options.overwrite)
     say(
-        f"{out.name}: {len(models)} models, {len(engines)} engines, "
+        f"{out.name}: {len(models)} models, {len(engines.built)} engines, "
         f"{sum(map(len, files.values())) / 1e6:.1f} MB, {bundle.id[:19]}..."
     )
+    engines.require_all(out.name)
     return bundle
 
 
@@ -191,34 +194,6 @@ def _parity_checks(
         if role == "harmonizer":
             inputs = parity_checks[role].expected  # the predictors, next, see harmonized volumes
     return parity_checks
-
-
-def _engines(
-    models: list[dict[str, Any]],
-    files: Mapping[str, bytes],
-    options: ExportOptions,
-    say: Callable[[str], None],
-) -> list[tuple[dict[str, Any], bytes]]:
-    """A TensorRT engine of every graph in a precision asked for, or of the float32 graphs."""
-    if options.build is None:
-        return []
-    done = []
-    for model in models:
-        if model["precision"] not in (options.precisions or ("fp32",)):
-            continue
-        chosen = replace(options.build, name=model["file"])
-        record, data = build_engine(
-            files[model["file"]],
-            model["role"],
-            model["precision"],
-            chosen,
-            say=say,
-            progress=options.progress,
-        )
-        file = f"{Path(model['file']).stem}.{record.flavour}.engine"
-        evidence = {"measured": [], "note": "never run: parity of an engine is measured on its GPU"}
-        done.append(({**record.to_dict(), "file": file, "parity": evidence}, data))
-    return done
 
 
 def _manifest(

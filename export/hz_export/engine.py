@@ -57,8 +57,8 @@ def build_engine(
     bar on a terminal.  stop : set it to cancel.
     Returns what it was built from, and its bytes; the record's sha256 is theirs.
     Raises BackendError where the builder is missing or cannot build for what is asked, HzError naming the
-    ONNX node where TensorRT refuses the graph or the layers are not of `precision`, BuildCancelled, and
-    KeyboardInterrupt.
+    ONNX node where TensorRT refuses the graph (NoEngine where it has read it) or the layers are not of
+    `precision`, BuildCancelled, and KeyboardInterrupt.
     """
     target = find_builder(options)
     if cache is None:

@@ -13,7 +13,19 @@ NOISE = ("Thread context has not been set",)  # logged as an internal error by e
 _CODE = re.compile(r"Error Code \d+: [A-Za-z ]+\((?P<text>.*)\)", re.DOTALL)
 _PLACE = re.compile(r"\s*\(?In [\w:]+ at \S+:\d+\)?|\[\w+\.(?:cpp|h):\d+: \w+\]\s*")
 _NO_DRIVER = re.compile(r"cudaError 35\b|driver version is insufficient|status == CUDA_SUCCESS")
+_GENERATION = re.compile(r"\bsm_?(\d+)(\d)\b", re.IGNORECASE)  # "Turing (SM75)", "target(s) sm75"
 _LONGEST = 200
+
+
+class NoEngine(HzError):
+    """TensorRT builds no engine of a graph that it has read.
+
+    capability : the compute capabilities that it names as the hindrance, e.g. ("7.5",); empty: none.
+    """
+
+    def __init__(self, message: str, remedy: str = "", capability: tuple[str, ...] = ()) -> None:
+        super().__init__(message, remedy)
+        self.capability = capability
 
 
 def new_logger(trt: Any) -> Any:
@@ -65,9 +77,10 @@ def build_error(messages: Sequence[str], layers: Iterable[str], builder: str, wh
         )
     named = _speaks_of(text, layers)
     about = f" at {named}" if named else ""
-    return HzError(
+    return NoEngine(
         f"{where}: {builder} builds no engine{about} ({shortened(text)}).",
-        "Export it in another precision, or run the ONNX file (--backend onnxruntime).",
+        "Run its ONNX file on another engine:  hz-run --backend onnxruntime-cpu",
+        tuple(dict.fromkeys(f"{major}.{minor}" for major, minor in _GENERATION.findall(text))),
     )
 
 

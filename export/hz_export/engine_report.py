@@ -139,7 +139,7 @@ def require_built(inspected: Mapping[str, int], asked: str, where: str) -> None:
         held = ", ".join(f"{count} {word}" for word, count in inspected.items())
         raise HzError(
             f"{where}: asked for {asked}, but none of the engine's layers computes in it ({held}).",
-            "Report this with your TensorRT version; run the ONNX file meanwhile (--backend onnxruntime).",
+            "Report this with your TensorRT version; run its ONNX file meanwhile:  --backend onnxruntime-cpu",
         )
 
 

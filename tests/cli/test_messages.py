@@ -189,3 +189,15 @@ def test_wrong_packages_are_seen(text: str, wrong: list[str]) -> None:
 )
 def test_wrong_commands_are_seen(text: str, wrong: list[str]) -> None:
     assert wrong_commands(text) == wrong
+
+
+def test_engines_that_are_named_exist() -> None:
+    from hz_runtime.backends.registry import backend_names
+
+    named = [
+        (path, line, found)
+        for path, tree in sources()
+        for line, text in strings(tree)
+        for found in re.findall(r"--(?:backend|require) ((?:onnx|openv|tensor)[\w-]*)", text)
+    ]
+    assert named and [where for where in named if where[2] not in backend_names()] == []

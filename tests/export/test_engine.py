@@ -17,7 +17,7 @@ pytest.importorskip("onnxscript", reason="export needs onnxscript")
 trt = pytest.importorskip("tensorrt_rtx", reason="needs TensorRT for RTX:  pip install 'hz-mri[rtx]'")
 
 from hz_export.engine import EngineOptions, build_engine  # noqa: E402
-from hz_export.engine_messages import build_error, shortened  # noqa: E402
+from hz_export.engine_messages import NoEngine, build_error, shortened  # noqa: E402
 from hz_export.engine_report import inspected_types, network_types, require_built  # noqa: E402
 from hz_export.graph_precision import to_reduced  # noqa: E402
 from hz_export.to_onnx import OUTPUTS, to_onnx  # noqa: E402
@@ -190,6 +190,14 @@ def test_what_the_builder_cannot_do_names_the_node() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
     with pytest.raises(HzError, match=r"x\.onnx: TensorRT for RTX \S+ builds no engine"):
         build_engine(model.SerializeToString(), "age", "bf16", EngineOptions(name="x.onnx"))
+
+
+def test_a_gpu_that_lacks_the_arithmetic_is_named() -> None:
+    """Turing has no float32 convolutions of volumes in TensorRT for RTX."""
+    options = EngineOptions(name="x.onnx", capability=("7.5", "8.6"))
+    with pytest.raises(NoEngine, match=r"builds no engine at conv .*FP32 3D convolution") as error:
+        build_engine(plain(), "age", "fp32", options)
+    assert error.value.capability == ("7.5",)
 
 
 def test_bytes_that_are_no_model_are_refused() -> None:

@@ -193,7 +193,7 @@ class Stages:
         for row, scan in enumerate(scans):
             if not np.isfinite(harmonized[row]).all():
                 raise HzError(
-                    "the network gave non-finite values for this scan.", "Try --backend onnxruntime."
+                    "the network gave non-finite values for this scan.", "Try --backend onnxruntime-cpu."
                 )
             grid = np.clip(harmonized[row], 0.0, 1.0)
             measured, no_age = self._with_anatomy(scan, grid)
