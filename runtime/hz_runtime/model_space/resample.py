@@ -133,6 +133,17 @@ def resample(data: F32, affine: F64, shape: tuple[int, ...], new_affine: F64) ->
     return _resample_oblique(data, affine, shape, new_affine)
 
 
+def averaged(data: F32, affine: F64, mm: float) -> tuple[F32, F64]:
+    """A volume on voxels of about `mm`, and their affine; axes whose voxels are larger already stay.
+
+    data : (I, J, K) float32 with `affine` (4, 4), voxel to world mm.
+    """
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    i, j, k = (min(n, max(1, round(n * size / mm))) for n, size in zip(data.shape, sizes, strict=True))
+    grid = scaled_affine(data.shape, affine, (i, j, k))
+    return (data, grid) if (i, j, k) == data.shape else (resample(data, affine, (i, j, k), grid), grid)
+
+
 def _resample_oblique(data: F32, affine: F64, shape: tuple[int, ...], new_affine: F64) -> F32:
     """Low-pass and thin out along the scan's own axes, then interpolate the rest of the way.
 

@@ -25,7 +25,7 @@ from hz_runtime.model_space.foreground import (
 from hz_runtime.model_space.morphology import eroded
 from hz_runtime.model_space.recipe import THICKEST_MM
 from hz_runtime.model_space.resample import resample
-from hz_runtime.preparation.folds import around_ventricles, folds
+from hz_runtime.preparation.folds import LEAST_FOLDS, around_ventricles, folds
 from hz_runtime.preparation.registration import LEAST_SIMILARITY, WILL_DO, scales
 from hz_runtime.preparation.template import Template
 from hz_runtime.preparation.view import view_of
@@ -47,7 +47,6 @@ STRETCH = (0.72, 1.45)  # brain to template along any axis: real heads 0.96 to 1
 LEAST_OUTLINE = 0.85  # Dice with the template's mask: real heads 0.93 and more
 # What large ventricles and much fluid leave of it; asked for only where the folds say that a brain is there.
 SPOILED_SIMILARITY = 0.10
-LEAST_FOLDS = 0.18  # real and made-up old heads 0.25 to 0.40; objects, noise and lost heads up to 0.05
 LEAST_CONTRAST = 1.05  # white over grey matter: T1w 1.15 to 1.58
 LEAST_COVERAGE = 0.95  # share of the template's brain that the scan's field of view holds
 LEAST_WITHIN = 0.97  # share of the brain that falls on the template's grid

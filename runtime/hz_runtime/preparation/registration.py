@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import HzError, ScanError, UnpreparedScan
-from hz_runtime.io.geometry import spacing_of
 from hz_runtime.model_space.foreground import FOREGROUND_SHARE, foreground_threshold
-from hz_runtime.model_space.resample import resample, scaled_affine
-from hz_runtime.preparation.folds import folds
+from hz_runtime.model_space.resample import averaged, resample
+from hz_runtime.preparation.folds import LEAST_FOLDS, folds
 from hz_runtime.preparation.n4 import niimath
+from hz_runtime.preparation.refinement import distances, refined_pose
 from hz_runtime.preparation.search import searched_pose
 from hz_runtime.preparation.template import Template, points
 
@@ -42,10 +42,7 @@ def affine_pose(data: F32, affine: F64, template: Template, threads: int = 1) ->
     Raises UsageError where niimath is missing, UnpreparedScan where it finds no map, HzError where it is
     killed or has no disk.
     """
-    shape = [max(1, round(n * s / MATCHING_MM)) for n, s in zip(data.shape, spacing_of(affine), strict=True)]
-    coarse = tuple(min(n, size) for n, size in zip(data.shape, shape, strict=True))
-    grid = scaled_affine(data.shape, affine, coarse)
-    thin = data if coarse == data.shape else resample(data, affine, coarse, grid)
+    thin, grid = averaged(data, affine, MATCHING_MM)
     with tempfile.TemporaryDirectory(prefix="hz-registration-") as name:
         folder = Path(name)
         _save(folder / "scan.nii", in_steps(thin), grid)
@@ -113,8 +110,7 @@ def scales(pose: F64) -> tuple[float, float, float]:
 
 def mean_distance(one: F64, other: F64, at: F64) -> float:
     """Mean distance in mm between where two poses (4, 4) send the points `at` (n, 3)."""
-    change = one - other
-    return float(np.linalg.norm(at @ change[:3, :3].T + change[:3, 3], axis=1).mean())
+    return float(distances(one, other, at).mean())
 
 
 def rotation_degrees(pose: F64) -> float:
@@ -151,12 +147,16 @@ def placed(data: F32, affine: F64, template: Template) -> F64:
     return shift
 
 
-def registered(data: F32, affine: F64, template: Template, threads: int = 1) -> tuple[F64, float]:
+def registered(
+    data: F32, affine: F64, template: Template, threads: int = 1, *, bare: bool = False
+) -> tuple[F64, float]:
     """(affine pose (4, 4), its `similarity`): from the first start that will do, else the best one's.
 
-    Starts: the head's top at the template's (`placed`), then where the header says. Where neither finds what
-    the gate of similarity lets through, the pose with most of the template's `folds` counts: the better of
-    the two, or that of a coarse search (`searched_pose`).
+    Starts: the head's top at the template's (`placed`), then where the header says; what niimath finds from
+    there is refined (`refined_pose`). Where neither finds what the gate of similarity lets through, the pose
+    with most of the template's `folds` counts: the better of the two, or that of a coarse search
+    (`searched_pose`).
+    bare : whether the scan is a brain in air.
     Raises UnpreparedScan where niimath finds no map from either, HzError where it was killed and no start
     will do.
     """
@@ -173,19 +173,22 @@ def registered(data: F32, affine: F64, template: Template, threads: int = 1) -> 
         except HzError as error:
             killed = error
             continue
-        found = similarity(_through(data, affine, pose, template), template)
+        pose = refined_pose(data, affine, pose, template, bare=bare)
+        seen = _through(data, affine, pose, template)
+        found = similarity(seen, template)
+        if found >= WILL_DO or folds(seen, template) >= LEAST_FOLDS:
+            return pose, found
         if best is None or found > best[0]:
             best = found, pose
-        if found >= WILL_DO:
-            break
-    if killed is not None and (best is None or best[0] < WILL_DO):
+    if killed is not None:
         raise killed  # that start might have done
     if best is not None and best[0] >= LEAST_SIMILARITY:
         return best[1], best[0]
     if best is None:
         assert failed is not None
         raise failed
-    poses = (best[1], searched_pose(data, affine, shift, template))
+    searched = searched_pose(data, affine, shift, template)
+    poses = (best[1], refined_pose(data, affine, searched, template, bare=bare))
     pose = max(poses, key=lambda pose: folds(_through(data, affine, pose, template), template))
     return pose, similarity(_through(data, affine, pose, template), template)
 

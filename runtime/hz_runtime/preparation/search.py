@@ -13,9 +13,8 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_runtime.io.geometry import spacing_of
 from hz_runtime.model_space.morphology import dilated
-from hz_runtime.model_space.resample import resample, scaled_affine
+from hz_runtime.model_space.resample import averaged
 from hz_runtime.preparation.template import Template, points
 
 F32 = NDArray[np.float32]
@@ -38,12 +37,12 @@ class _View:
     """A scan beside the template at a coarse spacing: the correlation of the two under any move."""
 
     def __init__(self, data: F32, affine: F64, start: F64, template: Template, mm: float) -> None:
-        thin, grid = _thinned(data, affine, mm)
+        thin, grid = averaged(data, affine, mm)
         self._padded = np.pad(np.ascontiguousarray(thin), 1)
         self._from_world = np.linalg.inv(start @ grid)
-        brain, at = _thinned(template.data, template.affine, mm)
+        brain, at = averaged(template.data, template.affine, mm)
         parts = (template.mask, dilated(template.mask, RING))
-        inside, wide = (_thinned(part.astype(np.float32), template.affine, mm)[0] > 0.5 for part in parts)
+        inside, wide = (averaged(part.astype(np.float32), template.affine, mm)[0] > 0.5 for part in parts)
         self._inside = inside[wide]
         self._at = points(wide, at)
         wanted = brain[wide].astype(np.float64)
@@ -134,11 +133,3 @@ def _linear(values: F64) -> F64:
     shear[[0, 0, 1], [1, 2, 2]] = values[9:12]
     linear: F64 = np.diag(np.exp(values[6:9])) @ shear @ rotation
     return linear
-
-
-def _thinned(data: F32, affine: F64, mm: float) -> tuple[F32, F64]:
-    """A volume on voxels of about `mm`, averaged onto them, and its affine."""
-    sizes = zip(data.shape, spacing_of(affine), strict=True)
-    i, j, k = (max(1, round(n * size / mm)) for n, size in sizes)
-    grid = scaled_affine(data.shape, affine, (i, j, k))
-    return resample(data, affine, (i, j, k), grid), grid

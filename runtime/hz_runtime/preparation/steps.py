@@ -1,8 +1,8 @@
 """One head from scan to template: gates, registration, brain mask, N4, pose, resampling.
 
 The mask comes before N4, so that the field is estimated on the brain, and the affine registration before
-the mask, which is carried through it. The brain alone is then registered once more: without scalp and neck
-it lands more exactly, and two registrations that agree are the evidence that the head was captured.
+the mask, which is carried through it. The pose is then refined on the brain alone: without scalp and field
+it lands more exactly, and that it stays where it was is evidence that the head was captured.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from hz_runtime.model_space.resample import bounding_box, resample
 from hz_runtime.preparation import gates
 from hz_runtime.preparation.mask import propagated_mask, stripped
 from hz_runtime.preparation.n4 import corrected
+from hz_runtime.preparation.refinement import refined_pose
 from hz_runtime.preparation.registration import mean_distance, registered, rigid_pose
 from hz_runtime.preparation.template import Template, points
 
@@ -88,7 +89,7 @@ def prepare_head(
         known, how = _known_mask(volume, brain_mask, network)
     start = _within(volume.data, known) if known is not None else volume.data
     with _timed(seconds, "registration"):
-        affine, found = registered(start, volume.affine, template, threads)
+        affine, found = registered(start, volume.affine, template, threads, bare=known is not None)
         seen = resample(start, affine @ volume.affine, template.mask.shape, template.affine)
         checks = gates.of_registration(volume, affine, found, seen, template)
     verdicts = _passed(verdicts + checks)
@@ -103,11 +104,9 @@ def prepare_head(
     with _timed(seconds, "n4"):
         brain = _without_field(_within(volume.data, mask), mask, volume.affine)
     at = points(mask[::4, ::4, ::4], volume.affine @ np.diag([4.0, 4.0, 4.0, 1.0]))
-    apart = None
-    if known is None:
-        with _timed(seconds, "registration"):
-            again, found = registered(brain, volume.affine, template, threads)
-        apart, affine = mean_distance(affine, again, at), again
+    with _timed(seconds, "registration"):
+        again = refined_pose(brain, volume.affine, affine, template, bare=True)
+        apart, affine = mean_distance(affine, again, at) if known is None else None, again
     with _timed(seconds, "resampling"):
         pose = affine if dof == 12 else rigid_pose(affine, template.centre_mm)
         template_mask = _mask_through(mask, pose @ volume.affine, template)
