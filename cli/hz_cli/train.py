@@ -74,6 +74,15 @@ def _grid(ctx: click.Context, option: click.Parameter, text: str | None) -> tupl
     return tuple(int(part) for part in parts)
 
 
+def _intensity(default: str) -> Callable[[F], F]:
+    """--intensity; the rules are named in `hz_runtime.model_space.intensity`."""
+    return click.option(
+        "--intensity",
+        type=click.Choice(["min-max", "percentile", "median"]),
+        help=f"How a volume is brought into [0, 1]; median is moved by no vessel.  [default: {default}]",
+    )
+
+
 _slice_options = together(
     click.option(
         "--grid",
@@ -86,11 +95,7 @@ _slice_options = together(
         type=click.IntRange(1),
         help="Middle axial slices a predictor reads; goes into the recipe.  [default: those of 80 mm]",
     ),
-    click.option(
-        "--intensity",
-        type=click.Choice(["percentile", "min-max"]),
-        help="How a volume is brought into [0, 1].  [default: percentile]",
-    ),
+    _intensity("percentile"),
 )
 _harmonizer_options = together(
     click.option("--source", required=True, help="Site, or several with commas, whose scans are harmonized."),
@@ -148,11 +153,12 @@ def train() -> None:
     default=None,
     help="Take out every scan's receive field first, as the paper does.  [default: yes, except quick]",
 )
-def cyclegan(cohort: Path, preset: str, **given: Any) -> None:
+@_intensity("min-max, the paper's")
+def cyclegan(cohort: Path, preset: str, intensity: str | None, **given: Any) -> None:
     """3D CycleGAN of Komandur 2023: harmonize source sites to a target site."""
     from hz_train.cyclegan_training import PRESETS, train_cyclegan
 
-    _harmonizer(train_cyclegan, cohort, PRESETS[preset], **given)
+    _harmonizer(train_cyclegan, cohort, PRESETS[preset], recipe=_volume_recipe(intensity), **given)
 
 
 @train.command()
@@ -255,6 +261,7 @@ _slice_predictor_options = together(
 @_cohort_options(VOLUMES)
 @_predictor_options
 @_all_groups
+@_intensity("the harmonizer's, else min-max")
 def age(cohort: Path, out: Path, preset: str, sites: str, harmonizer: Path | None, **given: Any) -> None:
     """Age CNN of Komandur 2023: brain age in years from (harmonized) scans."""
     from dataclasses import replace
@@ -266,6 +273,7 @@ def age(cohort: Path, out: Path, preset: str, sites: str, harmonizer: Path | Non
     device, licence = given.pop("device"), given.pop("licence")
     augment, all_groups = given.pop("augment"), given.pop("all_groups")
     chosen = PRESETS[preset]
+    recipe = _volume_recipe(given.pop("intensity"), harmonizer)
     changes = {k: given.pop(k) for k in ("folds", "held_out") if given[k] is not None}
     given = {k: v for k, v in given.items() if v is not None and k not in ("folds", "held_out")}
     if all_groups is not None:
@@ -274,9 +282,8 @@ def age(cohort: Path, out: Path, preset: str, sites: str, harmonizer: Path | Non
         mild = Augmentation.mild() if augment else None
         changes["settings"] = replace(chosen.settings, augmentation=mild)
     chosen = replace(chosen, schedule=replace(chosen.schedule, **given), **changes)
-    path = train_age(
-        read_participants(cohort), _names(sites), out, chosen, harmonizer, device=device, licence=licence
-    )
+    people = read_participants(cohort)
+    path = train_age(people, _names(sites), out, chosen, harmonizer, recipe, device=device, licence=licence)
     click.echo(f"checkpoint: {path}\nnext:  hz-export --fp16 HARMONIZER {path} --out NAME.hz")
 
 
@@ -354,6 +361,17 @@ def _slice_predictor(
     )
     before = "HARMONIZER " if harmonizer else ""
     click.echo(f"checkpoint: {path}\nnext:  hz-export --fp16 {before}{path} --out NAME.hz")
+
+
+def _volume_recipe(intensity: str | None, harmonizer: Path | None = None) -> Any:
+    """The recipe of networks that read volumes; behind a harmonizer its own, where none is asked for."""
+    from hz_runtime.model_space.recipe import Recipe
+
+    if intensity is None and harmonizer is not None:
+        from hz_train.checkpoint import load_checkpoint
+
+        return Recipe.from_dict(load_checkpoint(harmonizer)[1].get("recipe") or {})
+    return Recipe(intensity=intensity or "min-max")
 
 
 def _slice_recipe(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hz_runtime.batch.output_names import Grid
 from hz_runtime.batch.scan_stages import DrawnScan
+from hz_runtime.model_space.intensity import ANCHORS
 from hz_runtime.model_space.recipe import Recipe
 from hz_runtime.results.versions import hz_version
 
@@ -42,6 +43,7 @@ def sidecar_metadata(
             }
         ],
         "SourceIntensityRange": [_digits(model_input.low), _digits(model_input.high)],
+        "IntensityScale": f"of the source: {ANCHORS[recipe.intensity]}",
         "TranslationMm": [_digits(x) for x in model_input.shift_mm],
         "Features": {k: _digits(v) for k, v in sorted(model_input.features.items())},
         **({"Preparation": preparation} if preparation else {}),

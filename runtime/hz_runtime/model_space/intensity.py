@@ -1,4 +1,8 @@
-"""Intensity rules: min-max as in Komandur 2023, percentiles of the brain, and what counts as foreground."""
+"""Intensity rules: min-max as in Komandur 2023, percentiles of the brain, or its median.
+
+Min-max hangs on the brightest voxel, a vessel in most scans: harmonized white matter follows it from scan to
+scan. The median of the brain does not move with a vessel, nor with how fluid or fat was stripped.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ F32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 PERCENTILES = (0.5, 99.5)  # of the foreground
+MEDIANS = 2.0  # of the brain's median become 1: white matter of T1w scans lies at 1.1 to 1.4
 
 
 def min_max(data: F32) -> tuple[F32, float, float]:
@@ -50,7 +55,27 @@ def percentile(data: F32) -> tuple[F32, float, float]:
     return np.clip(scaled, 0, 1).astype(np.float32), low, high
 
 
+def median(data: F32) -> tuple[F32, float, float]:
+    """Scale a volume linearly so that air is 0 and twice the foreground's median 1; the rest clips.
+
+    Nothing that fills less than half a brain moves it. For scans without a receive field (N4).
+    data : (D, H, W) float32, any unit, whose minimum is air. Returns (scaled float32, air, intensity at 1).
+    Raises NoBrain where the volume is constant.
+    """
+    low = float(data.min())
+    high = low + MEDIANS * (float(np.median(data[data > foreground_threshold(data)])) - low)
+    return np.clip((data - np.float32(low)) / np.float32(high - low), 0, 1).astype(np.float32), low, high
+
+
+# What 0 and 1 are, in words for a reader of what was written.
+ANCHORS: Mapping[str, str] = MappingProxyType(
+    {
+        "min-max": "0 is the darkest and 1 the brightest voxel of the scan on the network's grid",
+        "percentile": "0 and 1 are the 0.5 and 99.5 percentiles of the brain",
+        "median": "0 is air and 1 twice the median of the brain",
+    }
+)
 # The recipe's `intensity` -> (D, H, W) float32 to (the same in [0, 1], intensity at 0, intensity at 1).
 RULES: Mapping[str, Callable[[F32], tuple[F32, float, float]]] = MappingProxyType(
-    {"min-max": min_max, "percentile": percentile}
+    {"min-max": min_max, "percentile": percentile, "median": median}
 )

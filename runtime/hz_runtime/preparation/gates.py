@@ -19,6 +19,7 @@ from hz_runtime.model_space.foreground import (
     FEWEST_LEVELS,
     LARGEST_BRAIN_CM3,
     SMALLEST_ADULT_BRAIN_CM3,
+    foreground_threshold,
     grey_levels,
     thinned,
 )
@@ -40,8 +41,9 @@ NAMES = (
 )  # of all gates, in the order they are asked; folds only where similarity is low  # fmt: skip
 
 SMALLEST_VIEW_MM = 100.0  # an adult brain is about 140 x 170 x 120 mm
-AIR_HU = -300.0  # only computed tomography goes there: air is -1000, fat -100
+AIR_HU = -700.0  # air is -1000 in computed tomography, fat -100
 MOST_AIR_HU = 0.02  # share of voxels
+TISSUE_HU = 200.0  # either way from 0: the median of a head's tissue; else it is MRI that somebody shifted
 BRAIN_CM3 = (SMALLEST_ADULT_BRAIN_CM3, LARGEST_BRAIN_CM3)
 STRETCH = (0.72, 1.45)  # brain to template along any axis: real heads 0.96 to 1.30
 LEAST_OUTLINE = 0.85  # Dice with the template's mask: real heads 0.93 and more
@@ -108,7 +110,7 @@ def of_scan(volume: Volume) -> tuple[Verdict, ...]:
     view = float(min(s * (part.stop - part.start) for s, part in zip(volume.spacing, seen, strict=True)))
     return (
         Verdict(
-            "intensities", float((thin < AIR_HU).mean()), 0.0, MOST_AIR_HU, f"of voxels below {AIR_HU:g}",
+            "intensities", _share_of_air_hu(thin), 0.0, MOST_AIR_HU, f"of voxels below {AIR_HU:g}",
             "this looks like a CT in Hounsfield units; hz reads T1-weighted MRI",
         ),
         Verdict(
@@ -124,6 +126,13 @@ def of_scan(volume: Volume) -> tuple[Verdict, ...]:
             "a mask or a label map, not a scan; give the scan itself",
         ),
     )  # fmt: skip
+
+
+def _share_of_air_hu(thin: F32) -> float:
+    """Share of voxels as dark as air is in a CT; 0 where the tissue is not where a CT has it."""
+    tissue = thin[thin > foreground_threshold(thin)]
+    in_units = abs(float(np.median(tissue))) <= TISSUE_HU
+    return float((thin < AIR_HU).mean()) if in_units else 0.0
 
 
 def of_registration(

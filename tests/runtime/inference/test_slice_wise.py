@@ -30,7 +30,7 @@ from hz_runtime.inference.slice_wise import (
     slice_wise,
 )
 from hz_runtime.io.volume import read_volume
-from hz_runtime.model_space.intensity import percentile
+from hz_runtime.model_space.intensity import ANCHORS, RULES, median, percentile
 from hz_runtime.model_space.recipe import Recipe, to_model_space
 from hz_runtime.results.record import read_record
 from small_scans import results, write_scan, write_scans
@@ -209,6 +209,18 @@ def test_one_hot_voxel_does_not_darken_the_scan(brain) -> None:
     inside = plain > 0.2
     assert np.abs(hot - plain)[inside].mean() < 0.005
     assert darker[inside].mean() < 0.1
+
+
+def test_the_median_rule_moves_with_no_vessel_and_keeps_air_at_zero() -> None:
+    brain = RNG.normal(600, 80, 5001)
+    for hot in (900.0, 90_000.0):
+        data = np.concatenate([np.full(6000, 50.0), brain, np.full(20, hot)]).reshape(-1, 1, 1).astype("f4")
+        scaled, low, high = median(data)
+        middle = sorted(data[data > 60].ravel())[(5001 + 20) // 2]
+        assert (low, high) == (50.0, pytest.approx(50 + 2 * (middle - 50), rel=1e-6))
+        np.testing.assert_allclose(scaled, np.clip((data - 50) / (high - 50), 0, 1), atol=1e-6)
+        assert float(np.median(scaled[6000:-20])) == pytest.approx(0.5, abs=2e-3)
+    assert set(RULES) == set(ANCHORS)
 
 
 def test_a_mask_is_no_scan() -> None:

@@ -100,9 +100,15 @@ def test_the_propagated_mask_finds_the_brain(made, mni: template.Template) -> No
 
 
 CASES = {
-    "a CT": (lambda d: d - 1000, "intensities"),
+    "a CT": (lambda d: np.where(d < 80, -1000.0, 20 + d / 25), "intensities"),
     "labels": (lambda d: np.round(d / 400), "grey levels"),
 }
+
+
+@pytest.mark.parametrize("shift", [-500, -3000, 4000])
+def test_a_shifted_head_is_no_ct(made, shift: int) -> None:
+    verdicts = gates.of_scan(as_volume(made[0] + shift, made[2]))
+    assert [v.gate for v in verdicts if not v.passed] == []
 
 
 @pytest.mark.parametrize("case", CASES)

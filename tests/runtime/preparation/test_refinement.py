@@ -57,10 +57,10 @@ def test_what_does_not_fit_stays_within_reach(case: str) -> None:
     template = mni152()
     data, affine = {
         "nothing": (np.zeros_like(template.data), template.affine),
-        "one material": (template.mask.astype(np.float32), template.affine),
-        "fruit": fruit()[:2],
-        "opposite contrast": (np.where(template.mask, 1.2 - template.data, 0).astype(np.float32), template.affine),
-    }[case]  # fmt: skip
-    end = refined_pose(data, affine, np.eye(4), template, bare=True)
+        "one material": (template.mask, template.affine),
+        "fruit": fruit(),
+        "opposite contrast": (np.where(template.mask, 1.2 - template.data, 0), template.affine),
+    }[case]
+    end = refined_pose(np.asarray(data, np.float32), affine, np.eye(4), template, bare=True)
     assert np.isfinite(end).all()
     assert apart(end, np.eye(4)) < 15
