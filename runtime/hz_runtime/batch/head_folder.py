@@ -29,7 +29,13 @@ from hz_runtime.preparation.preparer import Preparer, preparation_metadata, step
 from hz_runtime.preparation.steps import PreparedHead
 from hz_runtime.preparation.template import Template
 from hz_runtime.results.prediction import Prediction
-from hz_runtime.results.record import Record, fingerprint, intact, read_record
+from hz_runtime.results.record import (
+    Record,
+    fingerprint,
+    intact,
+    read_record,
+    require_results_fetched,
+)
 from hz_runtime.results.scan_result import DONE_BEFORE, ScanResult
 
 LOG_NAME = "hz-prepare.log"
@@ -111,14 +117,16 @@ class HeadFolder:
         """Whether an earlier result is there, however it was made and by whatever version."""
         path = self.out / self.record_name(scan)
         record = read_record(path)
-        return path.exists() if record is None else record.status == "ok"
+        return os.path.lexists(path) if record is None else record.status == "ok"
 
     def _done_before(self, scan: InputScan) -> ScanResult | None:
+        require_results_fetched(self.out, [self.record_name(scan)])
         record = read_record(self.out / self.record_name(scan))
         if record is None or record.status != "ok" or record.fingerprint != self._made_by:
             return None
         if record.bundle != self.template.sha256 or record.input_sha256 != sha256_file(scan.path):
             return None
+        require_results_fetched(self.out, record.outputs)
         if not intact(self.out, record):
             return None
         names = tuple(record.outputs)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from hz_runtime.batch.folder_lock import LOCK_NAME
 from hz_runtime.dicom.folder import count_by_name, find_archives, holds_dicom, is_archive, is_dicom
 from hz_runtime.errors import HzError, UnreadableScan, UnsupportedScan, UsageError
-from hz_runtime.io.annex import fetch_command, unfetched
+from hz_runtime.io.annex import require_fetched
 from hz_runtime.io.atomic import printable
 from hz_runtime.io.scan_files import find_scans
 from hz_runtime.io.volume import is_scan_name, stem
@@ -55,11 +55,7 @@ class InputScan:
         """Raise `fault`, or UnreadableScan where no file is at `path`."""
         if self.fault is not None:
             raise self.fault
-        if unfetched(self.path):
-            raise UnreadableScan(
-                f"{self.path.name}: its content is not here, only a link or a pointer to it.",
-                f"Fetch it first:  {fetch_command(self.label)}",
-            )
+        require_fetched(self.path, UnreadableScan)
         if not self.path.exists():
             raise UnreadableScan(f"{self.path.name}: no such file.", "Check the name.")
         if not self.path.is_file():

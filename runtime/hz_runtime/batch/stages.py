@@ -32,7 +32,13 @@ from hz_runtime.model_space.guided_filter import native_harmonized
 from hz_runtime.model_space.outliers import with_outlier_flags
 from hz_runtime.model_space.recipe import ModelInput, Recipe, header_flags, shape_alone, to_model_space
 from hz_runtime.results.prediction import Answers, Prediction
-from hz_runtime.results.record import Record, fingerprint, intact, read_record
+from hz_runtime.results.record import (
+    Record,
+    fingerprint,
+    intact,
+    read_record,
+    require_results_fetched,
+)
 from hz_runtime.results.scan_result import DONE_BEFORE, ScanResult
 
 if TYPE_CHECKING:
@@ -84,6 +90,7 @@ class Stages:
 
     def _done_before(self, ticket: Ticket) -> ScanResult | None:
         scan = ticket.scan
+        require_results_fetched(self.out, [self.names.record(scan)])
         record = read_record(self.out / self.names.record(scan))
         if (
             record is None
@@ -92,8 +99,10 @@ class Stages:
             or (self.figures and record.figure is None)
             or record.input_sha256 != sha256_file(scan.path)
             or not set(self.names.volumes(scan)) <= set(record.outputs)
-            or not intact(self.out, record)
         ):
+            return None
+        require_results_fetched(self.out, record.outputs)
+        if not intact(self.out, record):
             return None
         listed = self.names.listed(scan)
         flags = (*record.flags, *self._known_age_flags(ticket.age, record.prediction))

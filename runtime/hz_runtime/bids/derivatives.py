@@ -19,6 +19,7 @@ from typing import Any
 from hz_runtime.bids.layout import Unit, description
 from hz_runtime.bids.record import Run, comparable, merged, outputs, read_run, results, table
 from hz_runtime.errors import HzError, UsageError
+from hz_runtime.io.annex import require_fetched
 from hz_runtime.io.atomic import atomic_write_bytes, holds, shown, sync_folder, temporary_name, write_changed
 from hz_runtime.io.json_text import to_json
 from hz_runtime.results import output_columns
@@ -133,6 +134,7 @@ def publish(unit: Unit, work: Path, raw: Path, root: Path, run: Run, linked: boo
     for folder in (anat, logs):
         _make(folder)
     record = logs / f"{unit.name}_run.json"
+    require_fetched(record)
     try:
         earlier = read_run(record)
     except UsageError as error:  # the first run, or a damaged record

@@ -16,6 +16,7 @@ from typing import Any
 
 from hz_runtime.bids.layout import ANY
 from hz_runtime.errors import UsageError
+from hz_runtime.io.annex import require_fetched
 from hz_runtime.io.atomic import shown
 
 # Names of a filter file (those of PyBIDS) to the keys in file names.
@@ -48,6 +49,7 @@ def read_filter(path: Path) -> tuple[dict[str, tuple[str | None, ...]], tuple[st
     Raises UsageError where it is no such JSON, or asks by something that hz does not know.
     """
     name = shown(path)
+    require_fetched(path)
     try:
         whole = json.loads(path.read_text("utf-8-sig"))
         queries = {str(key): dict(query) for key, query in whole.items()}

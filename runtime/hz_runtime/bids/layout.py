@@ -15,6 +15,7 @@ from typing import Any
 
 from hz_runtime.bids.people import PeopleTable, Person
 from hz_runtime.errors import UsageError
+from hz_runtime.io.annex import require_fetched
 from hz_runtime.io.atomic import shown
 
 _T1W = re.compile(r"_T1w\.nii(\.gz)?$")
@@ -110,11 +111,12 @@ def find_units(root: Path, wanted: Wanted | None = None) -> tuple[tuple[Unit, ..
 def check_raw(root: Path) -> None:
     """The little that hz needs a raw data set to be; the BIDS validator checks the rest.
 
-    Raises UsageError where `root` is no folder, or dataset_description.json is missing, unreadable or that
-    of a derivative.
+    Raises UsageError where `root` is no folder, or dataset_description.json is missing, not fetched,
+    unreadable or that of a derivative.
     """
     if not root.is_dir():
         raise UsageError(f"{shown(root)}: no such folder.", "Check the name of BIDS_DIR.")
+    require_fetched(root / "dataset_description.json")
     described = description(root)
     if not described.get("BIDSVersion"):
         raise UsageError(

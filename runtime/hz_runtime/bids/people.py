@@ -58,7 +58,8 @@ class PeopleTable:
             table = read_table(path, dictionaries)
             table.need(key)
         except UsageError as error:
-            return cls(path.name, fault=f"{error.message} No age or site is taken from it.")
+            remedy = " ".join(error.remedy.split())
+            return cls(path.name, fault=f"{error.message} No age or site is taken from it. {remedy}")
         return cls(path.name, tuple(_entries(table)), table.columns)
 
     def of(self, participant: str) -> tuple[Entry, ...]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hz_runtime.errors import UsageError
+from hz_runtime.io.annex import require_fetched
 from hz_runtime.io.volume import is_scan_name
 from hz_runtime.results.output_columns import RunOutputs
 from hz_runtime.results.predictions_tsv import predictions_tsv
@@ -24,7 +25,8 @@ Scan = Mapping[str, Any]
 
 
 def read_run(record: Path) -> Run:
-    """The object of a record. Raises UsageError where it is missing or not one that hz wrote."""
+    """The object of a record. Raises UsageError where it is missing, not fetched or not one that hz wrote."""
+    require_fetched(record)
     try:
         run = json.loads(record.read_bytes())
         results(run["scans"])

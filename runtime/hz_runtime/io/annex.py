@@ -13,7 +13,11 @@ import stat
 from itertools import pairwise
 from pathlib import Path
 
+from hz_runtime.errors import HzError, UsageError
+from hz_runtime.io.atomic import shown
+
 _POINTER = b"/annex/objects/"
+_LINKS_MAX = 40  # one after the other: what Linux follows
 _POINTER_MAX = 32 * 1024  # bytes; git-annex takes nothing longer for a pointer
 
 
@@ -41,6 +45,35 @@ def unfetched(path: Path) -> bool:
             return file.read(len(_POINTER)) == _POINTER
     except OSError:
         return False
+
+
+def require_fetched(path: Path, error: type[HzError] = UsageError) -> None:
+    """Raise `error` where a file stands for content that is not here, with the command that fetches it."""
+    if unfetched(path):
+        raise error(
+            f"{shown(path)}: its content is not here, only a link or a pointer to it.",
+            f"Fetch it first, in its data set:  {fetch_command(in_data_set(path))}",
+        )
+
+
+def in_data_set(path: Path) -> str:
+    """The path of a file from the root of the data set that it is in, as `datalad get` takes it there.
+
+    The root is where the .git is that a link leads into, or, of a pointer, the nearest folder above that has
+    one. A file of no data set keeps its bare name.
+    """
+    place = Path(os.path.realpath(path.parent), path.name)
+    for _ in range(_LINKS_MAX):
+        try:
+            target = Path(os.path.normpath(place.parent / os.readlink(place)))
+        except OSError:  # no link
+            break
+        if ".git" in target.parts:
+            root = Path(*target.parts[: target.parts.index(".git")])
+            return os.path.relpath(place, root)
+        place = Path(os.path.realpath(target.parent), target.name)
+    roots = [folder for folder in place.parents if (folder / ".git").exists()]
+    return os.path.relpath(place, roots[0]) if roots else path.name
 
 
 def fetch_command(name: str) -> str:

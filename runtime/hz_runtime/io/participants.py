@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hz_runtime.errors import UsageError
+from hz_runtime.io.annex import require_fetched
 
 T = TypeVar("T")
 OLDEST = 120.0  # years; what is above is another unit, or a slip
@@ -117,8 +118,12 @@ def read_table(path: Path, dictionaries: Iterable[Path] = ()) -> Table:
     """A tab-separated table. A quote is a character like any other, as in BIDS, except around a whole cell.
 
     dictionaries : data dictionaries that hold where the table's own, the .json of its name, gives no unit.
-    Raises UsageError that names the line, where there is one.
+    Raises UsageError that names the line, where there is one; also for a file of these that git-annex has not
+    fetched: a dictionary that is not here may say that the ages are months.
     """
+    dictionaries = (path.with_suffix(".json"), *dictionaries)
+    for needed in (path, *dictionaries):
+        require_fetched(needed)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -135,7 +140,7 @@ def read_table(path: Path, dictionaries: Iterable[Path] = ()) -> Table:
         Row(number, cells, {c: v for c, v in zip(columns, cells, strict=False) if v not in _UNKNOWN})
         for number, cells in lines[1:]
     )
-    per_year, unit = _age_unit((path.with_suffix(".json"), *dictionaries)) if "age" in columns else (1.0, "")
+    per_year, unit = _age_unit(dictionaries) if "age" in columns else (1.0, "")
     return Table(path.name, headings, rows, per_year, unit)
 
 
@@ -168,7 +173,8 @@ def _text(name: str, data: bytes) -> str:
 
 def _unreadable(where: str, why: str) -> UsageError:
     return UsageError(
-        f"{where}: cannot be read as a table: {why}.", "Give a tab-separated participants.tsv in UTF-8."
+        f"{where}: cannot be read as a table: {why}.",
+        f"Give a tab-separated {where.split(', line ')[0]} in UTF-8.",
     )
 
 

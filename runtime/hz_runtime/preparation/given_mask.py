@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import GridMismatch, HzError, ScanError, UsageError
+from hz_runtime.io.annex import require_fetched
 from hz_runtime.io.volume import Volume, read_volume
 
 F32 = NDArray[np.float32]
@@ -32,6 +33,7 @@ def given_mask(volume: Volume, file: Path) -> Mask:
     Raises GridMismatch where its voxels lie elsewhere, UsageError where it is no mask, HzError where it
     cannot be read.
     """
+    require_fetched(file)
     try:
         mask = read_volume(file)
     except ScanError as error:  # which the scan is not to blame for

@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from hz_runtime.errors import HzError
+from hz_runtime.io.annex import fetch_command, in_data_set, unfetched
 from hz_runtime.io.atomic import sha256_file
 from hz_runtime.results.prediction import Prediction
 
@@ -116,6 +118,19 @@ def _engine(content: Mapping[str, Any]) -> dict[str, str] | None:
     """None in the records of hz-prepare, which runs no network on a grid."""
     made = content.get("GeneratedBy")
     return {str(k): str(v) for k, v in made[0]["Engine"].items()} if made else None
+
+
+def require_results_fetched(out: Path, names: Iterable[str]) -> None:
+    """Raise HzError where a file of an earlier result in the folder `out` is a link or a pointer to content
+    that git-annex has not fetched: whether it is done cannot be told, and it is not to be made again unasked.
+    """
+    for name in names:
+        if unfetched(out / name):
+            folder = os.path.dirname(in_data_set(out / name)) or "."
+            raise HzError(
+                f"an earlier result is not here, only links or pointers to it ({name}).",
+                f"Fetch it first, in its data set:  {fetch_command(folder)}  (--overwrite makes it again)",
+            )
 
 
 def intact(out: Path, record: Record) -> bool:

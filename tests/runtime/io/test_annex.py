@@ -5,7 +5,11 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from hz_runtime.io.annex import fetch_command, leads_into_annex, unfetched
+import pytest
+
+from hz_runtime.errors import UsageError
+from hz_runtime.io.annex import fetch_command, in_data_set, leads_into_annex, require_fetched, unfetched
+from unfetched import unfetch
 
 
 def test_what_stands_for_content_that_is_not_here(tmp_path: Path) -> None:
@@ -27,3 +31,22 @@ def test_what_stands_for_content_that_is_not_here(tmp_path: Path) -> None:
 def test_the_command_is_one_that_a_shell_takes() -> None:
     assert fetch_command("sub-01/anat") == "datalad get sub-01/anat"
     assert shlex.split(fetch_command("a b's")) == ["datalad", "get", "a b's"]
+
+
+@pytest.mark.parametrize("pointer", [False, True])
+def test_a_path_is_from_the_root_of_the_data_set(tmp_path: Path, pointer: bool) -> None:
+    """Also of a link to it from elsewhere; of a file of no data set only the name is given away."""
+    scan = tmp_path / "study" / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+    scan.parent.mkdir(parents=True)
+    unfetch(scan, tmp_path / "study", pointer)
+    (tmp_path / "links").symlink_to("study/sub-01")
+    (tmp_path / "one.nii.gz").symlink_to(scan)
+    for path in (scan, tmp_path / "links" / "anat" / scan.name, tmp_path / "one.nii.gz"):
+        assert in_data_set(path) == "sub-01/anat/sub-01_T1w.nii.gz"
+        with pytest.raises(UsageError) as error:
+            require_fetched(path)
+        assert error.value.remedy.endswith("datalad get sub-01/anat/sub-01_T1w.nii.gz")
+    (tmp_path / "lost").symlink_to("nowhere/at/all")
+    (tmp_path / "round").symlink_to("round")
+    assert in_data_set(tmp_path / "lost") == "lost" and in_data_set(tmp_path / "round") == "round"
+    require_fetched(tmp_path / "study")
