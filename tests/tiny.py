@@ -73,6 +73,26 @@ def age_onnx(precision: str = "fp32") -> bytes:
     return _network(nodes, constants, kind, "age", ["N", 1])
 
 
+def features_onnx() -> bytes:
+    """The age network with a second output "features" (N, 2) = (mean, largest) of the volume."""
+    constants = {
+        "axes": np.array([2, 3, 4], np.int64),
+        "weight": np.array([[200.0], [0.0]], np.float32),
+        "bias": np.array([20.0], np.float32),
+    }
+    nodes = [
+        helper.make_node("ReduceMean", ["volume", "axes"], ["m"], name="mean", keepdims=0),
+        helper.make_node("ReduceMax", ["volume", "axes"], ["l"], name="largest", keepdims=0),
+        helper.make_node("Concat", ["m", "l"], ["features"], name="join", axis=1),
+        helper.make_node("Gemm", ["features", "weight", "bias"], ["y"], name="linear"),
+    ]
+    model = onnx.load_model_from_string(_network(nodes, constants, TensorProto.FLOAT, "age", ["N", 1]))
+    model.graph.output.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", 2]))
+    onnx.checker.check_model(model, full_check=True)
+    data: bytes = model.SerializeToString()
+    return data
+
+
 def _network(
     nodes: list[Any],
     constants: dict[str, Any],

@@ -201,6 +201,7 @@ def _manifest(
 ) -> dict[str, Any]:
     metas = {role: checkpoint.meta for role, checkpoint in checkpoints.items()}
     first = next(iter(metas.values()))
+    features = checkpoints["age"].age_features if "age" in checkpoints else {}
     licences = list(dict.fromkeys(str(meta["licence"]) for meta in metas.values() if meta.get("licence")))
     return {
         "schema": SCHEMA,
@@ -211,6 +212,7 @@ def _manifest(
         "statistics": first.get("statistics") or {},
         "statistics_n4": first.get("statistics_n4") or {},
         "anatomy": anatomy_of(metas.get("age", {}).get("statistics") or {}),
+        **({"age_features": features} if features else {}),
         "cohort": _cohort(metas),
         "metrics": {role: meta["metrics"] for role, meta in metas.items() if meta.get("metrics")},
         "licence": "; ".join(licences),

@@ -15,6 +15,7 @@ from hz_export.engine import builder
 from hz_runtime.backends.base import Backend, describe
 from hz_runtime.backends.fallback import choose
 from hz_runtime.backends.registry import ENGINES
+from hz_runtime.inference.slice_wise import answer_of
 
 if TYPE_CHECKING:
     from hz_runtime.bundle.store import Bundle, ModelEntry
@@ -74,7 +75,7 @@ def from_backend(name: str, backend: Backend, device: str, precision: str) -> Op
     """An opened backend as a candidate.  device : "cpu" or "cuda".  precision : of the file it runs."""
 
     def answer(batch: F32) -> F32:
-        return next(iter(backend.run(batch).values()))
+        return answer_of(backend.run(batch))
 
     return OpenCandidate(
         name, device, precision, describe(backend), answer, _resident(backend, device), backend.close

@@ -80,7 +80,7 @@ def model_card(
 def _compared(manifest: Mapping[str, Any]) -> list[str]:
     """What scans and people are compared with, beside the input range."""
     return [
-        _section("Anatomy of those who get an age", _anatomy(manifest.get("anatomy") or {})),
+        _section("Anatomy of those who get an age", _who_gets_an_age(manifest)),
         _section("Outlier score", _outliers(manifest.get("cohort", {}).get("reference"))),
     ]
 
@@ -357,6 +357,18 @@ def _statistics(statistics: Mapping[str, Mapping[str, float]]) -> str:
     ]
     said = "Scans further from these ranges than one SD are flagged in the results.\n\n"
     return said + _table(("feature of the scan", "min", "max", "mean", "SD"), rows)
+
+
+def _who_gets_an_age(manifest: Mapping[str, Any]) -> str:
+    features = manifest.get("age_features")
+    said = _anatomy(manifest.get("anatomy") or {})
+    if features:
+        said += (
+            "\n\nThe age network's own features are compared, too: whoever's lie further from those of its "
+            f"people than {features['limit']:g} gets no age (Mahalanobis distance by "
+            f"{len(features['variances'])} principal directions and the rest; {features['how']})."
+        )
+    return said
 
 
 def _anatomy(anatomy: Mapping[str, Mapping[str, float]]) -> str:

@@ -74,7 +74,7 @@ def _neighbours(role: str, graphs: Mapping[str, ModelProto]) -> dict[str, Any]:
 
 
 def _from_checkpoint(path: Path, role: str | None, harmonizer: Path | None) -> Network:
-    from hz_export.to_onnx import OUTPUTS, read_checkpoint, to_onnx
+    from hz_export.to_onnx import OUTPUTS, read_checkpoint, to_onnx, with_features
 
     checkpoint = read_checkpoint(path)
     if checkpoint.slice_wise or checkpoint.role not in ROLES:
@@ -87,9 +87,10 @@ def _from_checkpoint(path: Path, role: str | None, harmonizer: Path | None) -> N
         before = read_network(harmonizer, "harmonizer").graph if harmonizer is not None else None
     elif harmonizer is not None:
         raise UsageError(f"{path.name} is a harmonizer itself.", "Leave --harmonizer out.")
+    graph = to_onnx(checkpoint.network, OUTPUTS[checkpoint.role], checkpoint.recipe.grid_shape)
     return Network(
         checkpoint.role,
-        to_onnx(checkpoint.network, OUTPUTS[checkpoint.role], checkpoint.recipe.grid_shape),
+        with_features(graph) if checkpoint.age_features else graph,
         checkpoint.recipe,
         checkpoint.meta.get("statistics") or {},
         before=before,

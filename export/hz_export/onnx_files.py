@@ -17,7 +17,7 @@ from hz_export.graph_precision import half_weights, require, to_reduced
 from hz_export.localize import culprit_lines
 from hz_export.plans import plan_entry
 from hz_export.quantize import to_int8
-from hz_export.to_onnx import OUTPUTS, Checkpoint, specs, to_onnx
+from hz_export.to_onnx import OUTPUTS, Checkpoint, specs, to_onnx, with_features
 from hz_runtime.backends.registry import installed, open_backend
 from hz_runtime.errors import BackendError, HzError
 from hz_runtime.io.atomic import sha256_bytes
@@ -69,6 +69,8 @@ def _graphs(
     """The float32 graph, and one in each further precision."""
     role = checkpoint.role
     full = to_onnx(checkpoint.network, OUTPUTS[role], checkpoint.grid)
+    if checkpoint.age_features:
+        full = with_features(full)
     if options.half_weights:
         files = [OnnxFile(f"{role}.onnx", full, half_weights(full), "fp32", "fp32, half weights")]
     else:

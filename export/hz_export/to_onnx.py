@@ -28,6 +28,7 @@ from torch import nn
 from hz_export.graph_precision import checked
 from hz_runtime.errors import HzError, UsageError
 from hz_runtime.inference.slice_wise import SliceHarmonizer, SlicePredictor
+from hz_runtime.model_space.feature_distance import FEATURES
 
 if TYPE_CHECKING:
     from hz_runtime.model_space.recipe import Recipe
@@ -72,6 +73,14 @@ class Checkpoint:
         """What one item of the network's batch is: (D, H, W), or (D, H) of a slice."""
         shape = self.recipe.grid_shape
         return shape[:2] if self.slice_wise else shape
+
+    @property
+    def age_features(self) -> Mapping[str, Any]:
+        """Of an age network of volumes whose training has kept it: the reference of its features; else empty.
+
+        A slice-wise network has none: its age is a median over slices, and so of no one vector.
+        """
+        return self.meta.get("age_features") or {}
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -185,6 +194,32 @@ def to_onnx(network: nn.Module, output: str, grid: tuple[int, ...] = (64, 64, 64
     model = cleaned(program.model_proto)
     _check_interface(model, output, grid)
     return model
+
+
+def with_features(model: ModelProto) -> ModelProto:
+    """An age network's graph with a second output, what its last layer reads: "features" (N, F) float32.
+
+    That tensor alone is called otherwise; no arithmetic changes. Raises HzError for a graph that does not end
+    in a linear layer.
+    """
+    new = ModelProto()
+    new.CopyFrom(model)
+    graph = new.graph
+    weights = {tensor.name: tensor.dims for tensor in graph.initializer}
+    linear = [node for node in graph.node if node.op_type == "Gemm" and node.input[1] in weights]
+    if not linear:
+        raise HzError("The age network has no last linear layer.", "Report this with your torch version.")
+    last = linear[-1]
+    name, length = last.input[0], max(weights[last.input[1]])
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [FEATURES if each == name else each for each in names]
+    kept = [value for value in graph.value_info if value.name != name]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+    shape = [FREE_AXIS, length]
+    graph.output.append(onnx.helper.make_tensor_value_info(FEATURES, onnx.TensorProto.FLOAT, shape))
+    return checked(new)
 
 
 def cleaned(model: ModelProto) -> ModelProto:

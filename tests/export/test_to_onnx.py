@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from hz_export.graph_precision import achieved, to_half  # noqa: E402
-from hz_export.to_onnx import cleaned, read_checkpoint, specs, to_onnx  # noqa: E402
+from hz_export.graph_precision import achieved, half_weights, to_half  # noqa: E402
+from hz_export.quantize import to_int8  # noqa: E402
+from hz_export.to_onnx import cleaned, read_checkpoint, specs, to_onnx, with_features  # noqa: E402
 from hz_runtime.backends.registry import open_backend  # noqa: E402
-from hz_runtime.errors import UsageError  # noqa: E402
+from hz_runtime.errors import HzError, UsageError  # noqa: E402
+from small_plans import plan_of  # noqa: E402
 
 OUTPUTS = {"harmonizer": ("harmonized", ["N", 1, 64, 64, 64]), "age": ("age", ["N", 1])}
 
@@ -55,6 +58,33 @@ def test_answers_as_torch_for_any_batch(exported, role: str, n: int) -> None:
     (found,) = open_backend("onnxruntime", model.SerializeToString(), device="cpu").run(volumes).values()
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(found, expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("form", ["fp32", "half weights", "fp16", "int8"])
+def test_an_age_network_gives_its_features_in_every_form(exported, engine: str, form: str) -> None:
+    network, plain = exported["age"]
+    full = with_features(plain)
+    assert specs(full.graph.output)[1] == {"name": "features", "shape": ["N", 64], "dtype": "float32"}
+    assert [node.op_type for node in full.graph.node] == [node.op_type for node in plain.graph.node]
+    made = {"fp32": lambda model: model, "half weights": half_weights, "fp16": to_half, "int8": in_int8}
+    volumes = np.random.default_rng(4).random((3, 1, 64, 64, 64), dtype=np.float32)
+    with torch.no_grad():
+        given = torch.from_numpy(volumes)
+        expected = {"age": network(given).numpy(), "features": network.last_features(given).numpy()}
+    found = open_backend(engine, made[form](full).SerializeToString(), device="cpu").run(volumes)
+    assert found.keys() == expected.keys()
+    rel = {"fp32": 1e-4, "half weights": 5e-3, "fp16": 1e-2, "int8": 0.1}[form]
+    scale = np.abs(expected["features"]).max()
+    np.testing.assert_allclose(found["features"], expected["features"], atol=rel * scale, rtol=0)
+    np.testing.assert_allclose(found["age"], expected["age"], rtol=rel)
+    with pytest.raises(HzError, match="no last linear layer"):
+        with_features(exported["harmonizer"][1])
+
+
+def in_int8(model: onnx.ModelProto) -> onnx.ModelProto:
+    """All convolutions but the first and the last, in weights that no CPU cuts off."""
+    return to_int8(model, replace(plan_of(model, "age"), weight_bits=7))
 
 
 def test_operations_are_kept_whole_and_batch_norm_is_folded(exported) -> None:

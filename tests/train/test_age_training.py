@@ -45,13 +45,16 @@ def test_every_fold_says_whom_it_predicted_and_whom_it_saw(
 ) -> None:
     fitted: list[Any] = []
 
+    def features(grids: np.ndarray) -> np.ndarray:
+        return np.arange(4.0 * len(grids)).reshape(-1, 4) ** 2 % 7
+
     def fit(training: Inputs, *_: object) -> Any:
         fitted.append(training)
-        return SimpleNamespace(predict=lambda grids: np.zeros(len(grids)))
+        return SimpleNamespace(predict=lambda grids: np.zeros(len(grids)), features=features)
 
     monkeypatch.setattr(age_training, "_fit_one", fit)
     preset: Any = SimpleNamespace(folds=folds, held_out=0.3, schedule=SimpleNamespace(seed=1))
-    (_, _, subjects, kept), _ = age_training._held_out_predictions(
+    (_, _, subjects, kept), distances, _ = age_training._held_out_predictions(
         Cohort(SCANS), Inputs(SCANS), preset, None, Path("out"), {}  # type: ignore[arg-type]
     )  # fmt: skip
     assert len(kept) == networks
@@ -60,5 +63,6 @@ def test_every_fold_says_whom_it_predicted_and_whom_it_saw(
         assert len(fold["trained_on"]) == len({scan.subject for scan in training.scans})
     assert sum(len(fold["subjects"]) for fold in kept) == len(set(subjects))
     assert "sub-" not in str(kept)
+    assert len(distances) == len(subjects) and np.isfinite(distances).all()
     predicted = {pseudonym(subject) for subject in subjects}  # as the checkpoint names them beside the ages
     assert predicted == {name for fold in kept for name in fold["subjects"]}

@@ -150,6 +150,12 @@ def test_age_network_learns_a_readable_age(tmp_path, count, batch, epochs):
     assert losses[-1] < losses[0] / 2
     task.settle()
     assert np.abs(task.predict(grids) - ages).mean() < np.abs(ages - ages.mean()).mean() / 2
+    network, features = task.networks["age"], task.features(grids)
+    last = network.head[-1]
+    with torch.no_grad():
+        read = last(torch.from_numpy(features).float()) * network.sd + network.mean
+    np.testing.assert_allclose(read.numpy()[:, 0], task.predict(grids), rtol=1e-4)
+    assert network.training  # as before
 
 
 def test_fewer_scans_than_a_batch_keep_batch_norms_statistics():

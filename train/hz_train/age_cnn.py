@@ -60,6 +60,11 @@ class AgeCNN(nn.Module):
         self.mean.copy_(ages.mean().reshape(1))
         self.sd.copy_(ages.std().clamp_min(1e-3).reshape(1))
 
+    def last_features(self, x: Tensor) -> Tensor:
+        """What the last layer reads of it, (N, 64): all that an age is computed from."""
+        vector: Tensor = self.head[:-1](self.features(x))
+        return vector
+
     def forward(self, x: Tensor) -> Tensor:
         answer: Tensor = self.head(self.features(x)).float()
         return answer * self.sd + self.mean

@@ -104,6 +104,15 @@ class AgeTask:
         network.train()
         return np.asarray(years)
 
+    @torch.no_grad()
+    def features(self, volumes: F32) -> NDArray[np.float64]:
+        """(n, D, H, W) to the (n, F) features that the network's last layer reads."""
+        network = self.networks["age"].eval()
+        assert isinstance(network, AgeCNN)
+        rows = [network.last_features(self.run.put(v[None])).float().cpu().numpy()[0] for v in volumes]
+        network.train()
+        return np.asarray(rows, np.float64)
+
     def evaluate(self, epoch: int) -> dict[str, float]:
         """MAE of the held-out subjects, for the log; it selects nothing."""
         if len(self.held) == 0:

@@ -18,6 +18,7 @@ from hz_train.augment import Augmentation
 from hz_train.checkpoint import load_checkpoint, save_checkpoint, with_prefix
 from hz_train.cohort import Cohort, pseudonym, pseudonyms, with_known_age
 from hz_train.datasets import ModelInputs, describe, load, statistics, with_anatomy
+from hz_train.feature_reference import feature_reference, stored_reference
 from hz_train.fit import Run, Schedule, fit
 from hz_train.harmonizers import harmonized
 from hz_train.scores import age_scores
@@ -82,7 +83,7 @@ def train_age(
     with Run.start(preset.schedule, device) as run:
         inputs = _inputs(used, recipe, harmonizer, run)
         identity = _identity(preset, recipe, harmonizer, inputs)
-        predicted, split = _held_out_predictions(used, inputs, preset, run, out, identity)
+        predicted, distances, split = _held_out_predictions(used, inputs, preset, run, out, identity)
         final = used if preset.folds else used.split(preset.held_out, preset.schedule.seed)[0]
         training = inputs.of(final)
         task = _fit_one(training, inputs.of(Cohort(())), preset, run, out / "final", identity)
@@ -91,6 +92,7 @@ def train_age(
             meta = {
                 **_described(preset, recipe, used, training),
                 **_results(predicted, split),
+                "age_features": stored_reference(feature_reference(task.features(training.grids)), distances),
                 "reference": {} if harmonizer else reference_of(training.grids, training.features),
                 "harmonizer": identity["harmonizer"],
                 "licence": licence,
@@ -140,10 +142,13 @@ Predicted = tuple[F64, F64, list[str], list[dict[str, list[str]]]]
 
 def _held_out_predictions(
     used: Cohort, inputs: ModelInputs, preset: AgePreset, run: Run, out: Path, identity: dict[str, Any]
-) -> tuple[Predicted, str]:
-    """((ages, raw predictions, subjects, folds), how) over scans whose subject the predicting network never
-    saw. folds : under pseudonyms, whom each network predicted and whom it was trained on, so that whoever
-    fits an age bias can check that."""
+) -> tuple[Predicted, list[float], str]:
+    """((ages, raw predictions, subjects, folds), distances, how) over scans whose subject the predicting
+    network never saw.
+
+    distances : of its features of them from those of its training people.  folds : under pseudonyms, whom
+    each network predicted and whom it was trained on, so that whoever fits an age bias can check that.
+    """
     seed = preset.schedule.seed
     if preset.folds:
         pairs = used.folds(preset.folds, seed)
@@ -160,14 +165,17 @@ def _held_out_predictions(
     raw: list[float] = []
     subjects: list[str] = []
     folds: list[dict[str, list[str]]] = []
+    distances: list[float] = []
     for k, (training, held) in enumerate(pairs):
         inside, outside = inputs.of(training), inputs.of(held)
         task = _fit_one(inside, outside, preset, run, out / f"fold-{k + 1}", identity)
         ages += [float(a) for a in outside.ages]
         raw += task.predict(outside.grids).tolist()
         subjects += [s.subject for s in outside.scans]
+        if reference := feature_reference(task.features(inside.grids)):
+            distances += reference.distances(task.features(outside.grids)).tolist()
         folds.append({"subjects": pseudonyms(held), "trained_on": pseudonyms(training)})
-    return (np.array(ages), np.array(raw), subjects, folds), how
+    return (np.array(ages), np.array(raw), subjects, folds), distances, how
 
 
 def _results(predicted: Predicted, split: str) -> dict[str, Any]:

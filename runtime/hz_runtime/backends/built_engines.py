@@ -104,8 +104,9 @@ def _built(bundle: Bundle, build: Build, flavour: str, entry: ModelEntry) -> tup
 def _same(found: tuple[TensorSpec, ...], listed: tuple[TensorSpec, ...]) -> bool:
     """Whether these are the same tensors; what a free axis is called does not matter."""
 
-    def plain(specs: tuple[TensorSpec, ...]) -> list[object]:
-        return [(s.name, s.dtype, [n if isinstance(n, int) else "N" for n in s.shape]) for s in specs]
+    def plain(specs: tuple[TensorSpec, ...]) -> list[tuple[str, str, list[int | str]]]:
+        found = ((s.name, s.dtype, [n if isinstance(n, int) else "N" for n in s.shape]) for s in specs)
+        return sorted(found, key=lambda spec: spec[0])  # engines may list outputs in an order of their own
 
     return plain(found) == plain(listed)
 

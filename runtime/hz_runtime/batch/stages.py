@@ -44,7 +44,7 @@ from hz_runtime.results.scan_result import DONE_BEFORE, ScanResult
 if TYPE_CHECKING:
     from hz_runtime.bundle.age_calibration import AgeInterval
     from hz_runtime.bundle.store import Bundle
-    from hz_runtime.inference.predictors import AgePredictor, DiagnosisPredictor, Harmonizer
+    from hz_runtime.inference.predictors import AgePredictor, Ages, DiagnosisPredictor, Harmonizer
     from hz_runtime.preparation.preparer import Preparer
 
 F32 = NDArray[np.float32]
@@ -205,19 +205,21 @@ class Stages:
                     "the network gave non-finite values for this scan.", "Try --backend onnxruntime-cpu."
                 )
             grid = np.clip(harmonized[row], 0.0, 1.0)
-            measured, no_age = self._with_anatomy(scan, grid)
+            measured, no_age = self._measured(scan, grid, ages, row)
             answers = Answers(
                 measured.on_grid.model_input, grid, row, None if no_age else ages, corrects, probabilities
             )
             found.append(InferredScan(measured, grid, Prediction.of(answers), engine, no_age))
         return found
 
-    def _with_anatomy(self, scan: PreparedScan, harmonized: F32) -> tuple[PreparedScan, tuple[str, ...]]:
-        """The scan with its anatomy among its features, and why it gets no age."""
+    def _measured(
+        self, scan: PreparedScan, harmonized: F32, ages: Ages | None, row: int
+    ) -> tuple[PreparedScan, tuple[str, ...]]:
+        """The scan with what decides whether it gets an age among its features, and why it gets none."""
         if self.predictor is None:
             return scan, ()
         model_input = scan.on_grid.model_input
-        measures = self.predictor.measures(harmonized, model_input.grid)
+        measures = self.predictor.measures(harmonized, model_input.grid, ages, row)
         features = {**model_input.features, **measures}
         on_grid = replace(scan.on_grid, model_input=replace(model_input, features=features))
         return replace(scan, on_grid=on_grid), self.predictor.no_age(measures)

@@ -12,12 +12,16 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hz_runtime.bundle.age_calibration import AgeBias, AgeInterval, parse_age_bias, parse_age_interval
+from hz_runtime.bundle.age_features import parse_age_features
 from hz_runtime.bundle.engine_cache import FLAVOURS, RECORD, EngineRecord
 from hz_runtime.bundle.fields import REMEDY, get, number, sha256, texts
 from hz_runtime.errors import BackendError, BundleError
+
+if TYPE_CHECKING:
+    from hz_runtime.model_space.feature_distance import FeatureReference
 
 SCHEMA = "1.0"
 RUN_ROLES = ("harmonizer", "age", "diagnosis")
@@ -93,6 +97,7 @@ class Manifest:
 
     statistics, statistics_n4 : features of the training scans, of stripped scans as they are and after N4.
     anatomy : what `model_space.anatomy` measures of the age network's training people.
+    age_features : the network's own features of them; None in bundles that do not know.
     """
 
     id: str
@@ -113,6 +118,7 @@ class Manifest:
     age_interval: AgeInterval | None
     statistics_n4: Mapping[str, Mapping[str, float]]
     anatomy: Mapping[str, Mapping[str, float]]
+    age_features: FeatureReference | None
 
 
 def canonical(manifest: Mapping[str, Any]) -> bytes:
@@ -153,6 +159,8 @@ def parse(data: bytes, where: str) -> Manifest:
         raise BundleError(f"{where}: bundle.json lists no models.", REMEDY)
     models = tuple(_model(e, files, f"{where}: models[{i}]") for i, e in enumerate(entries))
     _refuse_twins(models, where)
+    age_features = parse_age_features(raw.get("age_features"), f"{where}: age_features")
+    _check_features(age_features, models, where)
     return Manifest(
         id=declared,
         schema=raw["schema"],
@@ -172,6 +180,7 @@ def parse(data: bytes, where: str) -> Manifest:
         age_interval=parse_age_interval(raw.get("age_interval"), f"{where}: age_interval"),
         statistics_n4=_statistics(raw, "statistics_n4", where),
         anatomy=_statistics(raw, "anatomy", where),
+        age_features=age_features,
     )
 
 
@@ -257,6 +266,19 @@ def _refuse_twins(models: tuple[ModelEntry, ...], where: str) -> None:
                 REMEDY,
             )
         seen[asked] = entry.file
+
+
+def _check_features(reference: FeatureReference | None, models: tuple[ModelEntry, ...], where: str) -> None:
+    """Every file of an age network must give the features that the bundle compares."""
+    if reference is None:
+        return
+    from hz_runtime.model_space.feature_distance import FEATURES  # with numpy, which reading does not need
+
+    count = len(reference.mean)
+    for entry in models:
+        given = {spec.name: spec.shape[1:] for spec in entry.outputs}
+        if entry.role == "age" and given.get(FEATURES) != (count,):
+            raise BundleError(f"{where}: {entry.file} does not give the {count} features compared.", REMEDY)
 
 
 def _engines(

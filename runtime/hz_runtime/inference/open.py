@@ -117,7 +117,13 @@ def open_networks(bundle: Bundle, options: NetworkOptions | None = None) -> Netw
         if "age" in roles:
             backend, age_range = backend_of("age"), bundle.cohort.get("age_range")
             age_predictor = AgePredictor(
-                backend, bundle.age_bias, recipe, bundle.age_interval, age_range, bundle.anatomy
+                backend,
+                bundle.age_bias,
+                recipe,
+                bundle.age_interval,
+                age_range,
+                bundle.anatomy,
+                bundle.age_features,
             )
         if "diagnosis" in roles:
             backend = backend_of("diagnosis")

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from hz_runtime.backends.base import Backend
 from hz_runtime.bundle.age_calibration import age_flags, known_age_flags
 from hz_runtime.errors import BundleError, GridMismatch, NoBrain, UnsupportedScan
-from hz_runtime.inference.slice_wise import of_volumes, slice_wise
+from hz_runtime.inference.slice_wise import answer_of, of_volumes, slice_wise
 from hz_runtime.io.geometry import Geometry
 from hz_runtime.io.volume import Volume
 from hz_runtime.model_space.anatomy import anatomy, no_age_reasons
+from hz_runtime.model_space.feature_distance import FEATURES, MEASURE, FeatureReference
 from hz_runtime.model_space.guided_filter import native_harmonized
 from hz_runtime.model_space.outliers import with_outlier_flags
 from hz_runtime.model_space.recipe import ModelInput, Recipe, to_model_space
@@ -106,11 +107,14 @@ class Ages:
     interval : (N, 2), lower and upper limits around `corrected`; None where the bundle holds none. It covers
     the true age with the probability of `AgePredictor.interval.level` for people and scans like those it was
     calibrated on, not for a scan that hz-run would flag.
+    distances : (N,) float64, how unlike those of the training people the network's own features are; None
+    where the bundle does not know theirs.
     """
 
     raw: NDArray[np.float64]
     corrected: NDArray[np.float64]
     interval: NDArray[np.float64] | None = None
+    distances: NDArray[np.float64] | None = None
 
 
 class AgePredictor:
@@ -121,6 +125,8 @@ class AgePredictor:
     bias : the correction of corrected ages, None for none.  interval : the bundle's prediction interval.
     age_range : of its training cohort, years; None where the bundle states none.
     anatomy : of its training people (`model_space.anatomy`); empty where the bundle does not know.
+    features : of its training people (`model_space.feature_distance`), None likewise; then the network has a
+        second output for them.
     """
 
     def __init__(
@@ -131,6 +137,7 @@ class AgePredictor:
         interval: AgeInterval | None = None,
         age_range: Sequence[float] | None = None,
         anatomy: Mapping[str, Mapping[str, float]] | None = None,
+        features: FeatureReference | None = None,
     ) -> None:
         self.backend = backend
         self.bias = bias
@@ -138,6 +145,7 @@ class AgePredictor:
         self.interval = interval
         self.age_range = age_range
         self.anatomy = anatomy or {}
+        self.features = features
         self.width = None if interval is None else interval.of(bias)
         self._answers = of_volumes(backend, self.recipe.middle_slices)
 
@@ -146,20 +154,37 @@ class AgePredictor:
 
         Raises GridMismatch for another grid, BackendError where the engine fails.
         """
-        raw = self._answers(_batch(grids, self.recipe)).astype(np.float64)
+        batch, distances = _batch(grids, self.recipe), None
+        if self.features is None:
+            raw = self._answers(batch).astype(np.float64)
+        else:
+            outputs = self.backend.run(batch[:, None])
+            raw = answer_of(outputs).reshape(-1).astype(np.float64)
+            distances = self.features.distances(outputs[FEATURES])
         shown = raw if self.bias is None else self.bias.corrected(raw)
-        return Ages(raw, shown, None if self.width is None else self.width.limits(shown))
+        return Ages(raw, shown, None if self.width is None else self.width.limits(shown), distances)
 
-    def measures(self, harmonized: F32, model_input: F32) -> dict[str, float]:
+    def measures(
+        self, harmonized: F32, model_input: F32, ages: Ages | None = None, row: int = 0
+    ) -> dict[str, float]:
         """What decides whether a scan gets an age; nothing where the bundle does not know its people.
 
         harmonized, model_input : (D, H, W) float32 in [0, 1], of `Harmonized.grid` and `prepared.grid`.
+        ages : what the predictor said of it, at `row`; None to ask it again where that takes it.
         """
-        return anatomy(harmonized, model_input, self.recipe) if self.anatomy else {}
+        found = anatomy(harmonized, model_input, self.recipe) if self.anatomy else {}
+        if self.features is not None:
+            ages, row = (self(harmonized), 0) if ages is None else (ages, row)
+            assert ages.distances is not None
+            found[MEASURE] = float(ages.distances[row])
+        return found
 
     def no_age(self, measures: Mapping[str, float]) -> tuple[str, ...]:
         """Why hz-run gives a scan of these `measures` no age; nothing where it does."""
-        return no_age_reasons(measures, self.anatomy)
+        reasons = no_age_reasons(measures, self.anatomy)
+        if self.features is not None and MEASURE in measures:
+            reasons += self.features.no_age_reasons(measures[MEASURE])
+        return reasons
 
     def flags(
         self, age: float, scan: Sequence[str] = (), no_age: tuple[str, ...] = (), known: float | None = None

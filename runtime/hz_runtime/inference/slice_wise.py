@@ -7,7 +7,7 @@ shape, and so a scan's result is a function of that scan alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import BundleError, GridMismatch
+from hz_runtime.model_space.feature_distance import FEATURES
 
 if TYPE_CHECKING:
     from hz_runtime.backends.base import Backend
@@ -114,6 +115,11 @@ def in_batches(run: Run, slices: F32) -> F32:
     return joined
 
 
+def answer_of(outputs: Mapping[str, F32]) -> F32:
+    """The answer among what `Backend.run` gives by name, whatever the order: not the network's features."""
+    return next(array for name, array in outputs.items() if name != FEATURES)
+
+
 def of_volumes(backend: Backend, middle_slices: int = 0) -> Callable[[F32], F32]:
     """An opened network, whichever kind it is, as a function of prepared volumes.
 
@@ -123,7 +129,7 @@ def of_volumes(backend: Backend, middle_slices: int = 0) -> Callable[[F32], F32]
     """
 
     def run(batch: F32) -> F32:
-        return next(iter(backend.run(batch).values()))
+        return answer_of(backend.run(batch))
 
     if not slice_wise(backend):
 
