@@ -36,7 +36,7 @@ def run_group(out: Path, subjects: Sequence[str] = (), work: Path | None = None)
     for (name, _), line in zip(scans, lines[1:], strict=True):
         subject, _, session = name.partition("_")
         rows.append(f"{subject}\t{session or 'n/a'}\t{line}")
-    columns = dictionary(rows[0].split("	"), RunOutputs.of(first))
+    columns = dictionary(rows[0].split("\t"), RunOutputs.of(first))
     aged = [(scan.prediction.age, scan.age) for scan in found if scan.prediction.age is not None]
     same = same_age_flags([age for age, _ in aged], [age for _, age in aged])
     for text in same:

@@ -41,6 +41,7 @@ class Figure:
     space : "native" (full resolution) or "model" (the network's grid).
     small_before, small_after : gzipped NIfTI at about 2 mm, both scaled 0 to 1, see `thumbnail`; empty
         where they were left out.
+    row : PNG of `row_picture`, where it was drawn before the small volumes were left out; in no file.
     blocks_before, blocks_after : 8 x 8 x 8 block means of the network's grid, see `thumbnail.blocks`.
     """
 
@@ -57,6 +58,7 @@ class Figure:
     small_after: bytes
     blocks_before: bytes
     blocks_after: bytes
+    row: bytes = b""
 
     @property
     def size(self) -> tuple[int, int]:

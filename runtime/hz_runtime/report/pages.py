@@ -13,7 +13,9 @@ from hz_runtime.errors import HzError
 from hz_runtime.io.atomic import write_changed
 from hz_runtime.report.figure import Figure
 from hz_runtime.report.group import render_group
+from hz_runtime.report.row_picture import row_picture
 from hz_runtime.report.scans import render_report
+from hz_runtime.results.harm import Harm, harm_of_scan
 
 REPORT, GROUP = "report.html", "group.html"
 MOST_PICTURES = 500  # scans with pictures on a page that a browser still opens, about 40 MB
@@ -57,12 +59,12 @@ def remove_pages(out: Path) -> None:
 def figures_of(out: Path, scans: Sequence[Mapping[str, Any]], limit: int = VIEWER_BYTES) -> dict[str, Figure]:
     """The figures of run.json's `scans` that can be read in the folder `out`, by the scan's `name`.
 
-    limit : bytes of small volumes to keep. Flagged scans come first, then the order of the run; the others'
-        figures are without, and no more than MOST_PICTURES scans have one, so that a long run's page can be
-        made and opened.
+    limit : bytes of small volumes to keep. Flagged scans come first, the most harmful before the others, then
+        the order of the run; the others' figures have but the picture of the row. No more than MOST_PICTURES
+        scans have a figure, so that a long run's page can be made and opened.
     """
     figures: dict[str, Figure] = {}
-    for scan in sorted(scans, key=lambda s: "flagged" not in (s.get("status"), s.get("recorded"))):
+    for scan in sorted(scans, key=_urgency):
         name = str(scan.get("name"))
         if not scan.get("figure") or name in figures:
             continue
@@ -70,13 +72,18 @@ def figures_of(out: Path, scans: Sequence[Mapping[str, Any]], limit: int = VIEWE
             figure = Figure.from_bytes((out / str(scan["figure"])).read_bytes())
             size = len(figure.small_before) + len(figure.small_after)
             if size > limit:
-                figure = replace(figure, small_before=b"", small_after=b"")
+                figure = replace(figure, row=row_picture(figure), small_before=b"", small_after=b"")
             else:
                 limit -= size
             figures[name] = figure
         if len(figures) == MOST_PICTURES:
             break
     return figures
+
+
+def _urgency(scan: Mapping[str, Any]) -> int:
+    harm = harm_of_scan(scan)
+    return len(Harm) if harm is None else harm
 
 
 def _encoded(text: str) -> bytes:

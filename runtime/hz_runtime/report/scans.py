@@ -15,10 +15,11 @@ from hz_runtime.report.age_scale import AgeScale
 from hz_runtime.report.figure import Figure
 from hz_runtime.report.histogram import Counts, histogram_svg
 from hz_runtime.report.page import NOTICE, page
+from hz_runtime.report.scan_labels import STATUSES, first_reason, pill, reasons, title
+from hz_runtime.report.scan_table import attention, table
 from hz_runtime.report.strips import DIFFERENCE_LIMIT, difference_colours
 from hz_runtime.results.output_columns import RunOutputs
 
-STATUSES = ("ok", "flagged", "failed", "skipped")
 OPEN_PANELS = 20
 _MEANING = {
     "ok": "processed, nothing to remark",
@@ -40,7 +41,7 @@ def render_report(run: Mapping[str, Any], figures: Mapping[str, Figure], group: 
     outputs = predictions.outputs_of(run)
     scale = AgeScale.of(run)
     pictured = [
-        (number, _title(scan), figures[str(scan.get("name"))])
+        (number, title(scan), figures[str(scan.get("name"))])
         for number, scan in enumerate(scans, 1)
         if str(scan.get("name")) in figures and scan.get("status") != "failed"
     ]
@@ -50,8 +51,8 @@ def render_report(run: Mapping[str, Any], figures: Mapping[str, Figure], group: 
         "<main>\n",
         *_summary(run, scans),
         *_together(figures),
-        *_attention(scans),
-        *_table(scans, outputs),
+        attention(scans),
+        table(scans, outputs, figures),
         looking,
     ]
     if scans:
@@ -171,49 +172,6 @@ def _together(figures: Mapping[str, Figure]) -> list[str]:
     ]
 
 
-def _attention(scans: Sequence[Mapping[str, Any]]) -> list[str]:
-    """In a long list, what failed or was flagged comes first."""
-    alarming = ("failed", "flagged")
-    rows = [
-        (n, scan)
-        for n, scan in enumerate(scans, 1)
-        if scan.get("status") in alarming or scan.get("recorded") in alarming
-    ]
-    if len(scans) <= OPEN_PANELS or not rows:
-        return []
-    items = "".join(f"<li>{_pill(scan)} {_anchor(n, scan)}: {_why(scan)}</li>\n" for n, scan in rows[:50])
-    more = f"<p>and {len(rows) - 50} more in the table below.</p>\n" if len(rows) > 50 else ""
-    return [f"<h2>Look at these first</h2>\n<ul>\n{items}</ul>\n{more}"]
-
-
-def _table(scans: Sequence[Mapping[str, Any]], outputs: RunOutputs) -> list[str]:
-    if not scans:
-        return ["<h2>Scans</h2>\n<p>This run held no scans.</p>\n"]
-    gated = any(gates.gates_of(scan) for scan in scans)
-    heads = "".join(
-        f'<th scope="col"{kind}>{name}</th>'
-        for name, kind in (
-            *((name, "") for name in ("Scan", "Status", "Why", *(("Gates",) if gated else ()))),
-            *((name, ' class="num"') for name in predictions.headings(outputs)),
-        )
-    )
-    parts = [
-        f'<h2>Scans</h2>\n<p class="soft small">{predictions.column_legend(outputs)}</p>\n',
-        f'<div class="scroll"><table id="scans"><thead><tr>{heads}</tr></thead>\n<tbody>\n',
-    ]
-    for number, scan in enumerate(scans, 1):
-        numbers = "".join(f'<td class="num">{cell}</td>' for cell in predictions.cells(scan, outputs))
-        if gated:
-            numbers = f'<td class="gated">{gates.summary(gates.gates_of(scan))}</td>{numbers}'
-        parts.append(
-            f'<tr data-scan="{number}" data-status="{_status(scan)}">'
-            f"<td>{_anchor(number, scan)}</td>"
-            f"<td>{_pill(scan)}</td><td>{_why(scan)}</td>{numbers}</tr>\n"
-        )
-    parts.append("</tbody></table></div>\n")
-    return parts
-
-
 # One scan
 
 
@@ -229,12 +187,13 @@ def _panel(
     # The link target is inside <details>, so that following a link opens it.
     parts = [
         f'<details class="panel" data-scan="{number}"{opened}>'
-        f'<summary><span class="name">{markup.text(_title(scan))}</span>{_pill(scan)}</summary>\n'
+        f'<summary><span class="name">{markup.text(title(scan))}</span>{pill(scan)}</summary>\n'
         f'<div class="body" id="scan-{number}">\n'
     ]
     failed = scan.get("status") == "failed"
     if figure is None or failed:
-        why = _why(scan) or ("No reason was recorded." if failed else "No picture was kept for this scan.")
+        nothing = "No reason was recorded." if failed else "No picture was kept for this scan."
+        why = first_reason(scan)[0] or nothing
         parts.append(f"<p>{why}</p>\n{_details(scan, None, outputs, scale)}</div></details>\n")
         return parts
     look = ""
@@ -257,7 +216,7 @@ def _pictures(scan: Mapping[str, Any], figure: Figure) -> list[str]:
     width, height = figure.size
     low, high = figure.window
     limit = f"{DIFFERENCE_LIMIT:g}"
-    title = markup.text(_title(scan))
+    label = markup.text(title(scan))
     raw = "the brain of the raw head, field corrected" if scan.get("gates") else "as scanned"
     scanned = raw if figure.space == "native" else "as the model saw it, scaled 0 to 1"
     rows = (
@@ -279,7 +238,7 @@ def _pictures(scan: Mapping[str, Any], figure: Figure) -> list[str]:
     return [
         f"<figure><figcaption><strong>{name}</strong>: {caption}</figcaption>"
         f'<img class="strip" loading="lazy" decoding="async" width="{width}" height="{height}" '
-        f'alt="{title}: sagittal, coronal and axial slice, {alt}" '
+        f'alt="{label}: sagittal, coronal and axial slice, {alt}" '
         f'src="data:image/png;base64,{base64.b64encode(png).decode()}"></figure>\n'
         for png, name, caption, alt in rows
     ]
@@ -302,12 +261,12 @@ def _details(scan: Mapping[str, Any], figure: Figure | None, outputs: RunOutputs
     lights = gates.lights(gates.gates_of(scan))
     if lights:
         parts.append(f"<h3>Gates of the preparation</h3>{lights}")
-    flags = [markup.words(flag) for flag in markup.sequence(scan.get("flags"))]
-    if flags:
-        items = "".join(f"<li>{flag}</li>" for flag in flags)
+    found = reasons(scan)
+    if found:
+        items = "".join(f"<li>{reason}</li>" for reason in found)
         parts.append(f"<h3>Look at this scan because</h3><ul>{items}</ul>\n")
     if figure is not None:
-        label = f"Intensity histograms of {_title(scan)} before and after harmonization"
+        label = f"Intensity histograms of {title(scan)} before and after harmonization"
         curves: tuple[list[Counts], list[Counts]] = ([figure.histogram_before], [figure.histogram_after])
         parts.append(f"<h3>Intensity of brain voxels</h3>{histogram_svg(*curves, markup.clean(label))}\n")
         parts.append(_KEY)
@@ -329,37 +288,6 @@ _KEY = (
 
 
 # Small pieces
-
-
-def _title(scan: Mapping[str, Any]) -> str:
-    """The input's label; of an absolute path the file name alone."""
-    label = str(scan.get("input") or scan.get("name") or "unnamed scan")
-    return PurePath(label).name if PurePath(label).is_absolute() else label
-
-
-def _anchor(number: int, scan: Mapping[str, Any]) -> str:
-    return f'<a class="name" href="#scan-{number}">{markup.text(_title(scan))}</a>'
-
-
-def _why(scan: Mapping[str, Any]) -> str:
-    reason, flags = scan.get("reason"), [markup.words(flag) for flag in markup.sequence(scan.get("flags"))]
-    if reason and scan.get("recorded") == "flagged":
-        return "; ".join([markup.text(reason), *flags])
-    return markup.text(reason) if reason else "; ".join(flags)
-
-
-def _status(scan: Mapping[str, Any]) -> str:
-    return markup.text(scan.get("status") or "unknown")
-
-
-def _pill(scan: Mapping[str, Any]) -> str:
-    status = _status(scan)
-    kind = f" {status}" if status in STATUSES else ""
-    pill = f'<span class="pill{kind}">{status}</span>'
-    earlier = scan.get("recorded")
-    return (
-        f'{pill} <span class="pill {earlier}">{earlier}</span>' if earlier in ("flagged", "failed") else pill
-    )
 
 
 def _counts(run: Mapping[str, Any], scans: Sequence[Mapping[str, Any]]) -> dict[str, int]:

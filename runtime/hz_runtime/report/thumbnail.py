@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 from numpy.typing import NDArray
 
+from hz_runtime.errors import HzError
 from hz_runtime.io.atomic import gzipped
 from hz_runtime.io.geometry import Geometry
-from hz_runtime.io.nifti_header import encode_header
+from hz_runtime.io.nifti_header import HEAD_BYTES, ReadLimits, encode_header, parse_header
 from hz_runtime.model_space.foreground import BLOCKS
 
 F32 = NDArray[np.float32]
@@ -17,6 +21,7 @@ U8 = NDArray[np.uint8]
 VOXEL_MM = 2.0
 MOST_VOXELS = 2**20
 LEVELS = 127  # a finer step cannot be seen, and noise does not compress
+_CAL_MAX = 124  # offset in a NIfTI-1 header of cal_max, and cal_min behind it
 
 
 def thumbnail(
@@ -45,6 +50,32 @@ def thumbnail(
     header = encode_header(geometry, np.uint8, 1 / LEVELS, window)
     voxels = np.rint(scaled * LEVELS).astype(np.uint8)
     return gzipped([header, voxels.tobytes("F")], level=3)
+
+
+def axial_slice(
+    volume: bytes, through: tuple[float, float, float]
+) -> tuple[F32, tuple[float, float], tuple[float, float]]:
+    """(values (I, J), voxel sizes of its axes in mm, `thumbnail`'s window) of a slice through a place.
+
+    volume : of `thumbnail`.  through : world mm; where it lies outside, the nearest slice.
+    Raises HzError where it is no such volume.
+    """
+    try:
+        # No more than was ever written: the file lies in a user's folder.
+        content = zlib.decompressobj(31).decompress(volume, MOST_VOXELS + HEAD_BYTES)
+    except zlib.error as error:
+        raise HzError("Not a small volume that hz wrote, or a damaged one.") from error
+    header = parse_header(content[:HEAD_BYTES], "the small volume", ReadLimits())
+    shape, affine = header.geometry.shape, header.geometry.affine
+    if header.dtype != np.uint8 or len(content) < header.offset + header.voxels:
+        raise HzError("Not a small volume that hz wrote, or a cut one.")
+    voxels = np.frombuffer(content, np.uint8, header.voxels, header.offset).reshape(shape, order="F")
+    place = np.linalg.inv(affine) @ np.array([*through, 1.0])
+    cut = voxels[:, :, int(np.clip(round(float(place[2])), 0, shape[2] - 1))]
+    white, black = struct.unpack_from("<2f", content, _CAL_MAX)
+    mm = np.linalg.norm(affine[:3, :2], axis=0)
+    scaled: F32 = cut.astype(np.float32) * np.float32(1 / LEVELS)
+    return scaled, (float(mm[0]), float(mm[1])), (black, white)
 
 
 def check(volume: bytes, means: bytes) -> None:

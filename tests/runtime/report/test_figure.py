@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
-import zlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,43 +13,7 @@ from hz_runtime.report.drawing import figure_data, histogram
 from hz_runtime.report.figure import BINS, MAX_PIXELS, Figure
 from hz_runtime.report.png import encode_png, png_size
 from hz_runtime.report.strips import difference_colours
-
-
-def decode_png(data: bytes) -> np.ndarray:
-    """Decoder of its own, byte by byte from the PNG specification: (h, w) indices or grey, (h, w, 3) RGB."""
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    at, body, palette, header = 8, b"", None, None
-    while at < len(data):
-        (size,) = struct.unpack(">I", data[at : at + 4])
-        kind, chunk = data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
-        assert struct.unpack(">I", data[at + 8 + size : at + 12 + size])[0] == zlib.crc32(kind + chunk)
-        if kind == b"IHDR":
-            header = struct.unpack(">IIBBBBB", chunk)
-        elif kind == b"PLTE":
-            palette = np.frombuffer(chunk, np.uint8).reshape(-1, 3)
-        elif kind == b"IDAT":
-            body += chunk
-        at += 12 + size
-    assert header is not None and kind == b"IEND"
-    width, height, depth, colour, *_ = header
-    assert depth == 8 and colour in (0, 2, 3)
-    bpp = 3 if colour == 2 else 1
-    raw = zlib.decompress(body)
-    stride = width * bpp
-    assert len(raw) == height * (stride + 1)
-    out = [[0] * stride for _ in range(height)]
-    for y in range(height):
-        line = raw[y * (stride + 1) : (y + 1) * (stride + 1)]
-        for x in range(stride):
-            a = out[y][x - bpp] if x >= bpp else 0
-            b = out[y - 1][x] if y else 0
-            c = out[y - 1][x - bpp] if y and x >= bpp else 0
-            p = a + b - c
-            paeth = min((abs(p - a), 0, a), (abs(p - b), 1, b), (abs(p - c), 2, c))[2]
-            guess = (0, a, b, (a + b) // 2, paeth)[line[0]]
-            out[y][x] = (line[1 + x] + guess) % 256
-    pixels = np.array(out, np.uint8).reshape((height, width, 3) if bpp == 3 else (height, width))
-    return pixels if palette is None else palette[pixels]
+from small_pages import decode_png
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (31, 40), (6, 9, 3)])

@@ -13,6 +13,7 @@ import pytest
 from hz_runtime.report import figures_of, remove_pages, render_report, write_pages
 from hz_runtime.report.age_scale import AgeScale
 from hz_runtime.report.histogram import histogram_svg
+from hz_runtime.report.row_picture import row_picture
 from hz_runtime.report.viewer import niivue
 from small_pages import HOSTILE, Page, make_figure
 
@@ -99,9 +100,9 @@ def test_page_says_what_happened(figure):
 def test_pictures_are_inline_and_described(figure):
     page = Page(render_report(a_run(), {"sub-01": figure, "sub-02": figure}))
     images = page.all("img")
-    assert len(images) == 6
+    assert [image["class"] for image in images] == ["in-row"] * 2 + ["strip"] * 6
     assert all(image["alt"] and image["width"] and image["loading"] == "lazy" for image in images)
-    data = [base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) for image in images[:3]]
+    data = [base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) for image in images[2:5]]
     assert data == [figure.before, figure.after, figure.difference]
     assert all(svg.get("role") == "img" or svg.get("aria-hidden") for svg in page.all("svg"))
 
@@ -117,7 +118,7 @@ def test_every_link_leads_to_a_panel(figure):
     page = Page(render_report(a_run(), {"sub-01": figure}))
     targets = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
     links = [a["href"] for a in page.all("a") if a["href"].startswith("#")]
-    assert len(links) == 4  # the table's three, and one to the viewer
+    assert len(links) == 6  # two to look at first, the table's three, and one to the viewer
     assert {link[1:] for link in links} <= targets
 
 
@@ -128,7 +129,7 @@ def test_hostile_text_stays_text(figure):
     text = render_report({**run, "scans": [scan]}, {HOSTILE: figure})
     page = Page(text)
     assert len([s for s in page.all("script") if "type" not in s]) == 2  # the others are data
-    assert len(page.all("img")) == 3
+    assert len(page.all("img")) == 4
     assert not any(key.startswith("on") for _, attrs in page.tags for key in attrs)
     assert HOSTILE in page.words
     outside = [a["href"] for a in page.all("a") if not a["href"].startswith("#")]
@@ -194,7 +195,8 @@ def test_a_page_holds_volumes_up_to_a_limit_and_flagged_ones_first(tmp_path, fig
     found = figures_of(tmp_path, [*scans, {"name": "d", "figure": None}], limit=size)
     assert set(found) == {"a", "c"}
     assert found["c"] == figure
-    assert found["a"] == replace(figure, small_before=b"", small_after=b"")
+    assert found["a"] == replace(figure, small_before=b"", small_after=b"", row=row_picture(figure))
+    assert found["a"].row.startswith(b"\x89PNG")
     text = render_report({"scans": scans}, found)
     assert text.count('id="volume-') == 2 and 'id="volume-3-before"' in text
     assert "holds 1 of 2 scans, flagged ones first" in Page(text).words
@@ -303,7 +305,51 @@ def test_resumed_scans_show_their_earlier_verdict(figure):
     page = Page(render_report({"scans": [scan]}, {"sub-02": figure}))
     assert "0 of 1 scan harmonized in this run. 1 had been done before." in page.words
     assert "done before; age out of range" in page.words
-    assert len(page.all("img")) == 3
+    assert len(page.all("img")) == 4
+
+
+CAVEAT = "the 90% age interval was not made for such a scan: it may not hold the age"
+FLAGS = (
+    ("shifted", ["sd 0.5 is unlike the training scans: look at it", CAVEAT]),
+    ("old", ["known age 82 is outside the ages of the age network's training", CAVEAT]),
+    ("cut", ["4% of the brain lies outside the template's field of view", "sd is unlike the others", CAVEAT]),
+    ("dark", ["sd is unlike the others", "no age: much fluid", "slices of 5 mm", CAVEAT]),
+)
+
+
+def flagged_run():
+    scans = [{"input": "good", "name": "good", "status": "ok"}]
+    for name, flags in FLAGS:
+        found = {"status": "flagged", "reason": "; ".join(flags), "flags": flags}
+        scans.append({"input": name, "name": name, **found})
+    return {"scans": [*scans, {"input": "bad", "name": "bad", "status": "failed", "reason": "Truncated."}]}
+
+
+def test_the_most_harmful_scans_are_looked_at_first():
+    text = render_report(flagged_run(), {})
+    listed = text[text.index("<h2>Look at these first") : text.index("<h2>Scans</h2>")]
+    assert re.findall(r'<a class="name"[^>]*>(\w+)</a>', listed) == ["bad", "dark", "old", "cut", "shifted"]
+    assert "no age: much fluid (and 2 more)" in Page(listed).words
+    alone = {"scans": flagged_run()["scans"][1:2]}
+    assert "Look at these first" not in render_report(alone, {})
+
+
+def test_a_row_shows_the_worst_flag_and_folds_the_others(figure):
+    text = render_report(flagged_run(), {"dark": figure})
+    rows = re.findall(r'<tr data-scan="\d">.*?</tr>', text.replace(' data-status="flagged"', ""), re.DOTALL)
+    dark = next(row for row in rows if ">dark<" in row)
+    assert re.search(
+        r"<td>no age: much fluid<details><summary>and 2 more</summary><ul><li>slices of 5 mm</li>", dark
+    )
+    assert dark.count("<img") == 1 and sum(row.count("<img") for row in rows) == 1
+    assert "more</summary>" not in next(row for row in rows if ">old<" in row)
+
+
+def test_what_flags_mean_for_intervals_is_said_once(figure):
+    words = Page(render_report(flagged_run(), {"dark": figure})).words
+    assert "was not made for such a scan" not in words
+    assert words.count("of a flagged scan it may not hold the age") == 1
+    assert "flagged scan it may not" not in Page(render_report(a_run(), {})).words
 
 
 def test_written_whole_and_reproducibly(tmp_path, figure):

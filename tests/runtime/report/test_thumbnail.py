@@ -6,8 +6,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from hz_runtime.errors import HzError
 from hz_runtime.model_space.foreground import block_means, blocks
-from hz_runtime.report.thumbnail import MOST_VOXELS, check, thumbnail
+from hz_runtime.report.thumbnail import MOST_VOXELS, axial_slice, check, thumbnail
 
 
 def loaded(packed: bytes) -> nibabel.Nifti1Image:
@@ -86,3 +87,23 @@ def test_what_is_none_is_refused(volume, means):
     with pytest.raises(ValueError, match="not"):
         check(volume, means)
     check(b"", bytes(512))
+
+
+def test_an_axial_slice_is_the_one_through_a_place():
+    data = np.zeros((40, 44, 36), np.float32)
+    data[4:36, 4:40, 20:22] = 2.0  # one slice of the small volume, from z = 110 to 112 mm
+    data[4:20, 4:40, 20:22] = 4.0  # its left half
+    affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    affine[:3, 3] = 10, 20, 90
+    volume = thumbnail(data, affine, [(0, 40), (0, 44), (0, 36)], 0.0, 4.0, (0.1, 0.9))
+    cut, mm, window = axial_slice(volume, (0.0, 0.0, 110.5))
+    assert cut.shape == (20, 22) and mm == (2.0, 2.0) and window == pytest.approx((0.1, 0.9))
+    assert cut[5, 10] == 1.0 and cut[14, 10] == pytest.approx(0.5, abs=0.005) and cut[0, 0] == 0.0
+    assert not axial_slice(volume, (0.0, 0.0, 107.0))[0].any()
+    assert not axial_slice(volume, (0.0, 0.0, 1e6))[0].any()
+
+
+@pytest.mark.parametrize("volume", [b"", b"\x1f\x8bno", b"\x1f\x8b" + bytes(400)])
+def test_a_slice_of_what_is_no_small_volume(volume):
+    with pytest.raises(HzError):
+        axial_slice(volume, (0.0, 0.0, 0.0))
