@@ -16,6 +16,7 @@ from hz_runtime.io.geometry import Geometry
 from hz_runtime.io.volume import Volume
 from hz_runtime.model_space import recipe
 from hz_runtime.model_space.anatomy import MEASURES, no_age_reasons
+from hz_runtime.model_space.feature_distance import FeatureReference
 from hz_runtime.model_space.missing import missing_flags
 from hz_runtime.model_space.outliers import LEAST_SCANS, reference_of, score
 from hz_runtime.results.harm import Harm, by_harm, harm_of, harm_of_scan, known_harm
@@ -52,6 +53,7 @@ FLAGS = [
     (Harm.NO_NUMBER, [NO_DIAGNOSIS]),
     (Harm.NO_NUMBER, [r for name in MEASURES for r in no_age_reasons(
         {name: 9e9}, {name: {"min": 0.0, "max": 1.0, "sd": 0.1}})]),
+    (Harm.NO_NUMBER, FeatureReference(np.zeros(2), np.eye(2), np.ones(2), 1.0, 3.0).no_age_reasons(4.0)),
     (Harm.AGE, age_flags(70.0, RANGE)),
     (Harm.AGE, known_age_flags(82.0, 40.0, (30.0, 50.0), RANGE)),
     (Harm.AGE, known_age_flags(25.0, 40.0, (30.0, 50.0), RANGE)),
