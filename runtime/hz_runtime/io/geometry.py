@@ -32,7 +32,8 @@ class Geometry:
     qform, sform : (4, 4) float64, or None where their code is 0.
     xyzt_units : the header's raw units byte.  version : 1 or 2, NIfTI version to write.
     quaternion : (qfac, b, c, d, x, y, z) and pixdim : (di, dj, dk) as stored, so that a qform survives
-        a round trip bit for bit; it would not through its matrix.
+        a round trip bit for bit; it would not through its matrix. Kept where its code is 0, too: there are
+        readers that do not look at the code. Zeros where it is none.
     """
 
     shape: tuple[int, int, int]

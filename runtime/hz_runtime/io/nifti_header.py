@@ -261,7 +261,8 @@ def _nifti_geometry(record: Any, shape: tuple[int, int, int], version: int, name
     qfac = -1.0 if record["pixdim"][0] < 0 else 1.0  # nifti1.h: 0 means 1
     quaternion = (qfac, *record["quatern"].tolist(), *record["qoffset"].tolist())
     sform = np.vstack([record["srow"].astype(np.float64), (0.0, 0.0, 0.0, 1.0)]) if sform_code else None
-    qform = _qform(quaternion, (di, dj, dk)) if qform_code else None
+    turned = _qform(quaternion, (di, dj, dk))
+    qform = turned if qform_code else None
     if sform is not None:
         affine, source = sform, "sform"
     elif qform is not None:
@@ -269,7 +270,7 @@ def _nifti_geometry(record: Any, shape: tuple[int, int, int], version: int, name
     else:
         affine, source = affine_from_sizes(shape, (di, dj, dk)), "voxel sizes alone"
     _check_affine(affine, source, name)
-    if qform is None or affine_fault(qform):  # unused, and not worth passing on
+    if affine_fault(turned):  # unused, and not worth passing on
         qform, qform_code, quaternion = None, 0, (1.0,) + (0.0,) * 6
     if not 0.0 < min(di, dj, dk) <= max(di, dj, dk) < math.inf:
         di, dj, dk = spacing_of(affine).tolist()
@@ -281,7 +282,7 @@ def _nifti_geometry(record: Any, shape: tuple[int, int, int], version: int, name
 
 def _qform(quaternion: tuple[float, ...], pixdim: tuple[float, float, float]) -> Array:
     # Not a rotation: NaN, which _check_affine names where the qform is the affine in use.
-    if not all(map(math.isfinite, quaternion)) or math.hypot(*quaternion[1:4]) > 1.01:
+    if not all(map(math.isfinite, (*quaternion, *pixdim))) or math.hypot(*quaternion[1:4]) > 1.01:
         return np.full((4, 4), np.nan)
     return affine_from_quaternion(quaternion, pixdim)
 

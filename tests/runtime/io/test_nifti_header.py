@@ -196,6 +196,23 @@ def test_a_broken_qform_matters_only_where_it_is_used() -> None:
         parse(header)
 
 
+def test_a_qform_without_a_code_is_passed_on_where_it_is_sound() -> None:
+    """As nibabel writes any image that is made of an affine: some readers do not look at the code."""
+    header = nifti()
+    header["qform_code"] = 0
+    again = type(header)(encode_header(parse(header).geometry, np.int16, 1.0)[: header.sizeof_hdr])
+    for field in ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"):
+        assert again[field].tobytes() == header[field].tobytes() != bytes(4)
+    assert again["pixdim"][:4].tobytes() == header["pixdim"][:4].tobytes()
+    assert (int(again["qform_code"]), parse(header).geometry.qform) == (0, None)
+    for field, value in (("quatern_c", np.nan), ("quatern_d", 5.0), ("qoffset_x", np.inf)):
+        broken = header.copy()
+        broken[field] = value
+        assert parse(broken).geometry.quaternion == (1.0,) + (0.0,) * 6
+    header["pixdim"][1] = np.inf
+    assert parse(header).geometry.quaternion == (1.0,) + (0.0,) * 6
+
+
 @pytest.mark.parametrize("slope", [0.0, np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("inter", [0.0, 7.0, np.nan, np.inf])
 def test_a_slope_that_says_nothing_means_unscaled(slope: float, inter: float) -> None:
