@@ -17,7 +17,10 @@ from hz_runtime.io.volume import stem
 SIDECAR_KEYS = ("ContrastBolusIngredient", "ContrastBolusAgent")
 """Of a JSON sidecar: the key of BIDS, and that of DICOM, which `hz-dicom convert` writes."""
 
+_FLAG = "made with a contrast agent"
 _MAX_SIDECAR_BYTES = 1 << 20
+# A brain of hz-prepare, whose record holds what was known of the head.
+_PREPARED = re.compile(r"(?:_space-[A-Za-z0-9]+_res-2)?_desc-brain_T1w$")
 _NO_AGENT = frozenset(("", "no", "none", "n/a", "na", "nil", "without", "ohne", "false", "0"))
 # The short ones may be anybody's initials where a name starts with them. A lone "post" may be after anything.
 _NAMED = re.compile(
@@ -54,19 +57,30 @@ def is_agent(value: Any) -> bool:
 def contrast_flags(path: Path) -> tuple[str, ...]:
     """The flag of a scan that was made with an agent, by its file's name or the JSON sidecar beside it.
 
-    Nothing where neither says so. Raises nothing: a sidecar that cannot be read says nothing.
+    Of a brain that hz-prepare made, the record of its preparation counts as well. Nothing where none of them
+    says so. Raises nothing: a sidecar that cannot be read says nothing.
     """
     name = stem(path)
     if names_agent(name):
         found = "its file name says so"
-    elif any(is_agent(_sidecar(path.with_name(f"{name}.json")).get(key)) for key in SIDECAR_KEYS):
+    elif _sidecar_names_agent(path, name):
         found = "its header or sidecar says so"
     else:
         return ()
     return (
-        f"made with a contrast agent ({found}): the networks were trained on scans without one; use the scan "
+        f"{_FLAG} ({found}): the networks were trained on scans without one; use the scan "
         "from before the injection where there is one",
     )
+
+
+def _sidecar_names_agent(path: Path, name: str) -> bool:
+    beside = _sidecar(path.with_name(f"{name}.json"))
+    if any(is_agent(beside.get(key)) for key in SIDECAR_KEYS):
+        return True
+    prepared = _PREPARED.sub("_desc-preparation", name)
+    record = _sidecar(path.with_name(f"{prepared}.json")).get("hz") if prepared != name else None
+    flags = record.get("flags") if isinstance(record, dict) else None
+    return isinstance(flags, list) and any(str(flag).startswith(_FLAG) for flag in flags)
 
 
 def _sidecar(path: Path) -> dict[str, Any]:

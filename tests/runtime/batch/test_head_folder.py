@@ -16,6 +16,7 @@ from hz_runtime.batch.inputs import InputScan
 from hz_runtime.batch.log import RunLog
 from hz_runtime.batch.prepare_run import PrepareOptions, PrepareReport, prepare_batch
 from hz_runtime.errors import GridMismatch, HzError, NoBrain, ScanError, UnreadableScan
+from hz_runtime.io.contrast_agent import contrast_flags
 from hz_runtime.io.geometry import Geometry
 from hz_runtime.io.volume import Volume, read_volume, write_volume
 from hz_runtime.preparation import n4, preparer, registration
@@ -207,6 +208,21 @@ def test_the_same_run_again_writes_nothing(
     write_volume(tmp_path / "sub-03_T1w.nii.gz", INSIDE * 0.5, Geometry.from_affine(INSIDE.shape, AFFINE))
     report = prepare_batch([*sorted(tmp_path.glob("*.nii.gz"))], out, PrepareOptions(workers=1))
     assert report.summary() == "3 scans: 1 ok, 1 done before, 1 failed"
+
+
+def test_brains_of_a_scan_with_a_contrast_agent_are_known_by_its_record(
+    scan: InputScan, tmp_path: Path
+) -> None:
+    out = tmp_path / "agent"
+    out.mkdir()
+    brains = [
+        name for name in HeadFolder(out, Stub()).output_names(scan) if name.endswith("brain_T1w.nii.gz")
+    ]
+    assert prepared(scan, out, Stub()).flags == () and len(brains) == 2
+    assert [contrast_flags(out / name) for name in brains] == [(), ()]
+    scan.path.with_name("a.json").write_text('{"ContrastBolusIngredient": "GADOLINIUM"}')
+    assert "contrast agent" in prepared(scan, out, Stub(), overwrite=True).flags[0]
+    assert all("contrast agent" in contrast_flags(out / name)[0] for name in brains)
 
 
 def test_a_first_failure_is_recorded(scan: InputScan, tmp_path: Path) -> None:
