@@ -215,12 +215,11 @@ def test_brains_of_a_scan_with_a_contrast_agent_are_known_by_its_record(
 ) -> None:
     out = tmp_path / "agent"
     out.mkdir()
-    brains = [
-        name for name in HeadFolder(out, Stub()).output_names(scan) if name.endswith("brain_T1w.nii.gz")
-    ]
-    assert prepared(scan, out, Stub()).flags == () and len(brains) == 2
+    made = prepared(scan, out, Stub())
+    brains = [name for name in made.outputs if name.endswith("brain_T1w.nii.gz")]
+    assert made.flags == () and len(brains) == 2
     assert [contrast_flags(out / name) for name in brains] == [(), ()]
-    scan.path.with_name("a.json").write_text('{"ContrastBolusIngredient": "GADOLINIUM"}')
+    scan.path.with_name("sub-01_T1w.json").write_text('{"ContrastBolusIngredient": "GADOLINIUM"}')
     assert "contrast agent" in prepared(scan, out, Stub(), overwrite=True).flags[0]
     assert all("contrast agent" in contrast_flags(out / name)[0] for name in brains)
 
