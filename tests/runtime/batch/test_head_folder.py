@@ -271,6 +271,7 @@ def test_a_killed_registration_refuses_no_scan(
     monkeypatch.setattr(registration, "placed", lambda *_: np.eye(4))
     monkeypatch.setattr(registration, "similarity", lambda *_: similarity)
     monkeypatch.setattr(registration, "searched_pose", lambda *_: np.eye(4))
+    monkeypatch.setattr(registration, "refined_pose", lambda *_, **__: np.eye(4))
     monkeypatch.setattr(registration, "folds", lambda *_: 0.0)
     data, template = np.zeros((4, 4, 4), np.float32), SimpleNamespace(mask=np.ones((4, 4, 4), bool))
     template.affine = np.eye(4)
