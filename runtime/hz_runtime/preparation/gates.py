@@ -222,8 +222,8 @@ def of_brain(cm3: float, outline: float, within: float, apart_mm: float | None) 
     if apart_mm is not None:
         verdicts.append(
             Verdict(
-                "capture", apart_mm, 0.0, FARTHEST_MM, "mm between two registrations",
-                "registering the head and the brain alone disagree; give a skull-stripped scan",
+                "capture", apart_mm, 0.0, FARTHEST_MM, "mm between the head's pose and its brain's",
+                "the head and the brain alone come to different places; give a skull-stripped scan",
             )
         )  # fmt: skip
     return tuple(verdicts)
