@@ -1,14 +1,16 @@
 """What raw heads cost from scan to harmonized volume and age, what the gates measure, how the mask fits.
 
     python benchmarks/raw_head.py HEAD... [--batch 10] [--bundle NAME.hz] [--brain-mask auto] [--dof 6]
-                                  [--reference HEAD=STRIPPED]...
+                                  [--reference HEAD=STRIPPED]... [--against CHECKOUT]
 
 Every HEAD (a scan or DICOM) goes through `hz-run --prepare` in a process of its own: seconds by stage and by
 step of preparation, CPU seconds of all its processes, and every gate's number. Then so many heads as --batch
 says, HEADs in turn, go through one hz-run: the gain is the time that they took one at a time over this time,
 start-up left out of both. Memory is that of hz-run and of its programs together, looked at ten times a
 second. --reference compares the template's mask of HEAD with what is not air in STRIPPED, the same scan
-skull-stripped elsewhere (a mask will do), on its own voxels: Dice, and cm3 of both. Prints JSON.
+skull-stripped elsewhere (a mask will do), on its own voxels: Dice, and cm3 of both. --against runs every
+head, and the batch, by another checkout of hz and its own reference bundle as well, in turns, three times
+each: how many times as long that one takes. Prints JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from typing import Any
 from machine import describe_machine
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = [str(ROOT / room) for room in ("runtime", "cli", "export")]
+ROOMS = ("runtime", "calibration", "train", "export", "cli")
+TURNS = 3  # of each build against the other
 GAIN_WANTED, SECONDS_ALLOWED, MASK_SECONDS_ALLOWED, MEMORY_ALLOWED_GB = 1.6, 25.0, 10.0, 2.5
 
 
@@ -40,12 +43,17 @@ def main() -> None:
     parser.add_argument("--brain-mask", default="auto")
     parser.add_argument("--dof", default="6", choices=["6", "12"])
     parser.add_argument("--reference", action="append", default=[], metavar="HEAD=STRIPPED")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT")
     given = parser.parse_args()
     options = ["--model", str(given.bundle), "--brain-mask", given.brain_mask, "--dof", given.dof]
     result: dict[str, Any] = {"brain_mask": Path(given.brain_mask).name, "dof": int(given.dof)}
     if given.heads:
         with tempfile.TemporaryDirectory() as work:
             result.update(measured(given.heads, given.batch, options, Path(work)))
+            if given.against:
+                result["against"] = against(
+                    given.against.resolve(), given.heads, given.batch, options, Path(work)
+                )
     pairs = [tuple(map(Path, text.split("=", 1))) for text in given.reference]
     result["template_mask"] = [fitted(head, reference) for head, reference in pairs]
     result["machine"] = describe_machine()
@@ -91,6 +99,34 @@ def measured(heads: Sequence[Path], batch: int, options: Sequence[str], work: Pa
     return {**result, "met": met}
 
 
+def against(
+    other: Path, heads: Sequence[Path], batch: int, options: Sequence[str], work: Path
+) -> dict[str, Any]:
+    """How many times as long another checkout takes, head by head and for a batch: medians of ratios."""
+    own = [*options, "--model", str(other / "models" / "reference.hz")]
+    ratios: dict[str, list[float]] = {"cpu_s": [], "inside_s": [], "batch_inside_s": [], "batch_cpu_s": []}
+
+    def in_turns(given: Sequence[Path], name: str, prefix: str, times: int) -> None:
+        for turn in range(times):
+            runs = [
+                hz_run(given, chosen, work / f"{name}-{turn}-{checkout.name}-{build}", checkout)
+                for build, (checkout, chosen) in enumerate(((ROOT, options), (other, own)))
+            ]
+            for key in ("cpu_s", "inside_s"):
+                ratios[prefix + key].append(runs[1][key] / runs[0][key])
+
+    for number, head in enumerate(heads):
+        in_turns([head], f"turns-{number}", "", TURNS)
+    if batch:
+        chosen = [heads[n % len(heads)] for n in range(batch)]
+        in_turns(renamed(chosen, work / "turned-heads"), "turned-batch", "batch_", TURNS)
+    commit = subprocess.run(
+        ["git", "-C", str(other), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    )
+    times = {f"{key}_ratio": round(statistics.median(found), 3) for key, found in ratios.items() if found}
+    return {"commit": commit.stdout.strip(), "turns": TURNS, **times}
+
+
 def renamed(heads: Sequence[Path], folder: Path) -> list[Path]:
     """Links to the heads under different names: the same path twice would be one scan."""
     folder.mkdir()
@@ -100,7 +136,7 @@ def renamed(heads: Sequence[Path], folder: Path) -> list[Path]:
     return links
 
 
-def hz_run(heads: Sequence[Path], options: Sequence[str], out: Path) -> dict[str, Any]:
+def hz_run(heads: Sequence[Path], options: Sequence[str], out: Path, checkout: Path = ROOT) -> dict[str, Any]:
     """hz-run --prepare as a user would start it: time without start-up, CPU seconds and memory with it."""
     command = [
         sys.executable,
@@ -112,7 +148,7 @@ def hz_run(heads: Sequence[Path], options: Sequence[str], out: Path) -> dict[str
         str(out),
         "--quiet",
     ]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(ROOMS)}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(str(checkout / room) for room in ROOMS)}
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         env.pop(variable, None)  # what hz-run sets is part of what is measured
     process = subprocess.Popen(

@@ -1,6 +1,7 @@
 """hz-run against the plain sequential script, and against its own slowest stage.
 
     python benchmarks/run_throughput.py [--bundle NAME.hz] [--scans N] [--repeat N] [--checkpoint FILE]
+                                        [--against CHECKOUT]
 
 N 1 mm scans (20) are made in a temporary folder: the MNI152 head of the demo through N random scanners.
 Over the same scans, in turns, are timed
@@ -8,6 +9,7 @@ Over the same scans, in turns, are timed
     plain    benchmarks/plain_script.py: nibabel, scipy, eager torch; in this process, already imported
     hz-run   the command in a process of its own, start-up, report and all
     stages   hz-run's own steps, one kind at a time, each with the threads it has in hz-run
+    against  the command of another checkout of hz, with that one's reference bundle, where one is named
 
 Weights of the plain script come from the bundle's ONNX file (the very numbers), or from --checkpoint; where
 neither can be had they are random, which the result says: the work is the same, the output is not.
@@ -30,8 +32,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = [str(ROOT / room) for room in ("runtime", "calibration", "train", "export", "cli")]
-sys.path[:0] = ROOMS
+ROOMS = ("runtime", "calibration", "train", "export", "cli")
+sys.path[:0] = [str(ROOT / room) for room in ROOMS]
 
 # As in hz-run: numpy's own threads would compete with the stages'.
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -80,13 +82,19 @@ def networks(bundle: Path, checkpoint: Path | None) -> tuple[torch.nn.Module, to
 
 
 def run_hz(
-    bundle: Path, scans: Path, out: Path, threads: int, report: bool, require: str | None
+    bundle: Path,
+    scans: Path,
+    out: Path,
+    threads: int,
+    report: bool,
+    require: str | None,
+    checkout: Path = ROOT,
 ) -> dict[str, float]:
     """hz-run over a folder as a user would start it: wall seconds, peak memory, its own account."""
     command = ["-m", "hz_cli.run", str(scans), "--out", str(out), "--model", str(bundle), "--quiet"]
     command += ["--threads", str(threads), *([] if report else ["--no-report"])]
     command += ["--require", require] if require else []
-    paths = [*ROOMS, *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [*(str(checkout / room) for room in ROOMS), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         env.pop(variable, None)  # what hz-run sets is part of what is measured
@@ -149,12 +157,23 @@ def agreement(plain: Path, harmonized: Path) -> float:
     return worst
 
 
+def against(hz: list[dict[str, float]], others: list[dict[str, float]]) -> dict[str, float]:
+    """How many times as long the other checkout's command takes: medians over the turns."""
+    return {
+        f"against_over_hz_run_{key}": round(
+            statistics.median(o[key] / h[key] for h, o in zip(hz, others, strict=True)), 3
+        )
+        for key in ("wall_s", "inside_s")
+        if others
+    }
+
+
 def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     machine = describe_machine()
     torch.set_num_threads(args.threads)
     generator, age, weights = networks(args.bundle, args.checkpoint)
     paths = make_scans(work / "scans", args.scans)
-    plain, hz, stage_times = [], [], []
+    plain, hz, stage_times, others = [], [], [], []
     harmonize_all(paths[:1], work / "warm", generator, age)  # torch's first call plans its kernels
     for _ in range(args.repeat):
         started = time.perf_counter()
@@ -163,6 +182,11 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         shutil.rmtree(work / "hz", ignore_errors=True)
         how = args.threads, not args.no_report, args.require
         hz.append(run_hz(args.bundle, work / "scans", work / "hz", *how))
+        if args.against:
+            theirs = args.against.resolve()
+            shutil.rmtree(work / "against", ignore_errors=True)
+            reference = theirs / "models" / "reference.hz"
+            others.append(run_hz(reference, work / "scans", work / "against", *how, checkout=theirs))
         stage_times.append(time_stages(args.bundle, paths, work / "alone", *how))
     run = json.loads((work / "hz" / "run.json").read_text())
     stages = {name: statistics.median(t[name] for t in stage_times) for name in stage_times[0]}
@@ -188,6 +212,7 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         "slowest_stage": slowest,
         "hz_run_over_slowest_stage": round(over_stage, 3),
         "hz_run_peak_gb": round(peak, 3),
+        **against(hz, others),
         "plain_weights": weights,
         "outputs_differ_by": round(agreement(work / "plain", work / "hz"), 5),
         "met": {
@@ -207,6 +232,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--require", help="engine of hz-run, e.g. onnxruntime-cuda: fails rather than falls")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout of hz")
     parser.add_argument("--no-report", action="store_true", help="hz-run without pictures and report")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
