@@ -10,6 +10,7 @@ from typing import Any, cast
 import click
 
 from hz_cli import options
+from hz_cli.interrupts import resumable
 from hz_cli.options import F, together
 from hz_cli.outliers import outliers
 from hz_cli.simulate import simulate
@@ -20,12 +21,13 @@ SLICES = ("paper", "small", "quick"), "small: 64^3 volumes, hours on a CPU."
 
 
 def _trained(command: F) -> F:
-    """The command, once what training needs is known to be here."""
+    """The command, once what training needs is known to be here; ended from outside, it says how to go on."""
 
     @wraps(command)
     def checked(*given: Any, **more: Any) -> Any:
         options.need("hz-train", "train", "torch", "scipy", "safetensors")
-        return command(*given, **more)
+        with resumable(more["out"]):
+            return command(*given, **more)
 
     return cast(F, checked)
 

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -20,7 +21,6 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from hz_runtime.errors import UsageError
 from hz_train.ahead import Arrays, batches_ahead, workers
@@ -32,6 +32,7 @@ from hz_train.checkpoint import (
     with_prefix,
     without_prefix,
 )
+from hz_train.progress import TrainingProgress
 
 STATE = "last.safetensors"
 DIVERGED = "Start again in another --out with a lower --lr, or with --precision float32."
@@ -242,14 +243,14 @@ def fit(
     left = range(first, schedule.epochs)
     # Nothing is made ahead for an epoch that may never come.
     spans = [range(epoch, epoch + 1) for epoch in left] if stops else [left]
-    with tqdm(total=total, unit="step", disable=None if run.rank == 0 else True, smoothing=0.05) as bar:
+    with TrainingProgress(total, schedule.epochs, silent=run.rank != 0) as progress:
         for span in spans:
             if isinstance(task, EarlyStopping) and task.review(history):
                 break
             steps = ((epoch, index) for epoch in span for index in range(task.steps(epoch)))
             with closing(batches_ahead(task.arrays, steps, workers(run.device.type, run.world))) as batches:
                 for epoch in span:
-                    row = _one_epoch(task, run, epoch, batches, bar, logs)
+                    row = _one_epoch(task, run, epoch, batches, progress, logs)
                     history.append(run.shared(row) if stops else row)
                     if run.rank == 0:
                         _save(task, run, out, history, identity)
@@ -268,7 +269,12 @@ def _draw(task: Task, schedule: Schedule, out: Path, epoch: int) -> None:
 
 
 def _one_epoch(
-    task: Task, run: Run, epoch: int, batches: Iterable[Arrays], bar: Any, logs: _Logs | None
+    task: Task,
+    run: Run,
+    epoch: int,
+    batches: Iterable[Arrays],
+    progress: TrainingProgress,
+    logs: _Logs | None,
 ) -> dict[str, float]:
     """Train for an epoch; returns the row of the log."""
     rate = task.rate(epoch)
@@ -281,28 +287,29 @@ def _one_epoch(
     torch.manual_seed((run.schedule.seed * 100_003 + epoch) * run.world + run.rank)
     sums: dict[str, Tensor] = {}
     count = task.steps(epoch)
-    for arrays in islice(batches, count):
+    for index, arrays in enumerate(islice(batches, count)):
         batch = [run.put(array) for array in arrays]
         for name, value in task.step(epoch, batch, run).items():
             # Sums stay on the device: reading a number back every step would stall a GPU.
             sums[name] = sums[name] + value.detach() if name in sums else value.detach()
-        bar.update()
-    means = {name: float(value) / count for name, value in sums.items()}
+        progress.step(epoch, index, count, partial(_means, sums, index + 1))
+    means = _means(sums, count)
     for name, mean in means.items():
         if not np.isfinite(mean):
             raise UsageError(f"{name} became {mean} in epoch {epoch + 1}.", DIVERGED)
     for name, network in task.networks.items():  # after the last step, whose loss may have been finite still
         if not all(bool(p.isfinite().all()) for p in network.parameters()):
             raise UsageError(f"weights of {name} became non-finite in epoch {epoch + 1}.", DIVERGED)
-    bar.set_postfix({"epoch": epoch + 1, **{k: f"{v:.3f}" for k, v in list(means.items())[:3]}})
+    progress.epoch(epoch, means)
     row = {"lr": rate, **means}
     if logs:
-        if bar.disable:  # no terminal: one plain line an epoch
-            text = "  ".join(f"{name} {mean:.4g}" for name, mean in means.items())
-            print(f"epoch {epoch + 1} of {run.schedule.epochs}  {text}", flush=True)
         row |= task.evaluate(epoch)
         logs.add(epoch + 1, row)
     return row
+
+
+def _means(sums: Mapping[str, Tensor], steps: int) -> dict[str, float]:
+    return {name: float(value) / steps for name, value in sums.items()}
 
 
 def _identity(schedule: Schedule) -> dict[str, Any]:
