@@ -160,7 +160,7 @@ def cyclegan(cohort: Path, preset: str, intensity: str | None, **given: Any) -> 
     """3D CycleGAN of Komandur 2023: harmonize source sites to a target site."""
     from hz_train.cyclegan_training import PRESETS, train_cyclegan
 
-    _harmonizer(train_cyclegan, cohort, PRESETS[preset], recipe=_volume_recipe(intensity), **given)
+    _harmonizer(train_cyclegan, cohort, PRESETS[preset], recipe=_volume_recipe(preset, intensity), **given)
 
 
 @train.command()
@@ -275,7 +275,7 @@ def age(cohort: Path, out: Path, preset: str, sites: str, harmonizer: Path | Non
     device, licence = given.pop("device"), given.pop("licence")
     augment, all_groups = given.pop("augment"), given.pop("all_groups")
     chosen = PRESETS[preset]
-    recipe = _volume_recipe(given.pop("intensity"), harmonizer)
+    recipe = _volume_recipe(preset, given.pop("intensity"), harmonizer)
     changes = {k: given.pop(k) for k in ("folds", "held_out") if given[k] is not None}
     given = {k: v for k, v in given.items() if v is not None and k not in ("folds", "held_out")}
     if all_groups is not None:
@@ -365,15 +365,20 @@ def _slice_predictor(
     click.echo(f"checkpoint: {path}\nnext:  hz-export --fp16 {before}{path} --out NAME.hz")
 
 
-def _volume_recipe(intensity: str | None, harmonizer: Path | None = None) -> Any:
-    """The recipe of networks that read volumes; behind a harmonizer its own, where none is asked for."""
-    from hz_runtime.model_space.recipe import Recipe
+def _volume_recipe(preset: str, intensity: str | None, harmonizer: Path | None = None) -> Any:
+    """The recipe of networks that read volumes; behind a harmonizer its own, but for the intensity."""
+    from dataclasses import replace
 
-    if intensity is None and harmonizer is not None:
+    from hz_runtime.model_space.recipe import Recipe
+    from hz_train.cyclegan_training import GRIDS
+
+    if harmonizer is None:
+        recipe = Recipe(grid_shape=GRIDS.get(preset, Recipe().grid_shape))
+    else:
         from hz_train.checkpoint import load_checkpoint
 
-        return Recipe.from_dict(load_checkpoint(harmonizer)[1].get("recipe") or {})
-    return Recipe(intensity=intensity or "min-max")
+        recipe = Recipe.from_dict(load_checkpoint(harmonizer)[1].get("recipe") or {})
+    return recipe if intensity is None else replace(recipe, intensity=intensity)
 
 
 def _slice_recipe(
