@@ -56,7 +56,11 @@ def _cohort_options(presets: tuple[tuple[str, ...], str]) -> Callable[[F], F]:
         click.option(
             "--seed", type=click.IntRange(0), help="Decides weights, split, order and augmentation."
         ),
-        click.option("--precision", type=click.Choice(["float32", "bf16", "fp16"]), help="Mixed precision."),
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "float32", "bf16", "fp16"]),
+            help="auto: bf16 where this machine multiplies it, else float32.  [default: the preset's]",
+        ),
         click.option("--channels-last/--channels-first", default=None, help="Memory layout of images."),
         click.option("--compile/--no-compile", default=None, help="torch.compile the networks."),
         click.option("--augment/--no-augment", default=None, help="Simulated scanners while training."),
@@ -206,7 +210,7 @@ def _harmonizer(
     from hz_train.cohort import read_participants
     from hz_train.cyclegan_training import adjusted
 
-    chosen = adjusted(preset, **given)
+    chosen = _settled(adjusted(preset, **given), device, out)
     if augment is not None:
         chosen = adjusted(chosen, augmentation=Augmentation.strong()) if augment else _unaugmented(chosen)
     path = train_it(
@@ -222,6 +226,18 @@ def _harmonizer(
         start_from=start_from,
     )
     click.echo(f"checkpoint: {path}\nnext:  hz-export --fp16 {path} --out NAME.hz")
+
+
+def _settled(preset: Any, device: str, out: Path) -> Any:
+    """The preset with the precision that this machine, or the run in `out`, decides."""
+    from dataclasses import replace
+
+    from hz_train.precision import AUTO, settled
+
+    schedule = settled(preset.schedule, device, out)
+    if preset.schedule.precision == AUTO:
+        click.echo(f"precision: {schedule.precision}", err=True)
+    return replace(preset, schedule=schedule)
 
 
 def _names(text: str) -> list[str]:
@@ -284,6 +300,7 @@ def age(cohort: Path, out: Path, preset: str, sites: str, harmonizer: Path | Non
         mild = Augmentation.mild() if augment else None
         changes["settings"] = replace(chosen.settings, augmentation=mild)
     chosen = replace(chosen, schedule=replace(chosen.schedule, **given), **changes)
+    chosen = _settled(chosen, device, out)
     people = read_participants(cohort)
     path = train_age(people, _names(sites), out, chosen, harmonizer, recipe, device=device, licence=licence)
     click.echo(f"checkpoint: {path}\nnext:  hz-export --fp16 HARMONIZER {path} --out NAME.hz")
@@ -343,7 +360,7 @@ def _slice_predictor(
     from hz_train.cohort import read_participants
     from hz_train.slice_predictor_training import PRESETS, adjusted
 
-    chosen = adjusted(PRESETS[preset], **given)
+    chosen = _settled(adjusted(PRESETS[preset], **given), device, out)
     if all_groups is not None:
         chosen = replace(chosen, controls_only=not all_groups)
     if augment is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from hz_train.datasets import ModelInputs, describe, load, statistics, with_anat
 from hz_train.feature_reference import feature_reference, stored_reference
 from hz_train.fit import Run, Schedule, fit
 from hz_train.harmonizers import harmonized
+from hz_train.precision import settled
 from hz_train.scores import age_scores
 
 F32 = NDArray[np.float32]
@@ -47,7 +48,7 @@ PRESETS = {
     "paper": AgePreset(
         Schedule(lr=3e-4, milestones=(50, 75), betas=(0.9, 0.999), weight_decay=1e-4, picture_every=0)
     ),
-    "quick": AgePreset(Schedule(epochs=2, batch=4, milestones=(), picture_every=0)),
+    "quick": AgePreset(Schedule(epochs=2, batch=4, milestones=(), precision="auto", picture_every=0)),
     # 80 scans, most of them of patients: nobody is left out, and all are held out once.
     "reference": AgePreset(
         Schedule(
@@ -79,6 +80,7 @@ def train_age(
     Raises UsageError where nobody with an age is left.
     """
     used = with_known_age(cohort, sites, preset.controls_only)
+    preset = replace(preset, schedule=settled(preset.schedule, device, out))
     recipe = recipe or Recipe()
     with Run.start(preset.schedule, device) as run:
         inputs = _inputs(used, recipe, harmonizer, run)

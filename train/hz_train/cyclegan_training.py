@@ -22,6 +22,7 @@ from hz_train.datasets import ModelInputs, describe, load, statistics
 from hz_train.fit import Run, Schedule, fit
 from hz_train.harmonizers import same_model_space
 from hz_train.losses import Weights
+from hz_train.precision import settled
 from hz_train.scores import score
 
 F32 = NDArray[np.float32]
@@ -62,7 +63,7 @@ PRESETS = {
     "paper": Preset(Schedule(), Settings(), conditional=True),
     # Minutes on a CPU: shows that a cohort is readable and that losses fall, no more than that.
     "quick": Preset(
-        Schedule(epochs=4, batch=1, milestones=(), picture_every=1),
+        Schedule(epochs=4, batch=1, milestones=(), precision="auto", picture_every=1),
         Settings(Weights(restore=10.0), Augmentation.strong(), coarse=2, warmup=1),
         n4=False,
     ),
@@ -105,6 +106,7 @@ def train_cyclegan(
     Raises UsageError where a site is empty or stands on both sides, before anything is read.
     """
     sources = _checked_sources(source, target)
+    preset = replace(preset, schedule=settled(preset.schedule, device, out))
     recipe = recipe or Recipe()
     used = cohort.at([*sources, target])
     training, held = _split(used, sources, target, held_out, preset.schedule.seed)

@@ -47,7 +47,7 @@ class Schedule:
     The defaults are Komandur 2023: Adam 1e-4, batch 4, 100 epochs, x0.1 at 35 and 75.
 
     betas are (0.5, 0.999) as in Zhu 2017: the paper does not give them.
-    precision : float32, bf16 or fp16 (autocast; fp16 with loss scaling).
+    precision : float32, bf16 or fp16 (autocast; fp16 with loss scaling); auto, until `precision.settled`.
     picture_every : epochs between pictures of fixed scans; 0 for none.
     """
 
