@@ -41,7 +41,7 @@ NAMES = (
 )  # of all gates, in the order they are asked; folds only where similarity is low  # fmt: skip
 
 SMALLEST_VIEW_MM = 100.0  # an adult brain is about 140 x 170 x 120 mm
-AIR_HU = -700.0  # air is -1000 in computed tomography, fat -100
+AIR_HU = -750.0  # air is -1000 in computed tomography, fat -100
 MOST_AIR_HU = 0.02  # share of voxels
 TISSUE_HU = 200.0  # either way from 0: the median of a head's tissue; else it is MRI that somebody shifted
 BRAIN_CM3 = (SMALLEST_ADULT_BRAIN_CM3, LARGEST_BRAIN_CM3)
