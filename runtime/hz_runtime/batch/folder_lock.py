@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hz_runtime.errors import UsageError
-from hz_runtime.io.annex import fetch_command, in_data_set, unfetched
+from hz_runtime.io.annex import fetch_folder_command, unfetched
 from hz_runtime.io.atomic import sweep_temporaries
 
 LOCK_NAME = ".hz.lock"  # also marks a folder as one that hz-run wrote: never searched for inputs
@@ -33,10 +33,9 @@ def locked(out: Path) -> Iterator[None]:
         handle = _opened(out / LOCK_NAME)
     except OSError as error:
         if unfetched(out / LOCK_NAME):
-            folder = os.path.dirname(in_data_set(out / LOCK_NAME)) or "."
             raise UsageError(
                 f"{out.name}: what an earlier run left is not here, only links to it.",
-                f"Fetch it first, in its data set:  {fetch_command(folder)}",
+                f"Fetch it first, in its data set:  {fetch_folder_command(out / LOCK_NAME)}",
             ) from error
         raise UsageError(
             f"cannot write into the output folder {out.name}: {error.strerror}.",

@@ -79,3 +79,8 @@ def in_data_set(path: Path) -> str:
 def fetch_command(name: str) -> str:
     """How to fetch the content of a file or folder.  name : as the user would write it."""
     return f"datalad get {shlex.quote(name)}"
+
+
+def fetch_folder_command(file: Path) -> str:
+    """How to fetch all of the folder that a file is in, from the root of its data set."""
+    return fetch_command(os.path.dirname(in_data_set(file)) or ".")

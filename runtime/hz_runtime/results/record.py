@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hz_runtime.errors import HzError
-from hz_runtime.io.annex import fetch_command, in_data_set, unfetched
+from hz_runtime.io.annex import fetch_folder_command, unfetched
 from hz_runtime.io.atomic import sha256_file
 from hz_runtime.results.prediction import Prediction
 
@@ -126,10 +126,10 @@ def require_results_fetched(out: Path, names: Iterable[str]) -> None:
     """
     for name in names:
         if unfetched(out / name):
-            folder = os.path.dirname(in_data_set(out / name)) or "."
             raise HzError(
                 f"an earlier result is not here, only links or pointers to it ({name}).",
-                f"Fetch it first, in its data set:  {fetch_command(folder)}  (--overwrite makes it again)",
+                f"Fetch it first, in its data set:  {fetch_folder_command(out / name)}  "
+                "(--overwrite makes it again)",
             )
 
 
