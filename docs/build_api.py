@@ -9,6 +9,7 @@ warning is an error, and so is a described parameter that the function does not 
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -132,7 +133,17 @@ def resolve_inherited_fields(kind: type) -> None:
         if base.__module__ != kind.__module__ and dataclasses.is_dataclass(base):
             for name, text in inspect.get_annotations(base).items():
                 if isinstance(text, str):
-                    kind.__init__.__annotations__[name] = eval(text, vars(sys.modules[base.__module__]))
+                    kind.__init__.__annotations__[name] = eval(text, names_for_types(base.__module__))
+
+
+def names_for_types(module: str) -> dict[str, Any]:
+    """What annotations of a module may name: its own names, and those that it imports for types alone."""
+    found = sys.modules[module]
+    names = dict(vars(found))
+    for block in ast.parse(inspect.getsource(found)).body:
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING":
+            exec(compile(ast.Module(block.body, []), module, "exec"), names)
+    return names
 
 
 def parameters(function: Any) -> set[str]:

@@ -75,3 +75,16 @@ def test_a_parameter_that_is_not_there_is_seen(adapter: ModuleType) -> None:
     shift.__module__ = "made_up"
     module.shift = shift  # type: ignore[attr-defined]
     assert adapter.make_readable([module]) == ["made_up.shift: describes by_mm"]
+
+
+def test_types_of_inherited_fields_are_found(adapter: ModuleType) -> None:
+    # A bundle inherits fields whose types its base imports for annotations alone.
+    kinds = [
+        kind
+        for module in adapter.modules()
+        for _, kind, _ in adapter.documented(module)
+        if isinstance(kind, type)
+    ]
+    for kind in kinds:
+        adapter.resolve_inherited_fields(kind)
+    assert any("FeatureReference" in adapter.names_for_types(kind.__module__) for kind in kinds)
