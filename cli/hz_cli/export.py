@@ -8,12 +8,10 @@ from typing import Any
 import click
 
 from hz_cli import options, render
+from hz_cli.subcommands import CommandWithOthers
 
 NEEDED = ("torch", "onnx", "onnxscript", "safetensors")
 EPILOG = """\b
-hz-export brain-mask makes the bundle that finds the brain in raw heads:  hz-export brain-mask --help
-
-\b
 Default tolerances (brain mean, brain p99.9, years):
   fp32                1e-4, 1e-3, 0.05
   fp32, half weights  1e-3, 1e-2, 0.1
@@ -38,20 +36,6 @@ def _profile(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int
     if not 1 <= least <= tuned <= most:
         raise click.BadParameter(f"{text!r} is not MIN,BEST,MAX with 1 <= MIN <= BEST <= MAX", ctx, param)
     return least, tuned, most
-
-
-class ExportCommand(render.HzCommand):
-    """hz-export CHECKPOINT..., or, by its name as the first word, another export."""
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        if args[:1] == [brain_mask.name]:
-            return brain_mask.make_context(f"{info_name} {brain_mask.name}", args[1:], parent, **extra)
-        return super().make_context(info_name, args, parent, **extra)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
 
 
 @click.command("brain-mask", cls=render.HzCommand, context_settings=options.CONTEXT)
@@ -97,7 +81,7 @@ def brain_mask(out: Path | None, wheel: Path | None, overwrite: bool) -> None:
     render.say("next:  hz-prepare HEAD... --out DIR" + (f" --brain-mask {shown(target)}" if out else ""))
 
 
-@click.command(cls=ExportCommand, context_settings=options.CONTEXT, epilog=EPILOG)
+@click.command(cls=CommandWithOthers, context_settings=options.CONTEXT, epilog=EPILOG)
 @click.argument(
     "checkpoints",
     metavar="CHECKPOINT...",
@@ -249,6 +233,8 @@ def _engine_options(choices: dict[str, Any]) -> Any:
     )
     return chosen if flavour else None
 
+
+main.add(brain_mask)
 
 if __name__ == "__main__":
     main()

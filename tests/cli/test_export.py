@@ -191,7 +191,7 @@ def test_the_brain_mask_is_an_export_of_its_own() -> None:
     shown, imported = help_of("export", "brain-mask")
     assert "deepbet" in shown and "--wheel" in shown and "CHECKPOINT" not in shown
     assert not imported
-    assert "hz-export brain-mask" in help_of("export")[0]
+    assert "export brain-mask " in help_of("export")[0]
 
 
 def test_a_wheel_that_is_none_is_one_message(tmp_path: Path) -> None:
