@@ -85,6 +85,7 @@ def spread(args: Sequence[str]) -> list[str]:
 )  # fmt: skip
 @options.heads
 @options.model
+@options.trust
 @options.to_site
 @options.space
 @options.network
@@ -147,10 +148,13 @@ def _participants(
     dof: str,
     brain_mask: str,
     model: Path | None,
+    trust: tuple[Path, ...],
+    require_signed: bool,
     plain: bool,
     **choices: Any,
 ) -> Level:
     from hz_cli.batch import one_core_each, stop_on_signals
+    from hz_cli.bundles import open_bundle
 
     one_core_each()
     stop = stop_on_signals(quiet)
@@ -160,9 +164,10 @@ def _participants(
     from hz_runtime.bids.filter_file import read_filter
     from hz_runtime.bids.layout import Wanted, check_raw, find_units
     from hz_runtime.bids.participant import run_participants
-    from hz_runtime.bundle.store import load_bundle
+    from hz_runtime.bundle.trust import Trust
     from hz_runtime.preparation.preparer import Preparation
 
+    trusted = Trust.read(trust, require_signed)
     if not skip_check:
         check_raw(raw)
     wanted, ignored = read_filter(filters) if filters else ({}, ())
@@ -171,11 +176,10 @@ def _participants(
     try:
         for note in (*ignored, *notes):
             progress(Event("note", note))
-        preparation = Preparation.asked(dof, brain_mask) if raw_heads else None
+        preparation = Preparation.asked(dof, brain_mask, trusted) if raw_heads else None
         asked = RunOptions(preparation=preparation, **choices)
-        return run_participants(
-            units, load_bundle(model), raw, out, asked, work=work, on_event=progress, stop=stop
-        )
+        bundle = open_bundle(model, trusted, quiet)
+        return run_participants(units, bundle, raw, out, asked, work=work, on_event=progress, stop=stop)
     finally:
         progress.close()
 

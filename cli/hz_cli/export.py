@@ -172,6 +172,12 @@ def brain_mask(out: Path | None, wheel: Path | None, overwrite: bool) -> None:
     help="Where a file fails parity, bisect over its nodes and name those whose precision breaks it; takes "
     "minutes then, and nothing otherwise.",
 )
+@click.option(
+    "--sign",
+    metavar="KEY",
+    type=click.Path(path_type=Path),
+    help="Sign the bundle with this private key (PEM), as hz-bundle sign does.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if there is one.")
 @options.version
 def main(
@@ -183,6 +189,7 @@ def main(
     fp16: bool,
     bf16: bool,
     int8: bool,
+    sign: Path | None,
     **choices: Any,
 ) -> None:
     """Export checkpoints of hz-train as one bundle that hz-run executes without torch.
@@ -200,6 +207,7 @@ def main(
         raise click.UsageError("--localize explains parity that failed: leave --no-parity out.")
     from hz_export.assemble import export_bundle
     from hz_export.export_options import ExportOptions
+    from hz_runtime.bundle.signing_keys import SigningKey
 
     asked = {"fp16": fp16, "bf16": bf16, "int8": int8}
     chosen = ExportOptions(
@@ -209,6 +217,7 @@ def main(
         precisions=tuple(word for word, on in asked.items() if on),
         build=_engine_options(choices),
         progress=True,
+        key=None if sign is None else SigningKey.read(sign),
         **choices,
     )
     export_bundle(checkpoints, out, chosen, render.say)

@@ -75,6 +75,17 @@ model = click.option(
     type=click.Path(path_type=Path),
     help="Bundle (NAME.hz) to run.  [default: $HZ_BUNDLE, else the reference bundle]",
 )
+trust = together(
+    click.option(
+        "--trust",
+        metavar="KEY",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        help="Public key (PEM) or certificate that a signed bundle is held to; repeatable.  "
+        "[default: the files of $HZ_TRUST]",
+    ),
+    click.option("--require-signed", is_flag=True, help="Refuse bundles that none of these keys signed."),
+)
 to_site = click.option("--to", metavar="SITE", help="Site to harmonize to, where the bundle maps to several.")
 space = click.option(
     "--space",

@@ -10,7 +10,7 @@ from hz_cli import options, render
 
 EPILOG = """\b
 Exit codes: 0 all done; 2 usage; 3 some scans were refused or failed, the rest are complete;
-130 interrupted (what was in flight is complete; the same command goes on).
+4 bundle refused; 130 interrupted (what was in flight is complete; the same command goes on).
 """
 
 
@@ -25,6 +25,7 @@ Exit codes: 0 all done; 2 usage; 3 some scans were refused or failed, the rest a
     help="Folder for all results.",
 )
 @options.heads
+@options.trust
 @click.option(
     "--workers", metavar="N", type=click.IntRange(1, 64), help="Scans at a time.  [default: CPUs, at most 4]"
 )
@@ -39,6 +40,8 @@ def main(
     out: Path,
     dof: str,
     brain_mask: str,
+    trust: tuple[Path, ...],
+    require_signed: bool,
     workers: int | None,
     overwrite: bool,
     plain: bool,
@@ -64,9 +67,11 @@ def main(
     stop = stop_on_signals(quiet)
 
     from hz_runtime.batch.prepare_run import TABLE_NAME, PrepareOptions, prepare_batch
+    from hz_runtime.bundle.trust import Trust
     from hz_runtime.preparation.preparer import Preparation
 
-    asked = PrepareOptions(Preparation.asked(dof, brain_mask), workers, overwrite)
+    choices = Preparation.asked(dof, brain_mask, Trust.read(trust, require_signed))
+    asked = PrepareOptions(choices, workers, overwrite)
     progress = render.Progress(plain=plain, quiet=quiet)
     try:
         report = prepare_batch(inputs, out, asked, progress, stop)

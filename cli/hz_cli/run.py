@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hz_runtime.backends.built_engines import Build, BuildRequest
     from hz_runtime.batch.known_ages import KnownAges
     from hz_runtime.bundle.engine_cache import EngineRecord
+    from hz_runtime.bundle.trust import Trust
     from hz_runtime.preparation.preparer import Preparation
 
 EPILOG = """\b
@@ -40,6 +41,7 @@ Exit codes: 0 all done; 2 usage; 3 some scans failed, the rest are complete; 4 b
 )
 @options.heads
 @options.model
+@options.trust
 @options.to_site
 @options.space
 @click.option(
@@ -72,6 +74,8 @@ def main(
     inputs: tuple[str, ...],
     out: Path,
     model: Path | None,
+    trust: tuple[Path, ...],
+    require_signed: bool,
     participants: Path | None,
     age: float | None,
     raw: bool,
@@ -97,21 +101,24 @@ def main(
       hz-run study/ --out harmonized --space both --participants study/participants.tsv
     """
     from hz_cli.batch import one_core_each, stop_on_signals
+    from hz_cli.bundles import open_bundle
 
     one_core_each()
     stop = stop_on_signals(quiet)
 
     from hz_runtime.batch.run import run_batch
     from hz_runtime.batch.run_options import RunOptions
-    from hz_runtime.bundle.store import load_bundle
+    from hz_runtime.bundle.trust import Trust
 
     ages = _known_ages(participants, age)
-    choices["preparation"] = _preparation(ctx, raw, dof, brain_mask)
+    trusted = Trust.read(trust, require_signed)
+    choices["preparation"] = _preparation(ctx, raw, dof, brain_mask, trusted)
     build = None if no_build else _builder(quiet)
     run_options = RunOptions(ages=ages, report=not no_report, build=build, **choices)
     progress = render.Progress(plain=plain, quiet=quiet)
     try:
-        report = run_batch(inputs, load_bundle(model), out, run_options, progress, stop)
+        bundle = open_bundle(model, trusted, quiet)
+        report = run_batch(inputs, bundle, out, run_options, progress, stop)
     finally:
         progress.close()
     for problem in report.problems:
@@ -143,13 +150,15 @@ def _known_ages(participants: Path | None, age: float | None) -> KnownAges:
     return KnownAges(only=age) if participants is None else KnownAges.from_tsv(participants)
 
 
-def _preparation(ctx: click.Context, raw: bool, dof: str, brain_mask: str) -> Preparation | None:
+def _preparation(
+    ctx: click.Context, raw: bool, dof: str, brain_mask: str, trust: Trust
+) -> Preparation | None:
     from hz_runtime.errors import UsageError
 
     if raw:
         from hz_runtime.preparation.preparer import Preparation
 
-        return Preparation.asked(dof, brain_mask)
+        return Preparation.asked(dof, brain_mask, trust)
     given = [n for n in ("dof", "brain_mask") if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE]
     if given:
         named = " and ".join("--" + name.replace("_", "-") for name in given)

@@ -66,7 +66,7 @@ def export_bundle(
     manifest |= calibrated(metas.get("age", {}), say)
     remarks = filter(None, (options.note, constant, engines.remark))
     files[CARD] = model_card(name, manifest, metas, " ".join(remarks)).encode()
-    bundle = write_bundle(out, manifest, files, overwrite=options.overwrite)
+    bundle = write_bundle(out, manifest, files, overwrite=options.overwrite, key=options.key)
     say(
         f"{out.name}: {len(models)} models, {len(engines.built)} engines, "
         f"{sum(map(len, files.values())) / 1e6:.1f} MB, {bundle.id[:19]}..."

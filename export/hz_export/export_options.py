@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hz_export.engine_target import EngineOptions
+
+if TYPE_CHECKING:
+    from hz_runtime.bundle.signing_keys import SigningKey
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class ExportOptions:
     allow_constant_age : publish an age network that answers nearly the same for everybody, too, and say so on
         the model card.
     localize : where a file fails parity, bisect over its nodes and say which ones break it.
+    key : signs the bundle; None leaves it unsigned.
     """
 
     name: str = ""
@@ -43,3 +48,4 @@ class ExportOptions:
     engines: tuple[str, ...] = ()
     overwrite: bool = False
     localize: bool = False
+    key: SigningKey | None = None

@@ -1,7 +1,8 @@
-"""Fields of bundle.json, each checked for its kind; what is of another is a BundleError that names it."""
+"""JSON of a bundle and its fields, each checked for its kind; another is a BundleError that names it."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -14,6 +15,31 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 T = TypeVar("T")
 
 _MISSING: Any = object()
+
+
+def json_object(data: bytes, where: str, file: str = "bundle.json") -> dict[str, Any]:
+    """The JSON object `data`, without a key twice, NaN or infinity. `file` is what messages call it."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):  # two readers could each believe another one of them
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise BundleError(f"{where}: {file} has the key {twice[:80]!r} twice.", REMEDY)
+        return found
+
+    def refuse(constant: str) -> float:
+        raise BundleError(f"{where}: {file} holds {constant}, which is not JSON.", REMEDY)
+
+    try:
+        raw = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        json.dumps(raw, allow_nan=False)  # 1e999 is read as infinity
+    except (ValueError, RecursionError) as error:
+        kind = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:120]
+        raise BundleError(f"{where}: {file} is not readable JSON ({kind}).", REMEDY) from None
+    if not isinstance(raw, dict):
+        raise BundleError(f"{where}: {file} holds a {type(raw).__name__}, not an object.", REMEDY)
+    return raw
 
 
 def get(raw: Mapping[str, Any], key: str, kind: type[T], where: str, default: T = _MISSING) -> T:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hz_runtime.bundle.age_calibration import AgeBias, AgeInterval, parse_age_bias, parse_age_interval
 from hz_runtime.bundle.age_features import parse_age_features
 from hz_runtime.bundle.engine_cache import FLAVOURS, RECORD, EngineRecord
-from hz_runtime.bundle.fields import REMEDY, get, number, sha256, texts
+from hz_runtime.bundle.fields import REMEDY, get, json_object, number, sha256, texts
 from hz_runtime.errors import BackendError, BundleError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 MAX_MANIFEST_BYTES = 4 << 20
 OLDEST = 200.0  # years
 
+RESERVED = ("bundle.json", "model.sig")  # the manifest and its signature list the others
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@=-]{0,199}")
 
 
@@ -134,14 +135,14 @@ def bundle_id(manifest: Mapping[str, Any]) -> str:
 
 def check_name(name: str, where: str) -> str:
     """A file name that can only mean a file inside the bundle: one component, no tricks."""
-    if not _NAME.fullmatch(name) or name.endswith(".") or name.casefold() == "bundle.json":
+    if not _NAME.fullmatch(name) or name.endswith(".") or name.casefold() in RESERVED:
         raise BundleError(f"{where}: {name[:80]!r} is not the name of a file inside the bundle.", REMEDY)
     return name
 
 
 def parse(data: bytes, where: str) -> Manifest:
     """Check the bytes of bundle.json. `where` starts every message, e.g. "reference.hz"."""
-    raw = _json_object(data, where)
+    raw = json_object(data, where)
     _check_schema(raw, where)
     files = {
         check_name(name, where): sha256(value, f"{where}: files[{name!r}]")
@@ -182,29 +183,6 @@ def parse(data: bytes, where: str) -> Manifest:
         anatomy=_statistics(raw, "anatomy", where),
         age_features=age_features,
     )
-
-
-def _json_object(data: bytes, where: str) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):  # two readers could each believe another one of them
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise BundleError(f"{where}: bundle.json has the key {twice[:80]!r} twice.", REMEDY)
-        return found
-
-    def refuse(constant: str) -> float:
-        raise BundleError(f"{where}: bundle.json holds {constant}, which is not JSON.", REMEDY)
-
-    try:
-        raw = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
-        canonical(raw if isinstance(raw, dict) else {})
-    except (ValueError, RecursionError) as error:
-        kind = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:120]
-        raise BundleError(f"{where}: bundle.json is not readable JSON ({kind}).", REMEDY) from None
-    if not isinstance(raw, dict):
-        raise BundleError(f"{where}: bundle.json holds a {type(raw).__name__}, not an object.", REMEDY)
-    return raw
 
 
 def _check_schema(raw: Mapping[str, Any], where: str) -> None:

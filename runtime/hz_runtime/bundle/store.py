@@ -2,8 +2,9 @@
 
 What is guarded: every listed file is hashed before anything of it is parsed, and the bytes that an engine
 gets are the very bytes that were hashed (read once; no path is ever handed on), so a file swapped between
-check and use, a link or ONNX external data cannot smuggle other weights in. What is not: a bundle is not
-signed. Whoever can rewrite bundle.json consistently can publish another bundle; compare `Bundle.id`.
+check and use, a link or ONNX external data cannot smuggle other weights in. Who made a bundle is known only
+of a signed one, by whoever trusts the key (`trust`): whoever can rewrite bundle.json consistently can publish
+another bundle; else compare `Bundle.id`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hz_runtime.bundle.age_calibration import AgeBias
 from hz_runtime.bundle.fields import REMEDY
@@ -36,8 +37,21 @@ from hz_runtime.bundle.manifest import (
     check_name,
     parse,
 )
+from hz_runtime.bundle.signature import (
+    MAX_SIGNATURE_BYTES,
+    SIGNATURE,
+    Signature,
+    envelope,
+    parse_signature,
+    signed_bytes,
+    statement,
+)
 from hz_runtime.errors import BundleError, HzError, UsageError
 from hz_runtime.io.atomic import alive, atomic_write_bytes, sha256_bytes, shown, sync_folder
+
+if TYPE_CHECKING:
+    from hz_runtime.bundle.signing_keys import SigningKey
+    from hz_runtime.bundle.trust import Trust
 
 __all__ = [
     "AgeBias",
@@ -47,6 +61,8 @@ __all__ = [
     "TensorSpec",
     "default_bundle",
     "load_bundle",
+    "read_signature",
+    "sign_bundle",
     "write_bundle",
 ]
 
@@ -58,9 +74,14 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Bundle(Manifest):
-    """A verified bundle: everything bundle.json says, and where it lies."""
+    """A verified bundle: everything bundle.json says, and where it lies.
+
+    signer : the trusted key that signed it, sha256 hex of its PEM; empty where none was asked for, or
+    it is not signed.
+    """
 
     path: Path
+    signer: str = ""
 
     def model(self, role: str, *, precision: str | None = None, to: str | None = None) -> ModelEntry:
         """The one model of `role`, in `precision` (None: the first of PRECISIONS there is), to site `to`.
@@ -117,10 +138,11 @@ class Bundle(Manifest):
         raise BundleError(f"{self.path.name}: no model has sha256 {sha256[:12]}...", REMEDY)
 
 
-def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
+def load_bundle(path: str | os.PathLike[str] | None = None, trust: Trust | None = None) -> Bundle:
     """Read and verify a bundle; nothing of its files is parsed before all of them match their sha256.
 
     path : the NAME.hz directory; None finds the installed reference bundle (see `default_bundle`).
+    trust : keys that its signature is held to; None asks for none.
     Raises BundleError (exit 4), naming the file and what to do.
     """
     root = Path(path) if path is not None else default_bundle()
@@ -128,12 +150,7 @@ def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
     if not root.is_dir():
         what = "is not a directory" if root.exists() else "does not exist"
         raise BundleError(f"{where}: bundle {what}.", "Name a NAME.hz directory that hz-export wrote.")
-    with _opened(root, MANIFEST, where) as (handle, size):
-        if size > MAX_MANIFEST_BYTES:
-            raise BundleError(
-                f"{where}: bundle.json is {size} bytes; more than {MAX_MANIFEST_BYTES} is refused.", REMEDY
-            )
-        data = handle.read(MAX_MANIFEST_BYTES + 1)
+    data = _read_whole(root, MANIFEST, MAX_MANIFEST_BYTES, where)
     manifest = parse(data, where)
     sizes = {name: _verify(root, name, sha, where) for name, sha in manifest.files.items()}
     listed: tuple[ModelEntry | EngineEntry, ...] = (*manifest.models, *manifest.engines)
@@ -141,8 +158,57 @@ def load_bundle(path: str | os.PathLike[str] | None = None) -> Bundle:
         if entry.bytes != sizes[entry.file]:
             raise _changed(where, entry.file, f"{sizes[entry.file]} bytes, expected {entry.bytes}")
     return Bundle(
-        path=root.absolute(), **{field.name: getattr(manifest, field.name) for field in fields(Manifest)}
+        path=root.absolute(),
+        signer=_signer(root, trust, {**manifest.files, MANIFEST: sha256_bytes(data)}, where) if trust else "",
+        **{field.name: getattr(manifest, field.name) for field in fields(Manifest)},
     )
+
+
+def sign_bundle(path: str | os.PathLike[str], key: SigningKey) -> Bundle:
+    """Verify a bundle and sign it as it is; a signature that it had is replaced.
+
+    Raises BundleError where it is damaged or its folder holds what bundle.json does not list, HzError where
+    the signature cannot be written.
+    """
+    bundle = load_bundle(path)
+    unlisted = sorted(set(os.listdir(bundle.path)) - {*bundle.files, MANIFEST, SIGNATURE})
+    if unlisted:
+        raise BundleError(
+            f"{bundle.path.name}: {unlisted[0][:80]} is no file of this bundle.", "Move it away, then sign."
+        )
+    data = _read_whole(bundle.path, MANIFEST, MAX_MANIFEST_BYTES, bundle.path.name)
+    if parse(data, bundle.path.name).id != bundle.id:
+        raise BundleError(f"{bundle.path.name}: {MANIFEST} changed while it was read.", REMEDY)
+    signed = _signed(key, bundle.path.name, {**bundle.files, MANIFEST: sha256_bytes(data)})
+    atomic_write_bytes(bundle.path / SIGNATURE, signed)
+    return bundle
+
+
+def read_signature(bundle: Bundle) -> Signature | None:
+    """What its model.sig says, believed by nobody yet; None where it has none. Raises BundleError."""
+    if not os.path.lexists(bundle.path / SIGNATURE):
+        return None
+    where = bundle.path.name
+    return parse_signature(_read_whole(bundle.path, SIGNATURE, MAX_SIGNATURE_BYTES, where), where)
+
+
+def _signed(key: SigningKey, name: str, files: Mapping[str, str]) -> bytes:
+    payload = statement(name, files)
+    return envelope(payload, key.sign(signed_bytes(payload)), key.key)
+
+
+def _signer(root: Path, trust: Trust, files: Mapping[str, str], where: str) -> str:
+    held = os.listdir(root)
+    data = _read_whole(root, SIGNATURE, MAX_SIGNATURE_BYTES, where) if SIGNATURE in held else None
+    return trust.check(data, files, held, where)
+
+
+def _read_whole(root: Path, name: str, most: int, where: str) -> bytes:
+    with _opened(root, name, where) as (handle, size):
+        if size > most:
+            raise BundleError(f"{where}: {name} is {size} bytes; more than {most} is refused.", REMEDY)
+        data: bytes = handle.read(most + 1)
+    return data
 
 
 def default_bundle() -> Path:
@@ -173,12 +239,13 @@ def write_bundle(
     manifest: Mapping[str, Any],
     files: Mapping[str, bytes],
     overwrite: bool = False,
+    key: SigningKey | None = None,
 ) -> Bundle:
     """Publish a bundle: complete and verified at `path`, or not at all.
 
     manifest : the fields of bundle.json; sha256, sizes, "files", "id" and "created" are filled in here. A
     model entry that states another sha256 than its file has is refused: its evidence is of other bytes.
-    files : name -> contents, each model's "file" among them.
+    files : name -> contents, each model's "file" among them.  key : signs it; None leaves it unsigned.
     Raises UsageError where `path` exists (unless `overwrite` and it is a bundle), BundleError where the
     manifest would not load.
     """
@@ -193,7 +260,11 @@ def write_bundle(
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temp, ignore_errors=True)
         temp.mkdir()
-        for name, data in {**files, MANIFEST: _dump(complete)}.items():
+        written = {**files, MANIFEST: _dump(complete)}
+        if key is not None:
+            hashes = {name: sha256_bytes(data) for name, data in written.items()}
+            written[SIGNATURE] = _signed(key, target.name, hashes)
+        for name, data in written.items():
             atomic_write_bytes(temp / name, data)
         load_bundle(temp)
         _publish(temp, target)

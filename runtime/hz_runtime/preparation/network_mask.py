@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,9 @@ from hz_runtime.errors import BundleError, NoBrain, UsageError
 from hz_runtime.io.user_folders import user_folder
 from hz_runtime.io.volume import Volume
 from hz_runtime.model_space.morphology import filled, largest
+
+if TYPE_CHECKING:
+    from hz_runtime.bundle.trust import Trust
 
 F32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -124,22 +128,29 @@ def mask_network(bundle: Bundle, threads: int = 1) -> MaskNetwork | None:
 
 
 def find_mask_network(
-    named: Path | None = None, bundle: Bundle | None = None, threads: int = 1, *, needed: bool = False
+    named: Path | None = None,
+    bundle: Bundle | None = None,
+    threads: int = 1,
+    *,
+    needed: bool = False,
+    trust: Trust | None = None,
 ) -> MaskNetwork | None:
     """The network of the bundle `named`, else of the bundle in use, else of the one in `default_place`.
 
     needed : raise UsageError, which names the command that makes one, where there is none; else the answer
         is None, also where onnxruntime is not installed.
-    Raises UsageError where `named` has none, BundleError where a bundle is damaged.
+    trust : keys that a bundle's signature is held to; `bundle` has been opened already.
+    Raises UsageError where `named` has none, BundleError where a bundle is damaged or refused.
     """
     if named is not None:
-        if network := mask_network(load_bundle(named), threads):
+        if network := mask_network(load_bundle(named, trust), threads):
             return network
         raise UsageError(f"{named.name} has no {ROLE} model.", f"Make a bundle that has:  {COMMAND}")
     if not needed and find_spec(ENGINE) is None:
         return None
     place = default_place()
-    for candidate in (bundle, load_bundle(place) if place is not None and place.is_dir() else None):
+    own = load_bundle(place, trust) if place is not None and place.is_dir() else None
+    for candidate in (bundle, own):
         if candidate is not None and (network := mask_network(candidate, threads)):
             return network
     if needed:

@@ -25,6 +25,7 @@ from hz_runtime.preparation.template import Template, mni152
 
 if TYPE_CHECKING:
     from hz_runtime.bundle.store import Bundle
+    from hz_runtime.bundle.trust import Trust
     from hz_runtime.preparation.network_mask import MaskNetwork
 
 VERSION = 4  # raised when the same scan and choices would give another brain
@@ -40,15 +41,16 @@ class Preparation:
     dof : as for `steps.prepare_head`.
     brain_mask : so, too; or network, which is auto with a network that must be there; or the path of a bundle
     with such a network; or that of a mask on the grid of the batch's only scan.
-    threads : of each scan's registration.
+    threads : of each scan's registration.  trust : keys that a mask network's bundle is held to.
     """
 
     dof: Literal[6, 12] = 6
     brain_mask: MaskChoice | Literal["network"] | Path = "auto"
     threads: int = 1
+    trust: Trust | None = None
 
     @classmethod
-    def asked(cls, dof: int | str, brain_mask: str) -> Preparation:
+    def asked(cls, dof: int | str, brain_mask: str, trust: Trust | None = None) -> Preparation:
         """From what a user wrote: 6 or 12; auto, none, template, network or a path. Raises UsageError."""
         if str(dof) not in ("6", "12"):
             raise UsageError(f"dof {dof} is neither 6 nor 12.", "6 keeps the brain's size, 12 does not.")
@@ -57,7 +59,7 @@ class Preparation:
             raise UsageError(
                 f"--brain-mask {mask.name}: neither {', '.join(CHOICES)} nor a file.", "Check the name."
             )
-        return cls(6 if str(dof) == "6" else 12, mask)
+        return cls(6 if str(dof) == "6" else 12, mask, trust=trust)
 
     @property
     def mask_file(self) -> Path | None:
@@ -107,7 +109,9 @@ class Preparer:
         if asked == "auto" and not installed():  # hz-prepare does without an engine
             return cls(choices)
         named = asked if isinstance(asked, Path) else None
-        network = find_mask_network(named, bundle, choices.threads, needed=asked == "network")
+        network = find_mask_network(
+            named, bundle, choices.threads, needed=asked == "network", trust=choices.trust
+        )
         return cls(choices, network=network)
 
     def __post_init__(self) -> None:
