@@ -14,6 +14,7 @@ from hz_cli import options, render
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from hz_runtime.dicom.page_objects import PageKind
     from hz_runtime.dicom.series import Series
 
 _FOLDER = click.Path(path_type=Path)
@@ -176,6 +177,11 @@ def convert(
 @_series
 @click.option("--reference", metavar="JSON", type=_FOLDER, help="NAME_source.json of convert --reference.")
 @click.option("--result", metavar="JSON", type=_FOLDER, help="Sidecar of hz-run.  [default: beside VOLUME]")
+@click.option(
+    "--page",
+    type=click.Choice(["sc", "pdf"]),
+    help="Also write a page for the reader: secondary captures, or one PDF.",
+)
 @click.option("--keep-ids", is_flag=True, help="Carry patient and study of IN, to file it in the record.")
 @_salt
 def export(
@@ -185,6 +191,7 @@ def export(
     wanted: int | None,
     reference: Path | None,
     result: Path | None,
+    page: PageKind | None,
     keep_ids: bool,
     salt: str | None,
 ) -> None:
@@ -194,21 +201,17 @@ def export(
     unverified. Without --keep-ids they carry no patient and have a study of their own.
     """
     from hz_runtime.dicom.deidentify import SALT
-    from hz_runtime.dicom.derived import write_derived
-    from hz_runtime.dicom.export_folder import replacing
+    from hz_runtime.dicom.export import write_export
     from hz_runtime.dicom.result import read_result
     from hz_runtime.dicom.series import find_series
-    from hz_runtime.dicom.structured_report import write_report
 
-    origin, age = read_result(volume, result)
+    read = read_result(volume, result)
     with _opened(source) as files:
         one = _source(find_series(files), volume, wanted, reference, salt)
-        with replacing(out, one) as folder:
-            images = write_derived(volume, one, folder, origin, keep_ids, salt or SALT)
-            if age is not None:
-                write_report(age, one, folder, origin, keep_ids, salt or SALT)
-    report = "SR_age.dcm" if age is not None else "no report (no age was predicted)"
-    click.echo(f"{len(images)} images on series {one.number}, {report}")
+        made = write_export(volume, one, out, read, page, keep_ids=keep_ids, salt=salt or SALT)
+    report = made.report or "no report (no age was predicted)"
+    pages = f", {', '.join(made.page)}" if made.page else ""
+    click.echo(f"{len(made.images)} images on series {one.number}, {report}{pages}")
     if keep_ids:
         click.echo("these files identify the patient", err=True)
 

@@ -25,6 +25,7 @@ from hz_runtime.dicom.convert import geometry_difference, index_map
 from hz_runtime.dicom.deidentify import listed
 from hz_runtime.dicom.export_folder import replacing
 from hz_runtime.dicom.intake import private_folder
+from hz_runtime.dicom.planes import Slice
 from hz_runtime.dicom.series import Series
 from hz_runtime.errors import GridMismatch
 from hz_runtime.io.atomic import atomic_write_bytes
@@ -66,15 +67,26 @@ _ACQUISITION_TYPE_2 = listed(
 class Origin:
     """Who made a result, and what was noted about it, for its records.
 
-    version : of hz.  bundle, bundle_id : of the models; may be empty.  created : when, with a time zone.
+    version : of hz.  bundle, bundle_id : of the models; may be empty.  created : when, with a time zone; by
+    default now, or $SOURCE_DATE_EPOCH (seconds since 1970) where objects are to be the same bytes again.
     flags : what hz-run found unusual about the scan, in words.
+    options : fingerprint of the options that shaped the result; may be empty.
     """
 
     version: str
     bundle: str = ""
     bundle_id: str = ""
-    created: datetime = field(default_factory=lambda: datetime.now(UTC))
+    created: datetime = field(default_factory=lambda: _now())
     flags: tuple[str, ...] = ()
+    options: str = ""
+
+    def key(self, series: Series) -> tuple[object, ...]:
+        """What the UIDs of a result's objects are made of: its source, image by image, and what made it.
+
+        No time, and nothing that another engine rounds otherwise: an archive that is sent the same result
+        again finds the same objects, and half a series is another source than the whole."""
+        images = sorted({plane.sop_uid for plane in series.slices})
+        return (series.uid, series.part, *images, self.version, self.bundle_id, self.options)
 
     @property
     def comment(self) -> str:
@@ -94,8 +106,13 @@ class Origin:
         return [f"hz {self.version}"[:64], *([f"bundle {self.bundle}"[:64]] if self.bundle else [])]
 
 
+def _now() -> datetime:
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return datetime.fromtimestamp(int(epoch), UTC) if epoch.isdecimal() else datetime.now(UTC)
+
+
 def new_uid(*parts: object) -> str:
-    """A UID under 2.25 (PS3.5 B.2) that depends on `parts` alone: new content or time, new UID."""
+    """A UID under 2.25 (PS3.5 B.2) that depends on `parts` alone."""
     digest = bytearray(hashlib.sha256("\0".join(map(str, parts)).encode()).digest()[:16])
     digest[6], digest[8] = (digest[6] & 0x0F) | 0x80, (digest[8] & 0x3F) | 0x80  # RFC 9562, version 8
     return f"2.25.{int.from_bytes(digest, 'big')}"
@@ -137,7 +154,7 @@ def write_derived(
     codes, slope, intercept = stored_values(volume, scan)
     planes = on_slices(codes, scan.affine, series)
     with de.quiet():
-        common = _common(series, origin, scan.sha256, keep_ids, salt)
+        common = _common(series, origin, keep_ids, salt)
     common.update(_scaling(codes, slope, intercept))
     names = [f"MR_{index + 1:04}.dcm" for index in range(len(series.slices))]
     # All or none: a series with slices missing looks like one that is whole.
@@ -210,15 +227,14 @@ def _header(path: Path, only: Sequence[str] | None = None) -> Any:
     return dcmread(path, force=True, stop_before_pixels=True, specific_tags=tags)
 
 
-def _common(series: Series, origin: Origin, sha256: str, keep_ids: bool, salt: str) -> Any:
+def _common(series: Series, origin: Origin, keep_ids: bool, salt: str) -> Any:
     """Everything that all images of the new series share."""
     source = _header(series.files[0])
     image = _taken_over(source, series, keep_ids, salt)
     image.update(_provenance(source, origin, keep_ids))
     image.SeriesNumber = SERIES_NUMBER_ADDED + int(de.number(source.get("SeriesNumber")) or 0) % 10**6
-    key = (series.uid, series.part, sha256, origin.version, origin.bundle_id, origin.created.isoformat())
     image.StudyInstanceUID = study_of(series, keep_ids)
-    image.SeriesInstanceUID = new_uid("series", *key)
+    image.SeriesInstanceUID = new_uid("series", *origin.key(series))
     if not image.get("FrameOfReferenceUID"):
         image.FrameOfReferenceUID = new_uid("frame of reference", series.uid)
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
@@ -318,8 +334,7 @@ def _set(image: Any, keyword: str, value: Any) -> None:
 
 
 def _image(common: Any, series: Series, index: int, plane: Int16, sources: dict[Path, Any]) -> Any:
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
+    from pydicom.dataset import Dataset
 
     where = series.slices[index]
     image = Dataset()
@@ -336,18 +351,33 @@ def _image(common: Any, series: Series, index: int, plane: Int16, sources: dict[
             image[keyword] = source[keyword]  # the source's own text
         else:
             _set(image, keyword, value)
+    image.SourceImageSequence = [source_reference(where, where.frame)]
+    image.PixelData = np.ascontiguousarray(plane, "<i2").tobytes()
+    image["PixelData"].VR = "OW"
+    return filed(image)
+
+
+def filed(data: Any) -> Any:
+    """`data`, a Dataset, with the file meta information of an explicit little endian file."""
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    data.file_meta = FileMetaDataset()
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return data
+
+
+def source_reference(plane: Slice, frame: int | None = None) -> Any:
+    """An item that names the image of `plane` as the source of a derived object."""
+    from pydicom.dataset import Dataset
+
     reference = Dataset()
-    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = where.sop_class, where.sop_uid
-    if where.frame is not None:
-        reference.ReferencedFrameNumber = where.frame
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = plane.sop_class, plane.sop_uid
+    if frame is not None:
+        reference.ReferencedFrameNumber = frame
     reference.PurposeOfReferenceCodeSequence = code(
         "121322", "DCM", "Source image for image processing operation"
     )
-    image.SourceImageSequence = [reference]
-    image.PixelData = np.ascontiguousarray(plane, "<i2").tobytes()
-    image["PixelData"].VR = "OW"
-    image.file_meta = FileMetaDataset()
-    image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
-    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
-    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    return image
+    return reference

@@ -19,7 +19,8 @@ from hz_runtime.dicom.series import Series
 from hz_runtime.errors import HzError, UsageError
 from hz_runtime.io.atomic import shown, sync_folder
 
-_REFERENCES = ("SourceImageSequence", "CurrentRequestedProcedureEvidenceSequence")
+_REFERENCES = ("SourceImageSequence", "CurrentRequestedProcedureEvidenceSequence", "SourceInstanceSequence")
+_NAMES = ("MR_*.dcm", "SR_age.dcm", "SC_page_*.dcm", "PDF_page.dcm")
 
 
 @contextmanager
@@ -55,7 +56,7 @@ def earlier_export(folder: Path, series: Series) -> list[Path]:
 
     Raises UsageError where files named like an export are there that were not made of `series`.
     """
-    found = sorted((*folder.glob("MR_*.dcm"), *folder.glob("SR_age.dcm")))
+    found = sorted(path for pattern in _NAMES for path in folder.glob(pattern))
     own = {plane.sop_uid for plane in series.slices}
     with quiet():
         for path in found:
@@ -68,7 +69,7 @@ def earlier_export(folder: Path, series: Series) -> list[Path]:
 
 
 def _referenced(path: Path) -> set[str]:
-    """SOPInstanceUIDs of the source that an image or a report of an export names; none of another file."""
+    """SOPInstanceUIDs of the source that a file of an export names; none of another file."""
     from pydicom import dcmread
 
     try:

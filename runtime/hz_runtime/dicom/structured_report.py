@@ -61,15 +61,6 @@ class PredictedAge:
         )
         return [(code, meaning, years) for code, meaning, years in found if years is not None]
 
-    @property
-    def identity(self) -> str:
-        """What a report's UIDs are made of. Its form must stay: the same result keeps its UIDs."""
-        shown = self.prediction
-        return (
-            f"PredictedAge(raw={shown.age_raw!r}, corrected={shown.age_corrected!r}, "
-            f"interval={shown.age_interval!r}, coverage={self.coverage!r}, engine={self.engine!r})"
-        )
-
 
 def write_report(
     age: PredictedAge,
@@ -102,14 +93,7 @@ def _document(age: PredictedAge, series: Series, origin: Origin, keep_ids: bool,
     from pydicom.dataset import Dataset
 
     evidence = _evidence(series, keep_ids, salt)
-    key = (
-        series.uid,
-        series.part,
-        age.identity,
-        origin.version,
-        origin.bundle_id,
-        origin.created.isoformat(),
-    )
+    key = origin.key(series)
     report = EnhancedSR(
         evidence=evidence,
         content=_report(age, series, origin, CodedConcept)[0],

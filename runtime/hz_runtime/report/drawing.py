@@ -120,6 +120,18 @@ class View:
     box: list[tuple[int, int]]
 
 
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A sagittal, a coronal and an axial slice each, (h, w) uint8, of one scale.
+
+    before, after : levels of gray.  difference : indices of `strips.difference_palette`.
+    """
+
+    before: list[U8]
+    after: list[U8]
+    difference: list[U8]
+
+
 def figure_data(
     volume: ScanLike, prepared: PreparedLike, harmonized_native: F32 | None, harmonized_grid: F32
 ) -> Figure:
@@ -176,11 +188,16 @@ def _sides(volume: ScanLike, prepared: PreparedLike, native: F32 | None, grid: F
     return sides
 
 
-def _strips(sides: Sides, view: View, window: tuple[float, float]) -> tuple[bytes, bytes, bytes]:
-    """PNGs of the slices before, after, and of their difference."""
+def slices(sides: Sides, longest: int) -> Rows:
+    """Mid-slices of both sides and of their difference, `longest` pixels on the longest side of the brain."""
+    sample = Sample.of(sides)
+    return _slices(sides, _view(sample, sides), _window(sample.raw), longest)
+
+
+def _slices(sides: Sides, view: View, window: tuple[float, float], longest: int) -> Rows:
     spacing = sides.spacing
-    pixel = max(float((b - a) * s) for (a, b), s in zip(view.box, spacing, strict=True)) / MAX_PIXELS
-    rows: tuple[list[U8], list[U8], list[U8]] = ([], [], [])
+    pixel = max(float((b - a) * s) for (a, b), s in zip(view.box, spacing, strict=True)) / longest
+    rows = Rows([], [], [])
     for axis in range(3):
         raw, after = (_slice(side, axis, view) for side in (sides.raw, sides.after))
         inside = sides.brain(raw, after)
@@ -189,13 +206,19 @@ def _strips(sides: Sides, view: View, window: tuple[float, float]) -> tuple[byte
         pictures = [
             upright(resize(cut, mm, pixel), axis) for cut in (raw, after, change, inside.astype(np.float32))
         ]
-        rows[0].append(gray(pictures[0], *window))
-        rows[1].append(gray(pictures[1], 0.0, 1.0))
-        rows[2].append(diverging(pictures[2], pictures[3]))
+        rows.before.append(gray(pictures[0], *window))
+        rows.after.append(gray(pictures[1], 0.0, 1.0))
+        rows.difference.append(diverging(pictures[2], pictures[3]))
+    return rows
+
+
+def _strips(sides: Sides, view: View, window: tuple[float, float]) -> tuple[bytes, bytes, bytes]:
+    """PNGs of the slices before, after, and of their difference."""
+    rows = _slices(sides, view, window, MAX_PIXELS)
     return (
-        encode_png(strip(rows[0], ink=255)),
-        encode_png(strip(rows[1], ink=255)),
-        encode_png(strip(rows[2], ink=INK), difference_palette()),
+        encode_png(strip(rows.before, ink=255)),
+        encode_png(strip(rows.after, ink=255)),
+        encode_png(strip(rows.difference, ink=INK), difference_palette()),
     )
 
 

@@ -46,11 +46,12 @@ def _row(gate: Mapping[str, Any]) -> str:
     return (
         f'<li>{_light(passed)}<span><span class="gate-name">{markup.text(gate["gate"])}</span> '
         f'<span class="small">{measured}</span> '
-        f'<span class="soft small">{_wanted(markup.sequence(gate.get("limits")))}</span></span></li>'
+        f'<span class="soft small">{wanted(markup.sequence(gate.get("limits")))}</span></span></li>'
     )
 
 
-def _wanted(limits: Sequence[Any]) -> str:
+def wanted(limits: Sequence[Any]) -> str:
+    """Limits in words, plain text; "" without any."""
     low, high = (markup.number(limit) for limit in limits) if len(limits) == 2 else (None, None)
     if low is not None and high is not None:
         return f"({low:g} to {high:g} wanted)"

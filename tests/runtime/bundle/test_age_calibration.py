@@ -199,7 +199,8 @@ def test_it_reaches_the_structured_report(bundle: Bundle, tmp_path: Path) -> Non
 
     scan = write_scan(tmp_path / "sub-01_T1w.nii.gz", 1)
     (result,) = run_batch([scan], bundle, tmp_path / "out", RunOptions(report=False)).scans
-    origin, age = read_result(tmp_path / "out/sub-01_desc-harmonized_T1w.nii.gz")
+    read = read_result(tmp_path / "out/sub-01_desc-harmonized_T1w.nii.gz")
+    origin, age = read.origin, read.age
     assert age is not None and (age.prediction.age_interval, age.coverage) == (
         result.prediction.age_interval,
         0.9,

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import warnings
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -369,11 +370,37 @@ def test_what_a_source_says_is_not_printed(tmp_path: Path, capfd: pytest.Capture
     assert "JD" not in said
 
 
-def test_what_a_reports_uids_are_made_of_stays() -> None:
-    """Reports of the same result must keep their UIDs from one version to the next."""
-    age = PredictedAge(Prediction(41.2, 43.5, (35.0, 52.0), 0.7), 0.9, "onnxruntime")
-    assert age.identity == (
-        "PredictedAge(raw=41.2, corrected=43.5, interval=(35.0, 52.0), coverage=0.9, engine='onnxruntime')"
+def uids(folder: Path) -> list[str]:
+    """Series and instances of the files of an export."""
+    found = [pydicom.dcmread(p, stop_before_pixels=True) for p in sorted(folder.glob("*.dcm"))]
+    return [uid for data in found for uid in (data.SeriesInstanceUID, data.SOPInstanceUID)]
+
+
+def test_the_same_result_has_the_same_uids_at_any_time(tmp_path: Path) -> None:
+    """An archive must know a repeat, also of another engine's rounding; anything else is another object."""
+    small.write_series(tmp_path / "in")
+    series = source(tmp_path / "in")
+    volume = harmonized(series, tmp_path)
+
+    def made(name: str, origin: Origin, age: float = 50.0) -> list[str]:
+        write_derived(volume, series, tmp_path / name, origin)
+        write_report(PredictedAge(Prediction(age)), series, tmp_path / name, origin)
+        return uids(tmp_path / name)
+
+    first = made("a", ORIGIN)
+    assert made("b", replace(ORIGIN, created=datetime(2027, 1, 1, tzinfo=UTC)), age=50.0001) == first
+    for name, change in {"c": {"version": "1.3"}, "d": {"bundle_id": "other"}, "e": {"options": "o"}}.items():
+        assert not set(first) & set(made(name, replace(ORIGIN, **change)))
+    half = replace(series, slices=series.slices[:16])
+    assert (
+        ORIGIN.key(half)
+        != ORIGIN.key(series)
+        == ORIGIN.key(replace(series, slices=tuple(reversed(series.slices))))
     )
-    lone = "PredictedAge(raw=41.2, corrected=None, interval=None, coverage=None, engine='')"
-    assert PredictedAge(Prediction(41.2)).identity == lone
+
+
+def test_the_time_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    assert Origin("1").created == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "soon")
+    assert abs((Origin("1").created - datetime.now(UTC)).total_seconds()) < 60
