@@ -132,6 +132,17 @@ _harmonizer_options = together(
         "--restore", type=click.FloatRange(0), help="Weight of restoration beside the other losses."
     ),
     click.option(
+        "--anchor",
+        type=click.Choice(["mean", "white"]),
+        help="Level that harmonized scans share: of the brain's mean, or of white matter.  [default: mean; "
+        "reference white]",
+    ),
+    click.option(
+        "--unchanged",
+        type=click.FloatRange(0, 1),
+        help="Share of scans that meet no simulated scanner, so that what needs no change is left alone.",
+    ),
+    click.option(
         "--start-from",
         type=click.Path(path_type=Path, dir_okay=False, exists=True),
         help="Checkpoint whose networks are trained further, in place of new ones.",
@@ -160,6 +171,7 @@ def train() -> None:
     help="Take out every scan's receive field first, as the paper does.  [default: yes, except quick]",
 )
 @_intensity("min-max, the paper's")
+@click.option("--width", type=click.IntRange(1), help="Channels of the networks' first conv.")
 def cyclegan(cohort: Path, preset: str, intensity: str | None, **given: Any) -> None:
     """3D CycleGAN of Komandur 2023: harmonize source sites to a target site."""
     from hz_train.cyclegan_training import PRESETS, train_cyclegan

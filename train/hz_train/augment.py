@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, gaussian_filter, zoom
 
+from hz_runtime.model_space.intensity import RULES
+
 F32 = NDArray[np.float32]
 
 
@@ -26,6 +28,9 @@ class Augmentation:
     blur : largest Gaussian sigma in voxels.
     scale : largest |log| of the isotropic change of size in `pose`; each axis adds a third of it.
     mixing : how often a head is averaged with another one.
+    unchanged : how often no scanner is simulated at all. A network that has met only changed scans changes
+        those that need none: it moves the reference site's own.
+    intensity : the recipe's rule, which scales what a simulated scanner made as it scales a real scan.
     """
 
     gamma: float = 0.7
@@ -35,6 +40,8 @@ class Augmentation:
     blur: float = 0.8
     scale: float = 0.2
     mixing: float = 0.3
+    unchanged: float = 0.0
+    intensity: str = "min-max"
 
     @classmethod
     def strong(cls) -> Augmentation:
@@ -76,8 +83,10 @@ def bias_field(brain: NDArray[np.bool_], amplitude: float, rng: np.random.Genera
 def scanner(volume: F32, rng: np.random.Generator, strength: Augmentation) -> F32:
     """The same anatomy through another, random scanner.
 
-    volume : (D, H, W) float32 in [0, 1], zero outside the brain. Returns the same, min-max scaled again.
+    volume : (D, H, W) float32 in [0, 1], zero outside the brain. Returns the same, scaled again by the rule.
     """
+    if strength.unchanged and rng.random() < strength.unchanged:
+        return volume
     brain = volume > 0.02
     out = tone_curve(
         volume,
@@ -91,6 +100,8 @@ def scanner(volume: F32, rng: np.random.Generator, strength: Augmentation) -> F3
     # What min-max makes of a scan depends on its brightest voxel; real cohorts differ there by a third.
     out = np.minimum(out, np.float32(np.percentile(out[brain], rng.uniform(96, 100))))
     out = np.maximum(out, 0)
+    if strength.intensity != "min-max":
+        return RULES[strength.intensity](out)[0]
     return (out / max(float(out.max()), 1e-6)).astype(np.float32)
 
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from hz_train.apply import applied
 from hz_train.augment import Augmentation, mixture, pose, scanner
 from hz_train.fit import Run, adam
+from hz_train.levels import LEVELS, at_level
 from hz_train.losses import Weights, discriminator_loss, l1, real_loss, total
 from hz_train.volume_cyclegan import Discriminator, Generator
 
@@ -52,6 +53,8 @@ class Settings:
     averaging : share that the running average of the forward generator's weights keeps each step; the
         average is what is saved and scored (Yazici 2019). 0, as in the paper, saves the last weights.
     width : channels of the first conv.
+    anchor : the level (`levels.LEVELS`) at which restoration is asked for: "mean" of the brain, or that of
+        its "white" matter, at which harmonized scans then come out.
     """
 
     weights: Weights = Weights()
@@ -61,6 +64,7 @@ class Settings:
     warmup_lr: float = 1e-4
     averaging: float = 0.0
     width: int = 32
+    anchor: str = "mean"
 
     @property
     def before(self) -> int:
@@ -110,7 +114,8 @@ class CycleGANTask:
         if settings.averaging:
             # Among the networks, so that it is saved and resumed with them; no optimizer knows it.
             self.networks["average"] = copy.deepcopy(self.networks["generator"]).requires_grad_(False)
-        self.levels = [_level(volume) for volume in target]
+        self.measure = LEVELS[settings.anchor]
+        self.levels = [self.measure(volume) for volume in target]
         self.level = float(np.mean(self.levels))
         # Halved before the simulated scanners, not after: they then cost an eighth as well.
         self.half_target = self._images(halved(target)) if settings.coarse else self.target
@@ -183,6 +188,8 @@ class CycleGANTask:
         target = self.half_target if epoch < self.settings.coarse else self.target
         y, y_seen, scans = self._side(1, target, epoch, slots)
         y_even = self._asked(y, scans)
+        if self.settings.anchor == "white":
+            y = y_even  # the discriminator would else see by its brightness which scan is real
         if epoch < self.settings.before:
             return y_seen, y_even
         x_clean, x, scans = self._side(0, self.source, epoch, slots)
@@ -206,7 +213,7 @@ class CycleGANTask:
 
     def _asked(self, y: F32, scans: list[int]) -> F32:
         """What restoration is asked for, of the target images y of these volumes."""
-        return even(y, self.level)
+        return self.even(y)
 
     def _varied(self, images: Images, index: int, rng: np.random.Generator, strength: Augmentation) -> F32:
         """Another head: moved, and sometimes mixed with a second one."""
@@ -219,6 +226,10 @@ class CycleGANTask:
     def _seen(self, image: F32, rng: np.random.Generator, strength: Augmentation) -> F32:
         """The image through another scanner."""
         return scanner(image, rng, strength)
+
+    def even(self, volumes: F32) -> F32:
+        """(n, D, H, W) volumes at the target site's average level."""
+        return at_level(volumes, self.level, self.measure)
 
     def harmonize(self, volumes: F32) -> F32:
         """(n, D, H, W) through the forward generator, in float32."""
@@ -233,12 +244,12 @@ class CycleGANTask:
         if self.settings.augmentation is None or len(self.held_target) == 0:
             return {}
         held = self.held_target[:8]
-        clean = even(halved(held) if epoch < self.settings.coarse else held, self.level)
+        clean = self.even(halved(held) if epoch < self.settings.coarse else held)
         seen = simulated(clean, self.settings.augmentation, seed=1)
         brain = clean > 0.02
-        made = even(self.harmonize(seen), self.level)
+        made = self.even(self.harmonize(seen))
         return {
-            "held_out_before": float(np.abs(even(seen, self.level) - clean)[brain].mean()),
+            "held_out_before": float(np.abs(self.even(seen) - clean)[brain].mean()),
             "held_out_after": float(np.abs(made - clean)[brain].mean()),
         }
 
@@ -264,20 +275,6 @@ def halved(volumes: F32) -> F32:
     n, d, h, w = volumes.shape
     cubes = volumes.reshape(n, d // 2, 2, h // 2, 2, w // 2, 2)
     return np.asarray(cubes.mean((2, 4, 6), dtype=np.float32))
-
-
-def _level(volume: F32) -> float:
-    """Mean intensity inside the brain of a volume in model space."""
-    return float(volume[volume > 0.05].mean())
-
-
-def even(volumes: F32, level: float) -> F32:
-    """Volumes scaled to one brain mean and clipped to [0, 1].
-
-    Min-max leaves a scan's overall brightness to its single brightest voxel, often a vessel. No network
-    can foresee it, so restoration is asked for the target site's average brightness instead.
-    """
-    return np.stack([np.clip(v * (level / max(_level(v), 1e-3)), 0, 1) for v in volumes]).astype(np.float32)
 
 
 def simulated(volumes: F32, strength: Augmentation, seed: int) -> F32:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_gradient_magnitude
 
-from hz_runtime.errors import GridMismatch, NoBrain
+from hz_runtime.errors import GridMismatch
+from hz_train.levels import otsu_thresholds
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -21,37 +22,8 @@ Mask = NDArray[np.bool_]
 
 TISSUES = ("CSF", "grey matter", "white matter")
 CSF, GREY, WHITE = 1, 2, 3
-BINS = 256
 EDGE_SIGMA = 1.0  # voxels
 RIM = 2  # voxels
-
-
-def otsu_thresholds(values: F32, bins: int = BINS) -> tuple[float, float]:
-    """The two thresholds that divide values into three classes of largest between-class variance.
-
-    Otsu 1979 for three classes (his eq. 22), searched exhaustively over a histogram of `bins` bins between
-    the 0.1 and the 99.9 percentile, so that a hot voxel does not coarsen it. Equal to the best 3-means of
-    the binned values, with no start to depend on, and moves with a change of gain or offset.
-    Raises NoBrain where the values do not vary.
-    """
-    low, high = (float(v) for v in np.percentile(values, [0.1, 99.9]))
-    if not high > low:
-        raise NoBrain("a brain without contrast cannot be divided into tissues.", "Look at the scan.")
-    counts, edges = np.histogram(np.clip(values, low, high), bins, (low, high))
-    share = np.concatenate([[0.0], np.cumsum(counts)]) / values.size
-    moment = np.concatenate([[0.0], np.cumsum(counts * (edges[1:] + edges[:-1]) / 2)]) / values.size
-
-    def part(first: NDArray[np.intp], last: NDArray[np.intp]) -> F64:
-        weight, sums = share[last] - share[first], moment[last] - moment[first]
-        return np.where(weight > 0, sums * sums / np.maximum(weight, 1e-300), 0.0)
-
-    i, j = np.triu_indices(bins + 1, 1)
-    inner = (i > 0) & (j < bins)
-    i, j = i[inner], j[inner]
-    variance = part(np.zeros_like(i), i) + part(i, j) + part(j, np.full_like(j, bins))
-    # Between separated classes every threshold is as good as the next: the middle one is taken.
-    best = np.flatnonzero(variance >= variance.max() * (1 - 1e-12))
-    return float(edges[i[best]].mean()), float(edges[j[best]].mean())
 
 
 def tissues(volume: F32, mask: Mask) -> U8:
