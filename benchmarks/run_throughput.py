@@ -114,15 +114,16 @@ def time_stages(
 ) -> dict[str, float]:
     """Wall seconds of each of hz-run's steps alone over all scans, with that step's threads."""
     from hz_runtime.batch.inputs import collect
-    from hz_runtime.batch.run import _open
+    from hz_runtime.batch.opened import open_bundle
     from hz_runtime.batch.run_options import RunOptions
     from hz_runtime.batch.scan_stages import Ticket
     from hz_runtime.bundle.store import load_bundle
 
     out.mkdir(parents=True, exist_ok=True)
-    stages, _, batch = _open(
-        load_bundle(bundle), out, RunOptions(require=require, threads=threads, overwrite=True, report=report)
+    opened = open_bundle(
+        load_bundle(bundle), RunOptions(require=require, threads=threads, overwrite=True, report=report)
     )
+    stages, batch = opened.stages(out), opened.batch
     workers = {"read": min(4, max(1, threads // 4)), "write": min(8, max(1, threads // 2))}
     workers["prepare"] = workers["read"]
     tickets = [Ticket(n, scan) for n, scan in enumerate(collect([str(p) for p in paths], out).scans)]

@@ -6,6 +6,12 @@ import os
 import signal
 import threading
 from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hz_runtime.batch.stop import Stop
+
+GRACE = 20  # of the 30 seconds that Slurm (KillWait) and most others give; the rest is for the report
 
 
 def one_core_each() -> None:
@@ -17,14 +23,22 @@ def one_core_each() -> None:
         os.environ.setdefault(variable, "1")
 
 
-def stop_on_signals(quiet: bool) -> threading.Event:
-    """An event that the first SIGINT or SIGTERM sets; the second one ends the process at once."""
-    stop = threading.Event()
+def stop_on_signals(quiet: bool) -> Stop:
+    """An event that the first SIGINT or SIGTERM sets; the second one ends the process at once.
 
-    def handle(_number: int, _frame: object) -> None:
+    A scheduler that sends SIGTERM kills soon after: scans that are not done in GRACE seconds are left out.
+    """
+    from hz_runtime.batch.stop import Stop
+
+    stop = Stop()
+
+    def handle(number: int, _frame: object) -> None:
         if stop.is_set():
             os._exit(130)
-        stop.set()
+        if number == signal.SIGTERM:
+            stop.within(GRACE)
+        else:
+            stop.set()
         if not quiet:
             # os.write: print may be in the middle of a line that this handler interrupted
             with suppress(OSError):  # who read it may have been ended by the same Ctrl-C

@@ -1,5 +1,7 @@
 """The threads and queues of a run: read -> prepare -> infer -> write, overlapping, in bounded memory.
 
+Where a scan's results go, its `Job` says: scans of several folders may be on their way at once.
+
 Each stage has its own threads and a short queue before it, so that decoding, arithmetic and encoding
 overlap; numpy, the engines and igzip release the GIL. A bound on the voxels in flight keeps memory flat
 whatever the number or size of scans.
@@ -11,7 +13,7 @@ import math
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, Full, Queue, SimpleQueue
@@ -19,10 +21,10 @@ from typing import Any, Literal, TypeVar
 
 from hz_runtime.batch.failures import failure, scrub
 from hz_runtime.batch.inputs import InputScan
-from hz_runtime.batch.known_ages import KnownAges
 from hz_runtime.batch.log import LOG_NAME, RunLog
 from hz_runtime.batch.scan_stages import InferredScan, PreparedScan, ReadScan, Ticket
 from hz_runtime.batch.stages import Stages
+from hz_runtime.batch.stop import deadline
 from hz_runtime.errors import HzError
 from hz_runtime.results.scan_result import NOT_REACHED, ScanResult
 
@@ -72,58 +74,89 @@ class Budget:
             self._free.notify_all()
 
 
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A scan to be done.  stages : over its own output folder.  log : of that folder's run.
+
+    age : known age of its person in years, or None.  begun : called when its turn comes, by any thread.
+    """
+
+    scan: InputScan
+    stages: Stages
+    log: RunLog
+    age: float | None = None
+    begun: Callable[[], None] | None = None
+
+
 class Executor:
     """The threads and queues of one run.
 
-    Readers take scans in order; an end mark (None) follows the last scan through every queue, once for each
+    Readers take jobs in order; an end mark (None) follows the last scan through every queue, once for each
     thread of the stage after it. No thread dies of a scan: every Exception that a step raises becomes a
     result. Where one dies of something else, all others end too, and so does the run, with an error.
+
+    heads : the scans are raw heads.  batch : scans a network call.  stop : see `run_batch`.
     """
 
     def __init__(
-        self,
-        stages: Stages,
-        threads: int,
-        max_voxels: int | None,
-        ages: KnownAges,
-        log: RunLog,
-        emit: Callable[[Event], None],
-        stop: threading.Event,
+        self, threads: int, batch: int, heads: bool, max_voxels: int | None, stop: threading.Event
     ) -> None:
-        self._stages, self._ages, self._log, self._emit, self._stop = stages, ages, log, emit, stop
+        self._batch, self._stop = batch, stop
         few = min(4, max(1, threads // 4))
         self._workers = {
             "read": few,
             # A raw head keeps one core busy for seconds, most of them in programs of its own.
-            "prepare": few if stages.preparer is None else min(MOST_HEADS, threads),
+            "prepare": min(MOST_HEADS, threads) if heads else few,
             "infer": 1,
             "write": min(8, max(1, threads // 2)),
         }
         self._budget = Budget(max_voxels or max(4, threads) * VOXELS_A_SCAN)
-        self._results: SimpleQueue[tuple[int, ScanResult]] = SimpleQueue()
+        self._results: SimpleQueue[tuple[int, ScanResult] | None] = SimpleQueue()
         self._to_prepare: Queue[ReadScan | None] = Queue(self._workers["prepare"])
-        self._to_infer: Queue[PreparedScan | None] = Queue(stages.batch)
+        self._to_infer: Queue[PreparedScan | None] = Queue(batch)
         self._to_write: Queue[InferredScan | None] = Queue(self._workers["write"])
         self._lock = threading.Lock()
         self._left = dict(self._workers)
         self._broken = threading.Event()
         self._deaths: list[str] = []
+        self._jobs: dict[int, Job] = {}  # those that are on their way
+        self._last: tuple[Job, ...] = ()  # taken; none before the first
+        self._taken = 0
+        self._given_up = False
 
-    def run(self, scans: Sequence[InputScan]) -> tuple[ScanResult, ...]:
-        """Results of all `scans`, in their order.
+    def run(self, jobs: Iterable[Job], total: int) -> Iterator[tuple[int, ScanResult]]:
+        """(place in `jobs`, result) of all jobs, as they come; those of scans that `stop` left out, too.
 
+        jobs : looked at one by one, in the reading threads, when their turn comes.  total : how many there
+        are, for messages.
         Raises HzError where threads died and results are missing; what was written of other scans stays.
         """
-        self._todo = iter(enumerate(scans))
+        self._todo = iter(jobs)
+        self._exhausted = False
         threads = self._start()
-        results: dict[int, ScanResult] = {}
-        while len(results) < len(scans):
-            index, result = self._next_result(threads, len(scans) - len(results))
-            results[index] = result
-            if result.reason == NOT_REACHED:
-                continue
-            self._emit(Event("scan", scans[index].source, result, len(results), len(scans)))
-        return tuple(results[i] for i in range(len(scans)))
+        done = 0
+        while not (self._exhausted and done == self._taken):
+            if time.monotonic() > deadline(self._stop):
+                yield from self._abandoned()
+                return
+            found = self._next_result(threads, total - done)
+            if found is not None:
+                done += 1
+                yield found
+
+    def _abandoned(self) -> Iterator[tuple[int, ScanResult]]:
+        """What is left when time is up: nobody waits for what still runs, and nothing more is begun."""
+        self._broken.set()
+        self._budget.lift()
+        with self._lock:
+            self._given_up = True
+            left = {**self._jobs, **dict(enumerate(self._todo, self._taken))}
+        with suppress(Empty):
+            while True:
+                if (found := self._results.get_nowait()) is not None:
+                    yield found
+        for index, job in sorted(left.items()):
+            yield index, _not_reached(job.scan)
 
     def _start(self) -> list[threading.Thread]:
         steps = {
@@ -143,7 +176,10 @@ class Executor:
             thread.start()
         return threads
 
-    def _next_result(self, threads: Sequence[threading.Thread], missing: int) -> tuple[int, ScanResult]:
+    def _next_result(
+        self, threads: Sequence[threading.Thread], missing: int
+    ) -> tuple[int, ScanResult] | None:
+        """A result; None where there may be none to come, or the time may be up: look again."""
         while True:  # a wait without end would also keep signal handlers waiting on some systems
             living = any(thread.is_alive() for thread in threads)
             with suppress(Empty):
@@ -155,6 +191,8 @@ class Executor:
                     f"the run broke off with {scans} left: {why}.",
                     f"See {LOG_NAME}, and run the same command again: it goes on from here.",
                 )
+            if deadline(self._stop) < math.inf:
+                return None
 
     def _work(self, stage: str, step: Callable[[], bool]) -> None:
         """A thread's whole life: `step` until it says that no scan comes any more."""
@@ -163,11 +201,16 @@ class Executor:
                 pass
         except BaseException as error:
             text = f"thread {threading.current_thread().name} died of {type(error).__name__}: {error}"
-            self._deaths.append(scrub(text, None, self._stages.out))
+            trace = "".join(traceback.format_exception(error))
+            with self._lock:
+                folders = {job.stages.out: job.log for job in (*self._jobs.values(), *self._last)}
+            for out in folders:
+                text, trace = scrub(text, None, out), scrub(trace, None, out)
+            self._deaths.append(text)
             self._broken.set()
             self._budget.lift()
-            trace = "".join(traceback.format_exception(error))
-            self._log.write(scrub(f"{text}\n{trace}", None, self._stages.out))
+            for log in folders.values():
+                log.write(f"{text}\n{trace}")
         self._end(stage)
 
     def _end(self, stage: str) -> None:
@@ -214,12 +257,18 @@ class Executor:
             self._budget.give(ticket.voxels)
             ticket.voxels = 0
         text = f"{result.input}: {result.status}"
-        self._log.write(f"{text}: {result.reason}" if result.reason else text)
-        self._results.put((ticket.index, result))
+        self._jobs[ticket.index].log.write(f"{text}: {result.reason}" if result.reason else text)
+        self._end_job(ticket.index, result)
+
+    def _end_job(self, index: int, result: ScanResult) -> None:
+        with self._lock:
+            del self._jobs[index]
+            if not self._given_up:
+                self._results.put((index, result))
 
     def _fail(self, ticket: Ticket, error: Exception) -> None:
-        scan = ticket.scan
-        reason, trace = failure(error, scan, self._stages.out)
+        scan, job = ticket.scan, self._jobs[ticket.index]
+        reason, trace = failure(error, scan, job.stages.out)
         result = ScanResult(
             scan.label,
             scan.name,
@@ -231,11 +280,11 @@ class Executor:
         )
         try:
             if trace:
-                self._log.write(f"{scan.label}: {trace}")
-            self._stages.withdraw(scan, error)
+                job.log.write(f"{scan.label}: {trace}")
+            job.stages.withdraw(scan, error)
         except Exception as fault:
-            why, _ = failure(fault, scan, self._stages.out)
-            self._log.write(f"{scan.label}: results of an earlier run may be left: {why}")
+            why, _ = failure(fault, scan, job.stages.out)
+            job.log.write(f"{scan.label}: results of an earlier run may be left: {why}")
         finally:  # whatever comes of clearing up, the run waits for this result
             self._finish(ticket, result)
 
@@ -244,16 +293,27 @@ class Executor:
 
     def _read_one(self) -> bool:
         with self._lock:
-            index, scan = next(self._todo, (-1, None))
-        if scan is None or self._broken.is_set():
+            index, job = self._taken, next(self._todo, None)
+            if job is None:
+                self._exhausted = True
+            else:
+                self._taken += 1
+                self._jobs[index] = job
+                self._last = (job,)
+        if job is None:
+            self._results.put(None)  # who waits for results may have had the last one
             return False
-        ticket = Ticket(index, scan, self._ages.of(scan))
+        if self._broken.is_set():
+            return False
+        ticket = Ticket(index, job.scan, job.age)
         if self._stop.is_set():
-            self._results.put((index, ScanResult(scan.label, scan.name, "skipped", NOT_REACHED)))
+            self._end_job(index, _not_reached(job.scan))
             return True
         try:
+            if job.begun is not None:
+                job.begun()
             with self._timed("read", ticket):
-                read = self._stages.read(ticket)
+                read = job.stages.read(ticket)
         except Exception as error:
             ticket.voxels = 0  # not taken yet
             self._fail(ticket, error)
@@ -270,9 +330,14 @@ class Executor:
         if read is None:
             return False
         ticket = read.ticket
+        stages = self._jobs[ticket.index].stages
+        if stages.preparer is not None and deadline(self._stop) < math.inf:  # it might not be done in time
+            self._budget.give(ticket.voxels)
+            self._end_job(ticket.index, _not_reached(ticket.scan))
+            return True
         try:
             with self._timed("prepare", ticket):
-                prepared = self._stages.prepare(read)
+                prepared = stages.prepare(read)
         except Exception as error:
             self._fail(ticket, error)
             return True
@@ -292,7 +357,7 @@ class Executor:
         scans: list[PreparedScan] = []
         while first is not None:
             scans.append(first)
-            if len(scans) == self._stages.batch:
+            if len(scans) == self._batch:
                 return scans, False
             try:
                 first = self._to_infer.get_nowait()
@@ -304,7 +369,8 @@ class Executor:
         """Those of `scans` that went through; where a batch fails, its scans are tried one by one."""
         try:
             with self._timed("infer", *(scan.ticket for scan in scans)):
-                return self._stages.infer(scans)
+                # The networks are the same ones in every folder.
+                return self._jobs[scans[0].ticket.index].stages.infer(scans)
         except Exception as error:
             if len(scans) > 1:
                 return [inferred for single in scans for inferred in self._inferred([single])]
@@ -316,15 +382,20 @@ class Executor:
         if inferred is None:
             return False
         ticket = inferred.ticket
+        job = self._jobs[ticket.index]
         try:
             with self._timed("write", ticket):
-                drawn = self._stages.draw(inferred)
+                drawn = job.stages.draw(inferred)
                 del inferred  # a big scan's voxels are not needed while it is compressed
-                self._log.release()
-                result = self._stages.write(drawn)
+                job.log.release()
+                result = job.stages.write(drawn)
         except Exception as error:
             self._fail(ticket, error)
             return True
         del drawn
         self._finish(ticket, result)
         return True
+
+
+def _not_reached(scan: InputScan) -> ScanResult:
+    return ScanResult(scan.label, scan.name, "skipped", NOT_REACHED)

@@ -1,23 +1,21 @@
-"""The participant level: hz's pipeline over each participant and session, published as BIDS derivatives."""
+"""The participant level: hz's pipeline over all participants and sessions, published as BIDS derivatives."""
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hz_runtime.batch.executor import Event
-from hz_runtime.batch.folder_lock import locked
-from hz_runtime.batch.known_ages import KnownAges
-from hz_runtime.batch.run import run_batch
+from hz_runtime.batch.executor import Event, Executor, Job
+from hz_runtime.batch.opened import Opened, open_bundle
 from hz_runtime.batch.run_options import RunOptions
-from hz_runtime.bids.derivatives import WORK_NAME, describe_dataset, publish, write_dataset_files
+from hz_runtime.bids.derivatives import WORK_NAME, describe_dataset, write_dataset_files
 from hz_runtime.bids.layout import Unit
-from hz_runtime.errors import HzError, UsageError
-from hz_runtime.io.atomic import shown
+from hz_runtime.bids.unit_run import UnitRun
+from hz_runtime.errors import UsageError
 from hz_runtime.results.scan_result import NOT_REACHED, ScanResult
 
 if TYPE_CHECKING:
@@ -58,85 +56,97 @@ def run_participants(
     on_event: Callable[[Event], None] | None = None,
     stop: threading.Event | None = None,
 ) -> Level:
-    """Harmonize and predict the scans of `units`, one unit after the other, into the data set `out`.
+    """Harmonize and predict the scans of `units`, overlapping as in one run, into the data set `out`.
 
     raw, out : roots of the raw and the derivative data set, absolute.
     work : where units are worked on and resumed from; None: `out`/.hz.
-    Other processes may do other units of the same `out` at the same time; a unit that one of them holds, or
-    that cannot be written, is a problem, and the rest goes on. Raises UsageError where the options do not fit
-    the scans, before anything is written, and UsageError, BundleError, BackendError where no unit can be run.
+    Networks are opened once. A unit is published as soon as its last scan is done. Other processes may do
+    other units of the same `out` at the same time; a unit that one of them holds, or that cannot be written,
+    is a problem, and the rest goes on. Raises UsageError where the options do not fit the scans, before
+    anything is written, and UsageError, BundleError, BackendError where no unit can be run.
     """
     options = options or RunOptions()
     total = sum(len(unit.scans) for unit in units)
     _refuse_inside(raw, out)
     if options.preparation:
-        options.preparation.check(total)  # `run_batch` sees one unit's scans
+        options.preparation.check(total)
     stop = stop or threading.Event()
-    work = work or out / WORK_NAME
-    changed = write_dataset_files(out, raw)
-    linked = "DatasetLinks" in describe_dataset(out, raw)
-    events = _LevelEvents(on_event or (lambda _: None), total)
-    scans: list[ScanResult] = []
-    problems: list[str] = []
-    for unit in units:
-        folder = work / unit.name
-        events.done = len(scans)
-        asked = replace(options, ages=known_ages(unit))
+    opened = open_bundle(bundle, options)
+    try:
+        changed = write_dataset_files(out, raw)
+        linked = "DatasetLinks" in describe_dataset(out, raw)
+        runs = [UnitRun(unit, work or out / WORK_NAME, raw, out, linked) for unit in units]
+        queue = _UnitQueue(runs, opened, stop)
+        events = _LevelEvents(on_event or (lambda _: None), total)
+        backend = opened.networks.harmonizer.backend
+        events(Event("start", f"{backend.name} on {backend.device}"))
+        heads = opened.preparer is not None
+        executor = Executor(opened.threads, opened.batch, heads, options.max_voxels, stop)
         try:
-            report = run_batch(unit.scans, bundle, folder, asked, events, stop)
-        except (UsageError, OSError) as error:
-            if not _is_about(unit, error):
-                raise
-            problems.append(f"{unit.name}: {_one_line(error)}")
-            continue
-        scans += report.scans
-        changed |= not report.unchanged
-        problems += [f"{unit.name}: {problem}" for problem in report.problems]
-        # A file that could not be written may still be an earlier run's, which is another result.
-        if not report.problems and any(scan.reason != NOT_REACHED for scan in report.scans):
+            for place, result in executor.run(queue.jobs(), total):
+                run, index = queue.places[place]
+                for event in queue.heard():
+                    events(event)
+                if result.reason != NOT_REACHED:
+                    events(Event("scan", result=result))
+                if run.take(index, result):
+                    run.end()
+        finally:
+            for run in runs:
+                run.close()
+            for event in queue.heard():
+                events(event)
+        if queue.fault is not None:
+            raise queue.fault
+    finally:
+        opened.close()
+    scans = tuple(scan for run in runs for scan in run.scans)
+    problems = tuple(problem for run in runs for problem in run.problems)
+    unchanged = not (changed or problems or any(run.changed for run in runs))
+    return Level(scans, problems, stop.is_set(), unchanged=unchanged)
+
+
+class _UnitQueue:
+    """The jobs of all units, each unit begun when its turn comes.
+
+    places : of each job, its unit's run and its place in there.  fault : what ended the level, of no unit.
+    """
+
+    def __init__(self, runs: Sequence[UnitRun], opened: Opened, stop: threading.Event) -> None:
+        self.places: list[tuple[UnitRun, int]] = []
+        self.fault: Exception | None = None
+        self._runs, self._opened, self._stop = runs, opened, stop
+        self._events: deque[Event] = deque()
+
+    def jobs(self) -> Iterator[Job]:
+        """Looked at by one reading thread at a time; a unit that is refused is passed over."""
+        for run in self._runs:
             try:
-                with locked(folder):
-                    changed |= publish(unit, folder, raw, out, report.run, linked)
-            except (HzError, OSError) as error:
-                problems.append(f"{unit.name}: not published: {_one_line(error)}")
-        if report.interrupted:
-            break
-    return Level(tuple(scans), tuple(problems), stop.is_set(), unchanged=not (changed or problems))
+                jobs = run.begin(self._opened, self._events.append)
+            except Exception as error:
+                self.fault = error
+                return
+            for index, job in enumerate(jobs):
+                self.places.append((run, index))
+                yield job
+            if self._stop.is_set():
+                return
 
-
-def known_ages(unit: Unit) -> KnownAges:
-    """Age and site of a unit's scans, as a run takes them."""
-    return KnownAges(
-        {} if unit.age is None else {path.name: unit.age for path in unit.scans},
-        site_by_file={} if unit.site is None else {path.name: unit.site for path in unit.scans},
-        notes=unit.notes,
-    )
-
-
-def _is_about(unit: Unit, error: UsageError | OSError) -> bool:
-    """Whether an error is about one unit: its folder is held or cannot be written, or its scans are gone."""
-    from_system = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
-    return from_system or not any(os.path.lexists(scan) for scan in unit.scans)
-
-
-def _one_line(error: HzError | OSError) -> str:
-    """An error on one line that names no folder."""
-    if isinstance(error, HzError):
-        return error.one_line
-    named = f"{shown(error.filename)}: " if isinstance(error.filename, str) else ""
-    return f"{named}{error.strerror or type(error).__name__}."
+    def heard(self) -> Iterator[Event]:
+        """What was said since the last call; for the calling thread, which events are heard in."""
+        while self._events:
+            yield self._events.popleft()
 
 
 class _LevelEvents:
-    """Passes the events of each unit's run on as those of the whole level.
+    """Passes the events of all units on as those of the whole level.
 
     It starts once, scans are counted over all units, and a note about a table that they share is heard once.
     """
 
     def __init__(self, emit: Callable[[Event], None], total: int) -> None:
-        self.done = 0  # scans of the units before
         self._emit, self._total = emit, total
-        self._started = False
+        self._started, self._done = False, 0
         self._notes: set[str] = set()
 
     def __call__(self, event: Event) -> None:
@@ -148,7 +158,8 @@ class _LevelEvents:
             if event.text in self._notes:
                 return
             self._notes.add(event.text)
-        self._emit(replace(event, done=self.done + event.done, total=self._total))
+        self._done += event.kind == "scan"
+        self._emit(replace(event, done=self._done if event.kind == "scan" else 0, total=self._total))
 
 
 def _refuse_inside(raw: Path, out: Path) -> None:

@@ -21,8 +21,10 @@ from hz_runtime.batch.inputs import Inputs, InputScan
 from hz_runtime.batch.run import run_batch
 from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.batch.stages import Stages
+from hz_runtime.batch.stop import Stop
 from hz_runtime.bundle.store import Bundle, load_bundle
 from hz_runtime.errors import GridMismatch, HzError, NoBrain, UnreadableScan
+from hz_runtime.results.scan_result import NOT_REACHED
 from small_scans import results, write_scan, write_scans
 
 T = TypeVar("T")
@@ -149,6 +151,41 @@ def test_a_thread_that_dies_ends_the_run_with_an_error(
     again = within(PATIENCE, lambda: run_batch(scans, bundle, tmp_path / "out", LEAN))
     assert again.exit_code == 0
     assert results(tmp_path / "out") == undisturbed
+
+
+@pytest.mark.parametrize("step", ["prepare", "draw"])
+def test_a_run_whose_time_is_up_waits_for_nothing(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """As after SIGTERM: what hangs is left out, results and tables are there, and a run later goes on."""
+    scans, stop, hangs = write_scans(tmp_path / "in", 5), Stop(), threading.Event()
+    calls, real = iter(range(100)), getattr(Stages, step)
+
+    def hanging(self: Stages, *given: Any) -> Any:
+        if next(calls) == 2:
+            stop.within(0.3)
+            hangs.wait(PATIENCE)
+        return real(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stages, step, hanging)
+        try:
+            report = within(PATIENCE / 2, lambda: run_batch(scans, bundle, tmp_path / "out", LEAN, stop=stop))
+        finally:
+            hangs.set()
+    statuses = [scan.status for scan in report.scans]
+    assert report.exit_code == 130 and statuses[:2] == ["ok", "ok"] and statuses[2] == "skipped"
+    assert {scan.reason for scan in report.scans if scan.status == "skipped"} == {NOT_REACHED}
+    assert len((tmp_path / "out/predictions.tsv").read_text().splitlines()) == 6
+    until_ended(PATIENCE)
+    assert run_batch(scans, bundle, tmp_path / "out", LEAN).exit_code == 0
+
+
+def until_ended(seconds: float) -> None:
+    """Wait for the threads of a run that was not waited for."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("hz-"):
+            thread.join(seconds)
 
 
 def test_a_bound_that_is_lifted_lets_everyone_pass() -> None:

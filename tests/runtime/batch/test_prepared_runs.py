@@ -188,18 +188,11 @@ def test_heads_are_prepared_side_by_side(
 
 
 def test_stripped_scans_are_prepared_as_before() -> None:
-    class Lean:
-        preparer = None
-        batch = 1
+    def workers(heads: bool, threads: int) -> int:
+        return Executor(threads, 1, heads, None, threading.Event())._workers["prepare"]
 
-    def workers(stages: object, threads: int) -> int:
-        executor = Executor(stages, threads, None, KnownAges(), None, lambda _: None, threading.Event())  # type: ignore[arg-type]
-        return executor._workers["prepare"]
-
-    heads = Lean()
-    heads.preparer = object()  # type: ignore[assignment]
-    assert [workers(Lean(), n) for n in (1, 2, 8, 64)] == [1, 1, 2, 4]
-    assert [workers(heads, n) for n in (1, 2, 8, 64)] == [1, 2, 8, 16]
+    assert [workers(False, n) for n in (1, 2, 8, 64)] == [1, 1, 2, 4]
+    assert [workers(True, n) for n in (1, 2, 8, 64)] == [1, 2, 8, 16]
 
 
 def test_choices_are_checked(tmp_path: Path, raw: Path, bundle: Bundle) -> None:

@@ -108,7 +108,7 @@ def test_a_run_that_breaks_off_leaves_its_lines(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("hz_runtime.batch.run.run_metadata", broken)
+    monkeypatch.setattr("hz_runtime.batch.folder_run.run_metadata", broken)
     with pytest.raises(RuntimeError):
         run()
     assert "4 scans, bundle" in log.read_text().removeprefix(before)

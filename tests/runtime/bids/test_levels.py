@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +18,14 @@ import pytest
 from hz_runtime.batch.folder_lock import locked
 from hz_runtime.batch.run import run_batch
 from hz_runtime.batch.run_options import RunOptions
+from hz_runtime.batch.stages import Stages
 from hz_runtime.bids.derivatives import describe_dataset, dictionary, link, shared_file
 from hz_runtime.bids.group import run_group
 from hz_runtime.bids.layout import Wanted, find_units
 from hz_runtime.bids.participant import Level, run_participants
-from hz_runtime.bundle.store import load_bundle
+from hz_runtime.bundle.store import Bundle, load_bundle
 from hz_runtime.errors import UsageError
+from hz_runtime.inference import open as open_module
 from hz_runtime.io.volume import read_volume
 from hz_runtime.results.output_columns import RunOutputs
 from hz_runtime.results.predictions_tsv import predictions_tsv
@@ -196,6 +200,36 @@ def test_a_participant_that_another_run_holds(study: Path, tmp_path: Path, tiny_
     ]
     with pytest.raises(UsageError, match="no results of sub-02"):
         run_group(tmp_path / "out", ("sub-01", "02"))
+
+
+def test_networks_are_opened_once_and_participants_overlap(
+    study: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scan waits in its preparation for one of another participant to come there, too."""
+    real_open, real_prepare = open_module.open_networks, Stages.prepare
+    opened: list[Bundle] = []
+    together = threading.Barrier(2)
+    folders: set[Path] = set()
+
+    def counted(bundle: Bundle, *more: Any) -> Any:
+        opened.append(bundle)
+        return real_open(bundle, *more)
+
+    def waiting(self: Stages, read: Any) -> Any:
+        if self.out not in folders and len(folders) < 2:
+            folders.add(self.out)
+            together.wait(60)
+        return real_prepare(self, read)
+
+    monkeypatch.setattr(open_module, "open_networks", counted)
+    monkeypatch.setattr(Stages, "prepare", waiting)
+    units, _ = find_units(study)
+    level = run_participants(
+        units, load_bundle(tiny_bundle), study, tmp_path, replace(RUN, report=False, threads=8)
+    )
+    assert level.exit_code == 0 and [scan.status for scan in level.scans] == ["ok"] * 4
+    assert [scan.input for scan in level.scans] == [f"{Path(name).name}.nii.gz" for name in SCANS]
+    assert len(opened) == 1 and not together.broken
 
 
 def test_participants_in_processes_of_their_own(

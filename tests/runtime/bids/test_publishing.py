@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 from hz_runtime.batch.folder_lock import locked
 from hz_runtime.batch.run_options import RunOptions
-from hz_runtime.bids import participant
+from hz_runtime.bids import participant, unit_run
 from hz_runtime.bids.derivatives import publish
 from hz_runtime.bids.group import run_group
 from hz_runtime.bids.layout import Unit, find_units
@@ -185,24 +185,51 @@ def study(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Level]:
-    """A participant level of a pipeline that does nothing. hook : called after each unit, with its folder."""
+    """A participant level of a pipeline that does nothing.
+
+    hook : called after each unit, with its folder.  refusals : raised when the run of such a folder begins.
+    """
 
     def level(
-        *labels: str, hook: Hook = lambda _: None, shown: dict[str, Any] | None = None, **options: Any
+        *labels: str,
+        hook: Hook = lambda _: None,
+        shown: dict[str, Any] | None = None,
+        refusals: dict[str, Exception] | None = None,
+        **options: Any,
     ) -> Level:
-        def nothing(
-            inputs: tuple[Path, ...], _: object, out: Path, __: object, ___: object, stop: threading.Event
-        ) -> RunReport:
-            with locked(out):
-                scans = tuple(
-                    ScanResult(p.name, p.name.split("_")[0], "ok", prediction=Prediction(40.0))
-                    for p in inputs
-                )
-            hook(out)
-            run = {**MADE, "options": {**MADE["options"], **(shown or {})}, "seconds": 1.0}
-            return RunReport(out, scans, {**run, "scans": [s.to_dict() for s in scans]}, stop.is_set())
+        class Nothing:
+            """In place of networks, of threads, and of a folder's run."""
 
-        monkeypatch.setattr(participant, "run_batch", nothing)
+            threads = batch = 1
+            preparer, networks = None, MagicMock()
+
+            def __init__(self, folder: Any, chosen: Any = None, *_: object) -> None:
+                self.folder, self.chosen = folder, chosen
+
+            def announce(self) -> None:
+                if self.folder.name in said:
+                    raise said[self.folder.name]
+
+            def jobs(self) -> Iterator[Any]:
+                yield from self.chosen.scans
+
+            def run(self, jobs: Iterator[Any], _: int) -> Iterator[tuple[int, ScanResult]]:
+                for place, one in enumerate(jobs):
+                    yield place, ScanResult(one.label, one.name, "ok", prediction=Prediction(40.0))
+
+            def end(self, scans: list[ScanResult], interrupted: bool) -> RunReport:
+                hook(self.folder)
+                run = {**MADE, "options": {**MADE["options"], **(shown or {})}, "seconds": 1.0}
+                run["scans"] = [one.to_dict() for one in scans]
+                return RunReport(self.folder, tuple(scans), run, interrupted)
+
+            def close(self) -> None:
+                pass
+
+        said = refusals or {}
+        monkeypatch.setattr(participant, "open_bundle", lambda *_: Nothing(None))
+        monkeypatch.setattr(participant, "Executor", Nothing)
+        monkeypatch.setattr(unit_run, "FolderRun", Nothing)
         units = [unit for unit in find_units(study)[0] if not labels or unit.subject in labels]
         return run_participants(units, None, study, tmp_path / "out", RunOptions(**options))  # type: ignore[arg-type]
 
@@ -253,46 +280,51 @@ def test_the_system_refuses_one_participant(
     level = run(hook=full)
     assert level.problems == ("sub-02: x: No space left on device.",) and level.exit_code == 3
     assert published(tmp_path / "out") == ["sub-01", "sub-03"]
-    real = participant.publish
+    real = unit_run.publish
 
     def refused(unit: Unit, *more: Any) -> bool:
         if unit.subject == "01":
             raise PermissionError(13, "Permission denied", str(tmp_path / "y"))
         return real(unit, *more)
 
-    monkeypatch.setattr(participant, "publish", refused)
+    monkeypatch.setattr(unit_run, "publish", refused)
     assert run().problems == ("sub-01: not published: y: Permission denied.",)
 
 
-def test_another_job_that_comes_between(run: Callable[..., Level], tmp_path: Path, held: ExitStack) -> None:
-    """Before a unit is run, and after it was run and before it is published."""
+def test_another_job_that_holds_a_participant(
+    run: Callable[..., Level], tmp_path: Path, held: ExitStack
+) -> None:
+    """Nobody comes between a unit's run and its publishing: its folder stays locked."""
     work = tmp_path / "out" / ".hz"
     held.enter_context(locked(work / "sub-01"))
+    between: list[str] = []
 
     def take(folder: Path) -> None:
-        if folder.name == "sub-02":
-            held.enter_context(locked(folder))
+        with pytest.raises(UsageError, match="another run of hz is writing"), locked(folder):
+            pass
+        between.append(folder.name)
 
     level = run(hook=take)
-    assert level.exit_code == 3 and len(level.problems) == 2
-    assert all("another run of hz is writing" in problem for problem in level.problems)
-    assert published(tmp_path / "out") == ["sub-03"]
+    assert level.exit_code == 3 and len(level.problems) == 1 and between == ["sub-02", "sub-03"]
+    assert "another run of hz is writing into sub-01" in level.problems[0]
+    assert published(tmp_path / "out") == ["sub-02", "sub-03"]
+    with locked(work / "sub-02"):
+        pass
 
 
-def test_scans_that_vanish_and_options_that_fit_nobody(run: Callable[..., Level], study: Path) -> None:
-    def refuse(folder: Path) -> None:
-        if folder.name == "sub-02":
-            raise UsageError("no scan found.")
+def test_scans_that_vanish_and_options_that_fit_nobody(
+    run: Callable[..., Level], study: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="fits nobody"):  # not for want of its scans: all would fail so
+        run(refusals={"sub-02": UsageError("it fits nobody.")})
+    assert published(tmp_path / "out") == ["sub-01"]
 
-    with pytest.raises(UsageError):  # not for want of its scans: all would fail so
-        run(hook=refuse)
-
-    def vanish(folder: Path) -> None:
+    def vanish(_: Path) -> None:
         (study / "sub-02" / "anat" / "sub-02_T1w.nii.gz").unlink(missing_ok=True)
-        refuse(folder)
 
     level = run(hook=vanish)
-    assert level.problems == ("sub-02: no scan found.",) and len(level.scans) == 2
+    assert len(level.problems) == 1 and level.problems[0].startswith("sub-02: no scan found")
+    assert len(level.scans) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,113 @@
+"""One folder of results while its scans are done: what is announced, its jobs, and its own files at the end.
+
+Whose threads do the scans, and that the folder is locked meanwhile, is for the caller to see to.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hz_runtime.batch.executor import Event, Job
+from hz_runtime.batch.inputs import Inputs
+from hz_runtime.batch.known_ages import KnownAges
+from hz_runtime.batch.log import RunLog
+from hz_runtime.batch.opened import Opened
+from hz_runtime.batch.run_files import unchanged_run, write_run_files
+from hz_runtime.batch.run_metadata import age_metadata, run_metadata
+from hz_runtime.results.output_columns import RunOutputs
+from hz_runtime.results.run_report import RunReport
+from hz_runtime.results.scan_result import ScanResult
+from hz_runtime.results.versions import hz_version
+
+
+class FolderRun:
+    """The run of the scans `chosen` into a folder that is locked.
+
+    opened : what runs them.  ages : of their people.  log : of the folder.  emit : see `run_batch`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        chosen: Inputs,
+        opened: Opened,
+        ages: KnownAges,
+        log: RunLog,
+        emit: Callable[[Event], None],
+    ) -> None:
+        self.folder, self.chosen, self.log = folder, chosen, log
+        self._opened, self._ages, self._emit = opened, ages, emit
+        self._stages = opened.stages(folder)
+        self._attempts = opened.attempts()
+        self._started, self._clock = datetime.now(UTC), time.perf_counter()
+
+    def announce(self) -> None:
+        """Say what is about to run, on what, and what the inputs left unclear."""
+        bundle, backend = self._stages.bundle, self._stages.harmonizer.backend
+        log, total = self.log, len(self.chosen.scans)
+        log.write(f"hz {hz_version()}: {total} scans, bundle {bundle.name} {bundle.id}")
+        for line, _ in self._attempts:
+            log.write(line)
+        if (
+            self._opened.options.backend != "auto"
+        ):  # what was asked for by name and is not to be had is said aloud
+            for line, attempt in self._attempts:
+                if attempt.outcome != "ran":
+                    self._emit(Event("note", line))
+        self._emit(Event("start", f"{backend.name} on {backend.device}", total=total))
+        for note in self.chosen.notes:
+            log.write(note.text)
+            self._emit(Event("note", note.screen))
+        holds = RunOutputs.of(age_metadata(self._stages)).holds_for
+        ages = (f"ages hold only for {holds}",) if self._stages.predictor else ()
+        self.say((*self._ages.gaps(self.chosen.scans), *ages))
+
+    def say(self, notes: Iterable[str]) -> None:
+        """Lines for the log and the screen."""
+        for note in notes:
+            self.log.write(note)
+            self._emit(Event("note", note))
+
+    def jobs(self) -> Iterator[Job]:
+        """The scans as an executor takes them. The run's time starts with the first."""
+        self._started, self._clock = datetime.now(UTC), time.perf_counter()
+        for scan in self.chosen.scans:
+            yield Job(scan, self._stages, self.log, self._ages.of(scan))
+
+    def metadata(self, scans: Sequence[ScanResult], interrupted: bool) -> dict[str, Any]:
+        """The object of run.json.  scans : the results, in the order of the inputs; or none of them."""
+        notes = self._opened.notes()
+        self.say(notes)
+        return run_metadata(
+            self._stages,
+            self._opened.options,
+            scans,
+            sites=[self._ages.site_of(scan) for scan in self.chosen.scans],
+            started=self._started,
+            seconds=time.perf_counter() - self._clock,
+            interrupted=interrupted,
+            backend=self._opened.backend(),
+            chosen={
+                "threads": self._opened.threads,
+                "batch": self._opened.batch,
+                "to": self._stages.options["to"],
+            },
+        )
+
+    def end(self, scans: Sequence[ScanResult], interrupted: bool) -> RunReport:
+        """Write the folder's own files, where anything has changed; what run.json holds."""
+        options, scans = self._opened.options, tuple(scans)
+        run = self.metadata(scans, interrupted)
+        if earlier := unchanged_run(self.folder, scans, run, options.report):
+            return RunReport(self.folder, scans, earlier, unchanged=True)
+        self.log.release()
+        problems = write_run_files(self.folder, scans, run, options.report)
+        report = RunReport(self.folder, scans, run, interrupted, tuple(problems))
+        self.log.write(report.summary())
+        for problem in problems:
+            self.log.write(problem)
+        return report
