@@ -94,6 +94,7 @@ def spread(args: Sequence[str]) -> list[str]:
     help="CPU threads for the network.  [default: all of this process]",
 )  # fmt: skip
 @options.redo
+@options.audit
 @options.progress
 @options.version
 @click.pass_context

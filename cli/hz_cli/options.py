@@ -158,6 +158,13 @@ cohort = click.option(
     help="participants.tsv: file, site, age, sex, group, and participant_id for rescans.",
 )
 redo = click.option("--overwrite", is_flag=True, help="Redo scans that an earlier run has done.")
+audit = click.option(
+    "--audit",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Account for this run in FILE, which is only appended to and may serve many runs: who, what, on "
+    "which engine, and hashes of what came in and out; no names.  hz-run audit verify FILE checks it.",
+)
 progress = together(
     click.option("--plain", is_flag=True, help="One line a scan instead of a progress bar."),
     click.option("--quiet", "-q", is_flag=True, help="Print only failed scans and the last line."),

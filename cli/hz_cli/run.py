@@ -9,6 +9,8 @@ import click
 from click.core import ParameterSource
 
 from hz_cli import options, render
+from hz_cli.audit import audit
+from hz_cli.subcommands import CommandWithOthers
 
 if TYPE_CHECKING:
     from hz_runtime.backends.built_engines import Build, BuildRequest
@@ -23,7 +25,7 @@ Exit codes: 0 all done; 2 usage; 3 some scans failed, the rest are complete; 4 b
 """
 
 
-@click.command(cls=render.HzCommand, context_settings=options.CONTEXT, epilog=EPILOG)
+@click.command(cls=CommandWithOthers, context_settings=options.CONTEXT, epilog=EPILOG)
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
 @click.option(
     "--out",
@@ -64,6 +66,7 @@ Exit codes: 0 all done; 2 usage; 3 some scans failed, the rest are complete; 4 b
     "--batch", metavar="N", type=click.IntRange(1, 64), help="Scans a network call.  [default: 1 on a CPU]"
 )
 @options.redo
+@options.audit
 @click.option("--no-report", is_flag=True, help="No pictures and no report.html.")
 @options.progress
 @options.version
@@ -165,6 +168,8 @@ def _preparation(
         raise UsageError(f"{named} without --prepare does nothing.", "Add --prepare for raw heads.")
     return None
 
+
+main.add(audit)
 
 if __name__ == "__main__":
     main()

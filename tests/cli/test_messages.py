@@ -71,6 +71,8 @@ def installed_commands() -> dict[str, dict[str, set[str]]]:
             (main,) = (c for c in here.values() if isinstance(c, click.Group))
         below = dict(main.commands) if isinstance(main, click.Group) else {}
         below |= {key: c for key, c in here.items() if key and c is not main and key != "main"}
+        for group in [c for c in below.values() if isinstance(c, click.Group)]:
+            below |= group.commands
         options = {key: options_of(command) for key, command in below.items()}
         whole = (
             options_of(main).union(*options.values()) if isinstance(main, click.Group) else options_of(main)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hz_runtime.batch.audit import Audit
 from hz_runtime.batch.executor import Event, Job
 from hz_runtime.batch.inputs import Inputs
 from hz_runtime.batch.known_ages import KnownAges
@@ -43,12 +44,18 @@ class FolderRun:
         self._opened, self._ages, self._emit = opened, ages, emit
         self._stages = opened.stages(folder)
         self._attempts = opened.attempts()
+        self._audit = Audit(opened.options.audit, folder) if opened.options.audit else None
         self._started, self._clock = datetime.now(UTC), time.perf_counter()
 
     def announce(self) -> None:
-        """Say what is about to run, on what, and what the inputs left unclear."""
+        """Say what is about to run, on what, and what the inputs left unclear.
+
+        Raises HzError where this is to be accounted for and cannot be.
+        """
         bundle, backend = self._stages.bundle, self._stages.harmonizer.backend
         log, total = self.log, len(self.chosen.scans)
+        if self._audit:
+            self._audit.start(self._stages, self._opened.networks.backends, total)
         log.write(f"hz {hz_version()}: {total} scans, bundle {bundle.name} {bundle.id}")
         for line, _ in self._attempts:
             log.write(line)
@@ -78,6 +85,11 @@ class FolderRun:
         for scan in self.chosen.scans:
             yield Job(scan, self._stages, self.log, self._ages.of(scan))
 
+    def account(self, index: int, result: ScanResult) -> None:
+        """Account for the result of the scan at `index`, where that is asked for. Raises HzError."""
+        if self._audit:
+            self._audit.scan(self.chosen.scans[index].path, result)
+
     def metadata(self, scans: Sequence[ScanResult], interrupted: bool) -> dict[str, Any]:
         """The object of run.json.  scans : the results, in the order of the inputs; or none of them."""
         notes = self._opened.notes()
@@ -103,11 +115,14 @@ class FolderRun:
         options, scans = self._opened.options, tuple(scans)
         run = self.metadata(scans, interrupted)
         if earlier := unchanged_run(self.folder, scans, run, options.report):
-            return RunReport(self.folder, scans, earlier, unchanged=True)
-        self.log.release()
-        problems = write_run_files(self.folder, scans, run, options.report)
-        report = RunReport(self.folder, scans, run, interrupted, tuple(problems))
-        self.log.write(report.summary())
-        for problem in problems:
-            self.log.write(problem)
+            report = RunReport(self.folder, scans, earlier, unchanged=True)
+        else:
+            self.log.release()
+            problems = write_run_files(self.folder, scans, run, options.report)
+            report = RunReport(self.folder, scans, run, interrupted, tuple(problems))
+            self.log.write(report.summary())
+            for problem in problems:
+                self.log.write(problem)
+        if self._audit:
+            self._audit.end(report)
         return report

@@ -74,6 +74,7 @@ def run_batch(
         results: dict[int, ScanResult] = {}
         for index, result in executor.run(run.jobs(), total):
             results[index] = result
+            run.account(index, result)
             if result.reason != NOT_REACHED:
                 emit(Event("scan", chosen.scans[index].source, result, len(results), total))
         return run.end([results[index] for index in range(total)], stop.is_set())

@@ -16,7 +16,7 @@ from hz_runtime.results.run_report import count
 from hz_runtime.results.scan_result import STAGES, ScanResult
 from hz_runtime.results.versions import hz_version, versions
 
-_HIDDEN = ("ages", "limits", "preparation")  # of the options: people, and paths
+_HIDDEN = ("ages", "limits", "preparation", "audit")  # of the options: people, and paths
 _KEYS = {"cuda_graphs": "graphs"}  # options whose key is another than their name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hz_runtime.batch.known_ages import KnownAges
@@ -29,6 +30,7 @@ class RunOptions:
     ages : known ages.  report : draw figures and write report.html, and group.html where scans compare.
     preparation : how raw heads become brains (extra `prep`); None: scans are skull-stripped already. With it
     DICOM is taken, too (extra `dicom`).
+    audit : file that the run is accounted for in (`audit`); None for none.
     """
 
     space: Space = "native"
@@ -47,6 +49,7 @@ class RunOptions:
     cuda_graphs: bool = False
     precision: str | None = None
     preparation: Preparation | None = None
+    audit: Path | None = None
 
     def __post_init__(self) -> None:
         for name, values in {"space": ("native", "model", "both"), "dtype": ("int16", "float32")}.items():

@@ -60,7 +60,9 @@ class UnitRun:
 
     def take(self, place: int, result: ScanResult) -> bool:
         """Note the result of the scan at `place`; returns whether it was the last one."""
+        assert self._run is not None
         self._results[place] = result
+        self._run.account(place, result)
         return len(self._results) == len(self.unit.scans)
 
     def end(self) -> None:
