@@ -27,6 +27,7 @@ TITLES = {"harmonizer": "Harmonizer", "age": "Brain age", "diagnosis": "Diagnosi
 SYSTEMS = {
     "volume_cyclegan": "the 3D CycleGAN generator of Komandur et al. 2023",
     "age_cnn": "the age CNN of Komandur et al. 2023",
+    "age_ensemble": "a CNN and a ridge regression on tissue maps, their mean",
     "slice_cyclegan": "the slice CycleGAN generator of Bashyam et al. 2020",
     "slice_resnet": "the slice ResNet of Bashyam et al. 2020",
 }

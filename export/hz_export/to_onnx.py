@@ -109,6 +109,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     predictor. Raises UsageError for anything else, or where tensors and network do not match."""
     from hz_runtime.model_space.recipe import Recipe
     from hz_train.age_cnn import AgeCNN
+    from hz_train.age_ensemble import AgeEnsemble
     from hz_train.checkpoint import load_checkpoint, without_prefix
     from hz_train.slice_cyclegan import SliceGenerator
     from hz_train.slice_resnet import SliceResNet
@@ -118,6 +119,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     kinds: dict[str, tuple[str, type[nn.Module], str]] = {
         "volume_cyclegan": ("harmonizer", Generator, "generator"),
         "age_cnn": ("age", AgeCNN, "age"),
+        "age_ensemble": ("age", AgeEnsemble, "age"),
         "slice_cyclegan": ("harmonizer", SliceGenerator, "generator"),
         "slice_resnet": (str(meta.get("task")), SliceResNet, "predictor"),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +13,27 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hz_train.age_cnn import AgeCNN
+from hz_train.age_ensemble import AgeEnsemble
 from hz_train.augment import Augmentation, pose, scanner
 from hz_train.fit import Run, adam
+from hz_train.levels import white_level
 
 F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class AgeSettings:
-    """What is trained besides the schedule; augmentation None trains on the volumes as they are."""
+    """What is trained besides the schedule; augmentation None trains on the volumes as they are.
+
+    form : "paper", the age CNN of Komandur 2023, or "ensemble" (`age_ensemble`).
+    averaging : share that the running average of the weights keeps each step; the average is what is saved
+        and scored. 0 saves the last weights: with batch norm and few people, single epochs differ by a year.
+    """
 
     augmentation: Augmentation | None = None
     width: int = 32
+    form: str = "paper"
+    averaging: float = 0.0
 
 
 class AgeTask:
@@ -36,11 +46,29 @@ class AgeTask:
         self.held, self.held_ages = held, held_ages
         self.settings, self.run = settings, run
         torch.manual_seed(run.schedule.seed)
-        network = AgeCNN(settings.width, volumes.shape[1:])
+        network = self._network()
         network.set_ages(torch.from_numpy(ages))
         self.networks: dict[str, nn.Module] = {"age": run.lay_out(network, 4)}
         self.optimizers: dict[str, torch.optim.Optimizer] = {"age": adam([network], run.schedule)}
         self.call = run.compiled(network)
+        if settings.averaging:
+            # Among the networks, so that it is saved and resumed with them; no optimizer knows it.
+            self.networks["average"] = copy.deepcopy(network).requires_grad_(False)
+
+    def _network(self) -> AgeCNN | AgeEnsemble:
+        """The network, new."""
+        grid = self.volumes.shape[1:]
+        if self.settings.form == "paper":
+            return AgeCNN(self.settings.width, grid)
+        level = float(np.mean([white_level(volume) for volume in self.volumes]))
+        return AgeEnsemble(self.settings.width, grid, level=level)
+
+    @property
+    def predictor(self) -> AgeCNN | AgeEnsemble:
+        """The network as it is saved and scored."""
+        network = self.networks["average" if self.settings.averaging else "age"]
+        assert isinstance(network, AgeCNN | AgeEnsemble)
+        return network
 
     def steps(self, epoch: int) -> int:
         """Full batches only: batch norm has no statistics of a single volume."""
@@ -59,6 +87,13 @@ class AgeTask:
         wanted = targets.reshape(-1, 1)
         loss = ((years - wanted) / network.sd).square().mean()
         run.descend(loss, self.optimizers["age"])
+        if self.settings.averaging:
+            # Buffers, those of batch norm, too: whoever looks at the average meanwhile finds all of one time.
+            latest = [*network.parameters(), *network.buffers()]
+            average = [*self.predictor.parameters(), *self.predictor.buffers()]
+            for mean, value in zip(average, latest, strict=True):
+                if mean.is_floating_point():
+                    mean.data.lerp_(value.data, 1 - self.settings.averaging)
         return {"loss": loss, "mae_years": (years - wanted).abs().mean()}
 
     def arrays(self, epoch: int, index: int) -> tuple[F32, F32]:
@@ -82,7 +117,7 @@ class AgeTask:
 
         Its running averages trail weights that still move, and small cohorts end before they catch up.
         """
-        network = self.networks["age"].train()
+        network = self.predictor.train()
         norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm3d)]
         for norm in norms:
             norm.reset_running_stats()
@@ -96,10 +131,15 @@ class AgeTask:
         for norm in norms:
             norm.momentum = 0.1
 
+    def combine(self, people: Sequence[str]) -> None:
+        """Fit what an ensemble has beside its CNN. people : (n,) who was scanned, in the volumes' order."""
+        if isinstance(self.predictor, AgeEnsemble):
+            self.predictor.combine(self.volumes, self.ages, people)
+
     @torch.no_grad()
     def predict(self, volumes: F32) -> NDArray[np.float64]:
         """(n, D, H, W) to (n,) years, in float32."""
-        network = self.networks["age"].eval()
+        network = self.predictor.eval()
         years = [float(network(self.run.put(v[None]))) for v in volumes]
         network.train()
         return np.asarray(years)
@@ -107,8 +147,7 @@ class AgeTask:
     @torch.no_grad()
     def features(self, volumes: F32) -> NDArray[np.float64]:
         """(n, D, H, W) to the (n, F) features that the network's last layer reads."""
-        network = self.networks["age"].eval()
-        assert isinstance(network, AgeCNN)
+        network = self.predictor.eval()
         rows = [network.last_features(self.run.put(v[None])).float().cpu().numpy()[0] for v in volumes]
         network.train()
         return np.asarray(rows, np.float64)

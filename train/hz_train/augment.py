@@ -6,13 +6,14 @@ that is resumed sees exactly what an uninterrupted one would have seen.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, gaussian_filter, zoom
 
 from hz_runtime.model_space.intensity import RULES
+from hz_runtime.model_space.recipe import Recipe
 
 F32 = NDArray[np.float32]
 
@@ -52,6 +53,16 @@ class Augmentation:
     def mild(cls) -> Augmentation:
         """For the age network, which sees harmonized scans."""
         return cls(gamma=0.15, bend=0.02, bias=0.1, noise=0.01, blur=0.4, scale=0.0, mixing=0.0)
+
+
+def scaled_as(recipe: Recipe, augmentation: Augmentation | None) -> Augmentation | None:
+    """Simulated scanners whose scans are scaled by the recipe's rule where that follows a brain's median.
+
+    Under other rules they end in min-max with a varied brightest voxel, which is what those make of scans.
+    """
+    if augmentation is None or recipe.intensity != "median":
+        return augmentation
+    return replace(augmentation, intensity=recipe.intensity)
 
 
 def tone_curve(volume: F32, gamma: float, bends: NDArray[np.float64]) -> F32:

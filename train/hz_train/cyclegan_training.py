@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hz_runtime.errors import UsageError
 from hz_runtime.model_space.outliers import reference_of
 from hz_runtime.model_space.recipe import Recipe
-from hz_train.augment import Augmentation
+from hz_train.augment import Augmentation, scaled_as
 from hz_train.checkpoint import load_checkpoint, save_checkpoint, with_prefix, without_prefix
 from hz_train.cohort import Cohort
 from hz_train.condition import one_hot
@@ -111,7 +111,8 @@ def train_cyclegan(
     sources = _checked_sources(source, target)
     preset = replace(preset, schedule=settled(preset.schedule, device, out))
     recipe = recipe or Recipe()
-    preset = replace(preset, settings=scaled_as(recipe, preset.settings))
+    augmentation = scaled_as(recipe, preset.settings.augmentation)
+    preset = replace(preset, settings=replace(preset.settings, augmentation=augmentation))
     used = cohort.at([*sources, target])
     training, held = _split(used, sources, target, held_out, preset.schedule.seed)
     inputs = load(used, recipe, preset.n4)
@@ -330,16 +331,6 @@ def _pairwise(views: F32, head: F32) -> float:
     brain = head > 0.02
     scaled = [view[brain] / view[brain].mean() for view in views]
     return float(np.mean([np.abs(scaled[a] - scaled[b]).mean() for a in range(len(views)) for b in range(a)]))
-
-
-def scaled_as(recipe: Recipe, settings: Settings) -> Settings:
-    """Settings whose simulated scanners are scaled by the recipe's rule where that follows a brain's median.
-
-    Elsewhere they end in min-max with a varied brightest voxel, which is what those rules make of scans.
-    """
-    if recipe.intensity != "median" or settings.augmentation is None:
-        return settings
-    return replace(settings, augmentation=replace(settings.augmentation, intensity=recipe.intensity))
 
 
 def adjusted(preset: Preset, **changes: Any) -> Preset:
