@@ -165,6 +165,11 @@ def brain_mask(out: Path | None, wheel: Path | None, overwrite: bool) -> None:
     is_flag=True,
     help="Publish an age network, too, that answers nearly the same for everybody; the model card says so.",
 )
+@click.option(
+    "--allow-moved-target",
+    is_flag=True,
+    help="Publish a harmonizer, too, that changes the scans of its own target site; the model card says so.",
+)
 @click.option("--no-parity", is_flag=True, help="Publish without measuring; the manifest says so.")
 @click.option(
     "--localize",

@@ -7,37 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from hz_calibration import age_bias, age_interval
-
-LEAST_SPREAD = 0.1  # of the ages' own; an answer that follows age with a correlation of 0.1 varies so little
-FEWEST = 8  # held-out scans; how far the answers to fewer vary says little
-
-
-def constant_age(file: str, meta: Mapping[str, Any]) -> str:
-    """That an age network answers nearly the same for everybody, in words; "" where it does not, or where the
-    checkpoint keeps too few held-out predictions to say, or those of people of one single age.
-
-    file : the checkpoint's name.  meta : its JSON.
-    Answers and ages are compared within each fold: networks of several folds that all answer the mean age of
-    their own training people differ from each other.
-    """
-    held_out = meta.get("held_out_predictions") or {"age": [], "raw": []}
-    years = np.array([held_out["raw"], held_out["age"]], np.float64)  # (2, n)
-    if years.shape[1] < FEWEST or not np.isfinite(years).all():
-        return ""
-    fold_of = {who: k for k, fold in enumerate(held_out.get("folds", [])) for who in fold["subjects"]}
-    folds = np.array([fold_of.get(who, -1) for who in held_out.get("subjects", [])] or [-1] * years.shape[1])
-    for k in np.unique(folds):
-        years[:, folds == k] -= years[:, folds == k].mean(axis=1, keepdims=True)
-    answers, ages = np.sqrt(np.square(years).mean(axis=1))
-    if answers >= LEAST_SPREAD * ages:
-        return ""
-    return (
-        f"{file} answers nearly the same age for everybody: over {years.shape[1]} held-out scans its answers "
-        f"vary by {answers:.2f} years (one SD), the people's ages by {ages:.2f}"
-    )
 
 
 def calibrated(meta: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from hz_calibration.plan import PrecisionPlan
 from hz_export import parity
-from hz_export.age_calibration import calibrated, constant_age
+from hz_export.age_calibration import calibrated
 from hz_export.anatomy_reference import anatomy_of
 from hz_export.engine_target import find_builder
 from hz_export.engines import engines_of
@@ -18,9 +18,10 @@ from hz_export.model_card import intended_use, model_card
 from hz_export.onnx_files import onnx_files
 from hz_export.plans import read_plans
 from hz_export.to_onnx import OUTPUTS, Checkpoint, read_checkpoint
+from hz_export.unfit_networks import unfit
 from hz_runtime.bundle.manifest import SCHEMA
 from hz_runtime.bundle.store import Bundle, write_bundle
-from hz_runtime.errors import HzError, UsageError
+from hz_runtime.errors import UsageError
 from hz_runtime.model_space.recipe import Recipe
 
 CARD = "MODEL_CARD.md"
@@ -33,8 +34,8 @@ def export_bundle(
 
     paths : checkpoints (.safetensors), at most one of each role.  say : told one line a step.
     Raises UsageError where checkpoints do not belong together, HzError where a graph or its parity is not
-    what was asked for, or an age network answers nearly the same for everybody; EnginesMissing, after the
-    bundle was published, where TensorRT builds no engine of a graph for a GPU.
+    what was asked for, or a network is unfit (`unfit_networks`); EnginesMissing, after the bundle was
+    published, where TensorRT builds no engine of a graph for a GPU.
     """
     if out.suffix != ".hz":
         raise UsageError(f"{out.name}: a bundle's name ends in .hz.", f"Use {out.name or 'NAME'}.hz.")
@@ -43,7 +44,7 @@ def export_bundle(
     if options.build is not None:
         find_builder(options.build)
     checkpoints = belong_together([read_checkpoint(path) for path in paths])
-    constant = _constant_age(checkpoints, options, say)
+    remarks = unfit(checkpoints, options, say)
     if "int8" in options.precisions:
         _refuse_slices(checkpoints)
     plans = read_plans(options.plans, checkpoints) if "int8" in options.precisions else {}
@@ -64,8 +65,8 @@ def export_bundle(
         manifest["engines"] = [entry for entry, _ in engines.built]
     metas = {role: checkpoint.meta for role, checkpoint in checkpoints.items()}
     manifest |= calibrated(metas.get("age", {}), say)
-    remarks = filter(None, (options.note, constant, engines.remark))
-    files[CARD] = model_card(name, manifest, metas, " ".join(remarks)).encode()
+    note = " ".join(filter(None, (options.note, *remarks, engines.remark)))
+    files[CARD] = model_card(name, manifest, metas, note).encode()
     bundle = write_bundle(out, manifest, files, overwrite=options.overwrite, key=options.key)
     say(
         f"{out.name}: {len(models)} models, {len(engines.built)} engines, "
@@ -118,23 +119,6 @@ def common_recipe(checkpoints: Mapping[str, Checkpoint]) -> Recipe:
             "Train them with one --slices, or export two bundles.",
         )
     return replace(next(iter(checkpoints.values())).recipe, middle_slices=max(counts, default=0))
-
-
-def _constant_age(
-    checkpoints: Mapping[str, Checkpoint], options: ExportOptions, say: Callable[[str], None]
-) -> str:
-    """What is to be said of an age network that tells nobody's age; refused unless asked for on purpose."""
-    age = checkpoints.get("age")
-    found = constant_age(age.file, age.meta) if age else ""
-    if found and not options.allow_constant_age:
-        raise HzError(
-            f"{found}.",
-            "Not published. Train it longer, or on more people of more ages; to publish it as it is, on "
-            "purpose:  hz-export --allow-constant-age",
-        )
-    if found:
-        say(found)
-    return f"{found}." if found else ""
 
 
 def _refuse_slices(checkpoints: Mapping[str, Checkpoint]) -> None:

@@ -30,6 +30,7 @@ class ExportOptions:
     engines : what to measure with; none for all installed.
     allow_constant_age : publish an age network that answers nearly the same for everybody, too, and say so on
         the model card.
+    allow_moved_target : publish a harmonizer that changes the scans of its own target site, too, likewise.
     localize : where a file fails parity, bisect over its nodes and say which ones break it.
     key : signs the bundle; None leaves it unsigned.
     """
@@ -43,6 +44,7 @@ class ExportOptions:
     half_weights: bool = False
     check_parity: bool = True
     allow_constant_age: bool = False
+    allow_moved_target: bool = False
     scans: tuple[Path, ...] = ()
     tolerance: Mapping[str, float] | None = None
     engines: tuple[str, ...] = ()

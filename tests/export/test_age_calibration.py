@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from hz_calibration.age_interval import calibrate
-from hz_export.age_calibration import calibrated, constant_age
+from hz_export.age_calibration import calibrated
 from hz_export.assemble import export_bundle
 from hz_export.export_options import ExportOptions
 from hz_export.model_card import model_card
+from hz_export.unfit_networks import constant_age
 from hz_runtime.backends.fallback import choose
 from hz_runtime.bundle.store import load_bundle
 from hz_runtime.errors import HzError

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
-from hz_train.augment import Augmentation, bias_field, mixture, pose, scanner, tone_curve
+from hz_runtime.model_space.recipe import Recipe
+from hz_train.augment import Augmentation, bias_field, mixture, pose, scaled_as, scanner, tone_curve
 
 
 @pytest.fixture
@@ -76,3 +79,18 @@ def test_mixture_keeps_the_outline_and_stays_between_the_two(volume):
     assert (mixed[both] <= np.maximum(volume, other)[both] + 1e-6).all()
     assert (mixed[both] >= np.minimum(volume, other)[both] - 1e-6).all()
     assert np.array_equal(mixed[~both], volume[~both])
+
+
+def test_scans_that_meet_no_scanner_stay_and_others_are_scaled_by_the_recipes_rule() -> None:
+    rng = np.random.default_rng(3)
+    volume = np.zeros((24, 24, 24), np.float32)
+    volume[4:20, 4:20, 4:20] = rng.uniform(0.3, 0.7, (16, 16, 16))
+    volume /= 2 * np.median(volume[volume > 0])
+    recipe = Recipe(intensity="median")
+    strength = scaled_as(recipe, replace(Augmentation.strong(), unchanged=0.4))
+    assert strength is not None and scaled_as(Recipe(), Augmentation()) == Augmentation()
+    seen = [scanner(volume, np.random.default_rng(k), strength) for k in range(60)]
+    same = [np.array_equal(one, volume) for one in seen]
+    assert 12 < sum(same) < 36
+    medians = [float(np.median(one[one > 0.1])) for one, kept in zip(seen, same, strict=True) if not kept]
+    assert np.allclose(medians, 0.5, atol=0.03)  # twice the brain's median is 1

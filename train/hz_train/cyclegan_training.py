@@ -21,11 +21,13 @@ from hz_train.cyclegan_task import CycleGANTask, Settings, scanner_view
 from hz_train.datasets import ModelInputs, describe, load, statistics
 from hz_train.fit import Run, Schedule, fit
 from hz_train.harmonizers import same_model_space
+from hz_train.levels import grey_white
 from hz_train.losses import Weights
 from hz_train.precision import settled
 from hz_train.scores import score
 
 F32 = NDArray[np.float32]
+IDENTITY = "target_grey_white_change"  # the score that export refuses a harmonizer by
 SCANNERS = 3  # simulated scanners a held-out head travels through when it is scored
 
 
@@ -296,6 +298,8 @@ def held_out_scores(task: CycleGANTask, held_x: ModelInputs, held_y: ModelInputs
 
     restoration : mean |harmonized - real| inside the brain of target-site subjects, intensity units,
         where the input is the real scan through a simulated scanner; beside the same before harmonizing.
+    target_grey_white_change : of the target site's scans as they are, by how many percent the harmonizer
+        changes their ratio of grey to white matter, which it should leave alone.
     travelling_head : mean pairwise |difference| between the same head through three simulated scanners,
         each divided by its brain mean, before and after.
     """
@@ -312,6 +316,8 @@ def held_out_scores(task: CycleGANTask, held_x: ModelInputs, held_y: ModelInputs
         made = task.even(task.harmonize(seen))
         note("restoration_error_before", _gap(task.even(seen)[0], clean[0], clean[0]))
         note("restoration_error_after", _gap(made[0], clean[0], clean[0]))
+        itself = task.harmonize(grid[None])[0]
+        note(IDENTITY, 100 * (grey_white(itself, grid) / grey_white(grid, grid) - 1))
     for i, head in enumerate([*held_x.grids, *held_y.grids]):
         views = np.stack([scanner_view(head, strength, 201 + k, i) for k in range(SCANNERS)])
         note("travelling_head_before", _pairwise(views, head))
@@ -319,7 +325,10 @@ def held_out_scores(task: CycleGANTask, held_x: ModelInputs, held_y: ModelInputs
     one = "held-out target-site scans through one simulated scanner each, all scaled to one brain mean"
     views_of = f"held-out scans, all sites, through {SCANNERS} simulated scanners"
     several = f"{views_of}, each scaled by its brain mean"
-    return {k: score(v, one if k.startswith("restoration") else several) for k, v in columns.items()}
+    how = {IDENTITY: "held-out target-site scans as they are, percent"}
+    return {
+        k: score(v, how.get(k, one if k.startswith("restoration") else several)) for k, v in columns.items()
+    }
 
 
 def _gap(a: F32, b: F32, head: F32) -> float:

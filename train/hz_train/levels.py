@@ -70,3 +70,15 @@ def at_level(volumes: F32, level: float, measure: Callable[[F32], float] = mean_
     can foresee it, so restoration is asked for the target site's average brightness instead.
     """
     return np.stack([np.clip(v * (level / max(measure(v), 1e-3)), 0, 1) for v in volumes]).astype(np.float32)
+
+
+def grey_white(volume: F32, classes_of: F32) -> float:
+    """Median intensity of grey over that of white matter of a volume, (D, H, W) in [0, 1].
+
+    classes_of : the volume that tells which voxels are which (`otsu_thresholds`): the same, or the scan that
+        it was made from, so that a change of intensity moves no voxel from one tissue to the other.
+    """
+    brain = classes_of > LEAST
+    low, high = otsu_thresholds(classes_of[brain])
+    grey, white = brain & (classes_of > low) & (classes_of <= high), classes_of > high
+    return float(np.median(volume[grey]) / max(float(np.median(volume[white])), 1e-6))
