@@ -74,10 +74,15 @@ def planted() -> dict[int, tuple[str, Any]]:
 
 def write_identified(folder: Path) -> list[Path]:
     """The series of `small_dicom` with a mark wherever DICOM has room for text; returns its files."""
+    return plant(small.write_series(folder / FOLDER, name=f"{FILE}_{{:04}}.dcm"))
+
+
+def plant(files: list[Path]) -> list[Path]:
+    """Put a mark into DICOM files wherever there is room for text; returns them."""
     from pydicom import dcmread
     from pydicom.dataset import Dataset
 
-    values, files = planted(), small.write_series(folder / FOLDER, name=f"{FILE}_{{:04}}.dcm")
+    values = planted()
     inner = Dataset()
     for tag in (0x00100010, 0x00100020, 0x00081080, 0x00401400):
         inner.add_new(tag, values[tag][0], NESTED)

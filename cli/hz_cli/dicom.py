@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from hz_cli import options, render
+from hz_cli.process import process
+from hz_cli.process import salt as _salt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,12 +23,6 @@ _FOLDER = click.Path(path_type=Path)
 _ENDING = (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))  # Windows has no SIGHUP
 _series = click.option(
     "--series", "wanted", metavar="N", type=click.IntRange(1), help="Number of the series in the list."
-)
-_salt = click.option(
-    "--salt",
-    envvar="HZ_DICOM_SALT",
-    help="Secret text that goes into the names, so that a UID does not tell which they are.  "
-    "[default: $HZ_DICOM_SALT, else a public one]",
 )
 
 
@@ -57,7 +53,12 @@ def dicom() -> None:
       hz-dicom convert EXAM.zip --out scans
       hz-run --prepare scans --out harmonized
       hz-dicom export harmonized/sub-X_desc-harmonized_T1w.nii.gz --source EXAM.zip --out back
+    
+      hz-dicom process EXAM.zip back                 all of that in one
     """
+
+
+dicom.add_command(process)
 
 
 @dicom.command("list")

@@ -23,6 +23,7 @@ FLOORS = (
     "dicom",
     "batch",
     "bids",
+    "hospital",
 )
 MOST_ROOT_MODULES = 8
 # Words that these rooms once used where the field has a term (docs/glossary.md).

@@ -127,6 +127,8 @@ def _signed(report: Any, origin: Origin) -> None:
     day, time = origin.local
     report.ContentDate = report.InstanceCreationDate = report.SeriesDate = day
     report.ContentTime = report.InstanceCreationTime = report.SeriesTime = time
+    for equipment in report.get("ContributingEquipmentSequence", ()):  # highdicom's own, of this moment
+        equipment.ContributionDateTime = day + time
 
 
 def _evidence(series: Series, keep_ids: bool, salt: str) -> list[Any]:

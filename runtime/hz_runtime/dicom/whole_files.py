@@ -1,0 +1,111 @@
+"""Whether DICOM files are whole: their headers can be read to the pixels, and the pixels are all there.
+
+Nothing is decoded. A file is named by its place among the others and by what it says of its place in its
+series: its own name may be a patient's.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from hz_runtime.dicom.deidentify import listed, number, quiet
+from hz_runtime.dicom.series import MR_CLASSES
+
+_UNDEFINED = 0xFFFFFFFF
+_LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OW", b"UN"))  # VRs whose length has four bytes behind two
+_TAGS = listed(
+    "SOPClassUID SeriesInstanceUID InstanceNumber Rows Columns SamplesPerPixel BitsAllocated NumberOfFrames"
+)
+_PIXELS = (0x7FE0, 0x0010)
+_ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file that is not whole.
+
+    uid : of its series, "" where it cannot be read.  said : which file it is and what is wrong, for people.
+    """
+
+    uid: str
+    said: str
+
+
+def find_damage(files: Sequence[Path]) -> list[Damage]:
+    """The files among `files` that are cut short or cannot be read, in their order."""
+    found = []
+    with quiet():
+        for place, path in enumerate(files, 1):
+            uid, image, wrong = _damage(path)
+            if wrong:
+                which = f"file {place} of {len(files)} in the order of their names"
+                found.append(
+                    Damage(uid, f"{which}{f' (image {image:g})' if image is not None else ''} {wrong}")
+                )
+    return found
+
+
+def _damage(path: Path) -> tuple[str, float | None, str]:
+    """(series, instance number, what is wrong or "")."""
+    from pydicom import dcmread
+
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            data: Any = dcmread(file, force=True, stop_before_pixels=True, specific_tags=list(_TAGS))
+            uid, image = str(data.get("SeriesInstanceUID") or ""), number(data.get("InstanceNumber"))
+            if not uid:  # every object has one
+                return "", image, "cannot be read: it ends within its header, or is damaged"
+            if number(data.get("Columns")) is None and data.get("SOPClassUID") not in MR_CLASSES:  # no image
+                return uid, image, ""
+            implicit, little = data.original_encoding
+            return uid, image, _missing(file, size, data, "<" if little else ">", bool(implicit))
+    except OSError as error:
+        return "", None, f"cannot be opened ({error.strerror or type(error).__name__})"
+    except Exception:  # whatever its parsing meets
+        return "", None, "cannot be read: it is damaged"
+
+
+def _missing(file: BinaryIO, size: int, data: Any, order: str, implicit: bool) -> str:
+    """What is missing of the pixels, at whose element the file stands."""
+    head = file.read(12)
+    if len(head) < 12 or struct.unpack(f"{order}HH", head[:4]) != _PIXELS:
+        return "is cut short: it ends before its pixels"
+    if implicit or head[4:6] not in _LONG:
+        file.seek(-4, os.SEEK_CUR)
+        (length,) = struct.unpack(f"{order}I" if implicit else f"{order}2xH", head[4:8])
+    else:
+        (length,) = struct.unpack(f"{order}I", head[8:12])
+    if length == _UNDEFINED:
+        return "" if _ends(file, size, order) else "is cut short: its compressed pixels do not end"
+    there = min(length, size - file.tell())
+    factors = [number(data.get(name)) for name in ("Rows", "Columns", "BitsAllocated")]
+    more = (number(data.get(name)) or 1 for name in ("SamplesPerPixel", "NumberOfFrames"))
+    wanted = int(_product([factor or 0 for factor in factors]) * _product(list(more)) / 8)
+    if there < max(length, wanted):
+        return f"is cut short: {there} of {max(length, wanted)} bytes of its pixels"
+    return ""
+
+
+def _product(values: Sequence[float]) -> float:
+    product = 1.0
+    for value in values:
+        product *= value
+    return product
+
+
+def _ends(file: BinaryIO, size: int, order: str) -> bool:
+    """Whether the fragments of compressed pixels reach their end within the file."""
+    while len(head := file.read(8)) == 8:
+        group, element, length = struct.unpack(f"{order}HHI", head)
+        if (group, element) == _END:
+            return True
+        if (group, element) != _ITEM or file.tell() + length > size:
+            return False
+        file.seek(length, os.SEEK_CUR)
+    return False
