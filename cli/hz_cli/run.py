@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +12,13 @@ from click.core import ParameterSource
 
 from hz_cli import options, render
 from hz_cli.audit import audit
-from hz_cli.subcommands import CommandWithOthers
+from hz_cli.shards import gather, status
+from hz_cli.subcommands import ARGUMENTS, CommandWithOthers
 
 if TYPE_CHECKING:
     from hz_runtime.backends.built_engines import Build, BuildRequest
     from hz_runtime.batch.known_ages import KnownAges
+    from hz_runtime.batch.shard import Shard
     from hz_runtime.bundle.engine_cache import EngineRecord
     from hz_runtime.bundle.trust import Trust
     from hz_runtime.preparation.preparer import Preparation
@@ -68,6 +72,17 @@ Exit codes: 0 all done; 2 usage; 3 some scans failed, the rest are complete; 4 b
 @options.redo
 @options.audit
 @click.option("--no-report", is_flag=True, help="No pictures and no report.html.")
+@click.option(
+    "--shard",
+    metavar="I/N|array",
+    help="Run only part I of N of the scans; array: as a Slurm or Grid Engine job array says. Every job is "
+    "given all INPUTs and the same DIR; hz-run gather DIR then makes the report.",
+)
+@click.option(
+    "--missing",
+    is_flag=True,
+    help="Run only what hz-run status DIR calls failed, half done or never reached.",
+)
 @options.progress
 @options.version
 @click.pass_context
@@ -84,6 +99,8 @@ def main(
     raw: bool,
     dof: str,
     brain_mask: str,
+    shard: str | None,
+    missing: bool,
     no_report: bool,
     no_build: bool,
     plain: bool,
@@ -109,7 +126,6 @@ def main(
     one_core_each()
     stop = stop_on_signals(quiet)
 
-    from hz_runtime.batch.run import run_batch
     from hz_runtime.batch.run_options import RunOptions
     from hz_runtime.bundle.trust import Trust
 
@@ -119,16 +135,53 @@ def main(
     build = None if no_build else _builder(quiet)
     run_options = RunOptions(ages=ages, report=not no_report, build=build, **choices)
     progress = render.Progress(plain=plain, quiet=quiet)
+    part = _shard(shard, missing)
     try:
         bundle = open_bundle(model, trusted, quiet)
-        report = run_batch(inputs, bundle, out, run_options, progress, stop)
+        if part is None:
+            from hz_runtime.batch.run import run_batch
+
+            report = run_batch(inputs, bundle, out, run_options, progress, stop)
+        else:
+            from hz_runtime.batch.shard_run import run_shard
+
+            command = without_shard(ctx.meta[ARGUMENTS])
+            report = run_shard(
+                inputs, bundle, out, part, run_options, progress, stop, missing=missing, command=command
+            )
     finally:
         progress.close()
     for problem in report.problems:
         render.say(click.style("error: ", fg="red") + problem, err=True)
     look = "predictions.tsv and run.json" if no_report else "report.html"
-    render.say(f"{report.summary()}; see {look} in {out}")
+    if part is None:
+        render.say(f"{report.summary()}; see {look} in {out}")
+    else:
+        render.say(f"{report.summary()}; shard {part}. When all have ended:  hz-run gather {out}")
     ctx.exit(report.exit_code)
+
+
+def _shard(text: str | None, missing: bool) -> Shard | None:
+    """The part to run; all of a folder that is divided is one part, too."""
+    from hz_runtime.batch.shard import Shard
+
+    if text is None:
+        return Shard(1, 1) if missing else None
+    return Shard.of(text, os.environ)
+
+
+def without_shard(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a run without those that choose a part of it."""
+    rest, kept = list(arguments), list[str]()
+    while rest:
+        argument = rest.pop(0)
+        if argument == "--":
+            return [*kept, argument, *rest]
+        if argument == "--shard":
+            del rest[:1]
+        elif argument != "--missing" and not argument.startswith("--shard="):
+            kept.append(argument)
+    return kept
 
 
 def _builder(quiet: bool) -> Build:
@@ -169,7 +222,7 @@ def _preparation(
     return None
 
 
-main.add(audit)
+main.add(audit, status, gather)
 
 if __name__ == "__main__":
     main()

@@ -12,6 +12,9 @@ import click
 from hz_cli import render
 
 
+ARGUMENTS = "hz.arguments"  # of a context's `meta`: what was typed after the command's own name
+
+
 class CommandWithOthers(render.HzCommand):
     """A command that others stand below: the first word chooses one of them by its name.
 
@@ -32,7 +35,10 @@ class CommandWithOthers(render.HzCommand):
     ) -> click.Context:
         if other := self.others.get(args[0] if args else ""):
             return other.make_context(f"{info_name} {other.name}", args[1:], parent, **extra)
-        return super().make_context(info_name, args, parent, **extra)
+        given = tuple(args)
+        ctx = super().make_context(info_name, args, parent, **extra)
+        ctx.meta[ARGUMENTS] = given
+        return ctx
 
     def invoke(self, ctx: click.Context) -> Any:
         if ctx.command is self:

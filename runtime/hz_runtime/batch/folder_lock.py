@@ -18,9 +18,10 @@ _TEMP = re.compile(r"^\..+\.\d+\.tmp$", re.DOTALL)
 
 
 @contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold the output folder, made if absent, for one run; removes what dead runs left half-written.
 
+    shared : with others that hold it so, each of which writes other files; then nothing is removed.
     Raises UsageError when another run holds it or it cannot be written. The lock is the kernel's, so a
     killed run leaves none.
     """
@@ -43,7 +44,7 @@ def locked(out: Path) -> Iterator[None]:
         ) from error
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             sure = True
         except BlockingIOError as error:
             raise UsageError(
@@ -52,7 +53,8 @@ def locked(out: Path) -> Iterator[None]:
             ) from error
         except OSError:  # some network file systems have no locks; then nobody else's files are touched
             sure = False
-        remove_leftovers(out, sure=sure)
+        if not shared:
+            remove_leftovers(out, sure=sure)
         yield
     finally:
         os.close(handle)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hz_runtime.batch.audit import Audit
 from hz_runtime.batch.executor import Event, Job
-from hz_runtime.batch.inputs import Inputs
+from hz_runtime.batch.inputs import Inputs, InputScan
 from hz_runtime.batch.known_ages import KnownAges
 from hz_runtime.batch.log import RunLog
 from hz_runtime.batch.opened import Opened
@@ -79,16 +80,30 @@ class FolderRun:
             self.log.write(note)
             self._emit(Event("note", note))
 
-    def jobs(self) -> Iterator[Job]:
-        """The scans as an executor takes them. The run's time starts with the first."""
+    def jobs(self, begun: Callable[[InputScan], None] | None = None) -> Iterator[Job]:
+        """The scans as an executor takes them. The run's time starts with the first.
+
+        begun : called with each scan when its turn comes, by any thread.
+        """
         self._started, self._clock = datetime.now(UTC), time.perf_counter()
         for scan in self.chosen.scans:
-            yield Job(scan, self._stages, self.log, self._ages.of(scan))
+            turn = None if begun is None else partial(begun, scan)
+            yield Job(scan, self._stages, self.log, self._ages.of(scan), turn)
+
+    @property
+    def seconds(self) -> float:
+        """Since the first scan's turn."""
+        return time.perf_counter() - self._clock
 
     def account(self, index: int, result: ScanResult) -> None:
         """Account for the result of the scan at `index`, where that is asked for. Raises HzError."""
         if self._audit:
             self._audit.scan(self.chosen.scans[index].path, result)
+
+    def account_for_end(self, report: RunReport) -> None:
+        """Account for the end of the run, where that is asked for. Raises HzError."""
+        if self._audit:
+            self._audit.end(report)
 
     def metadata(self, scans: Sequence[ScanResult], interrupted: bool) -> dict[str, Any]:
         """The object of run.json.  scans : the results, in the order of the inputs; or none of them."""
@@ -98,9 +113,9 @@ class FolderRun:
             self._stages,
             self._opened.options,
             scans,
-            sites=[self._ages.site_of(scan) for scan in self.chosen.scans],
+            sites=[self._ages.site_of(scan) for scan in self.chosen.scans[: len(scans)]],
             started=self._started,
-            seconds=time.perf_counter() - self._clock,
+            seconds=self.seconds,
             interrupted=interrupted,
             backend=self._opened.backend(),
             chosen={
@@ -123,6 +138,5 @@ class FolderRun:
             self.log.write(report.summary())
             for problem in problems:
                 self.log.write(problem)
-        if self._audit:
-            self._audit.end(report)
+        self.account_for_end(report)
         return report

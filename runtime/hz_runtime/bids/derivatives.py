@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -18,9 +17,16 @@ from typing import Any
 
 from hz_runtime.bids.layout import Unit, description
 from hz_runtime.bids.record import Run, comparable, merged, outputs, read_run, results, table
-from hz_runtime.errors import HzError, UsageError
+from hz_runtime.errors import UsageError
 from hz_runtime.io.annex import require_fetched
-from hz_runtime.io.atomic import atomic_write_bytes, holds, shown, sync_folder, temporary_name, write_changed
+from hz_runtime.io.atomic import (
+    atomic_write_bytes,
+    holds,
+    shared_file,
+    shown,
+    temporary_name,
+    write_changed,
+)
 from hz_runtime.io.json_text import to_json
 from hz_runtime.results import output_columns
 from hz_runtime.results.output_columns import RunOutputs
@@ -91,34 +97,6 @@ def write_dataset_files(root: Path, raw: Path) -> bool:
     }
     written = [shared_file(root / name, data) for name, data in files.items()]  # all of them
     return any(written)
-
-
-def shared_file(path: Path, data: bytes) -> bool:
-    """Write a file that other processes, maybe in other containers, write at the same time, unless it has
-    these bytes; returns whether it was written.
-
-    The temporary has a random name: process numbers are equal in containers. Raises HzError.
-    """
-    if holds(path, data):
-        return False
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        if temporary:
-            with suppress(OSError):
-                os.unlink(temporary)
-        raise HzError(
-            f"{shown(path)}: cannot be written ({error.strerror}).", "Check the output folder and its space."
-        ) from error
-    return True
 
 
 def publish(unit: Unit, work: Path, raw: Path, root: Path, run: Run, linked: bool) -> bool:

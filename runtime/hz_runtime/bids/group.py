@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hz_runtime.bids.derivatives import WORK_NAME, dictionary, shared_file
+from hz_runtime.bids.derivatives import WORK_NAME, dictionary
 from hz_runtime.bids.participant import Level
 from hz_runtime.bids.record import Run, read_run, results, table, ways
 from hz_runtime.bundle.age_calibration import same_age_flags
 from hz_runtime.errors import UsageError
+from hz_runtime.io.atomic import shared_file
 from hz_runtime.io.json_text import to_json
 from hz_runtime.results.output_columns import RunOutputs
 from hz_runtime.results.run_report import count

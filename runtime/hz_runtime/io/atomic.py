@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import re
+import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -115,6 +116,34 @@ def write_changed(path: str | os.PathLike[str], data: bytes) -> bool:
     if holds(path, data):
         return False
     atomic_write_bytes(path, data)
+    return True
+
+
+def shared_file(path: Path, data: bytes) -> bool:
+    """Write a file that other processes, maybe in other containers, write at the same time, unless it has
+    these bytes; returns whether it was written.
+
+    The temporary has a random name: process numbers are equal in containers. Raises HzError.
+    """
+    if holds(path, data):
+        return False
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if temporary:
+            with suppress(OSError):
+                os.unlink(temporary)
+        raise HzError(
+            f"{shown(path)}: cannot be written ({error.strerror}).", "Check the output folder and its space."
+        ) from error
     return True
 
 

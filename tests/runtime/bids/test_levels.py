@@ -19,13 +19,14 @@ from hz_runtime.batch.folder_lock import locked
 from hz_runtime.batch.run import run_batch
 from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.batch.stages import Stages
-from hz_runtime.bids.derivatives import describe_dataset, dictionary, link, shared_file
+from hz_runtime.bids.derivatives import describe_dataset, dictionary, link
 from hz_runtime.bids.group import run_group
 from hz_runtime.bids.layout import Wanted, find_units
 from hz_runtime.bids.participant import Level, run_participants
 from hz_runtime.bundle.store import Bundle, load_bundle
 from hz_runtime.errors import UsageError
 from hz_runtime.inference import open as open_module
+from hz_runtime.io.atomic import shared_file
 from hz_runtime.io.volume import read_volume
 from hz_runtime.results.output_columns import RunOutputs
 from hz_runtime.results.predictions_tsv import predictions_tsv
