@@ -21,7 +21,7 @@ STATUS_CODES = """\b
 Exit codes: 0 all done; 2 usage; 3 some scans failed, were left half done or never reached, or are running.
 """
 GATHER_CODES = """\b
-Exit codes: 0 all done; 1 a file could not be written; 2 usage; 3 some scans failed; 130 some were not reached.
+Exit codes: 0 all done; 1 a file could not be written; 2 usage; 3 some scans failed; 130 some not reached.
 """
 
 

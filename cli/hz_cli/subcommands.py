@@ -11,7 +11,6 @@ import click
 
 from hz_cli import render
 
-
 ARGUMENTS = "hz.arguments"  # of a context's `meta`: what was typed after the command's own name
 
 

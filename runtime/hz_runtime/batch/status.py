@@ -101,13 +101,12 @@ def folder_status(out: Path, *, but: Shard | None = None) -> FolderStatus:
     plan, found = ShardFolder(out).plan(), sources(out, but)
     if plan is None and not found:
         raise UsageError(f"{out.name} holds no results of hz-run.", "Check the name:  hz-run status OUT")
-    order = plan.scans if plan else tuple((s["input"], s["name"]) for s in found[0].noted.scans.values())
+    order = plan.scans if plan else tuple((s["input"], s["name"]) for s in found[0].noted.run["scans"])
     files = _files(out)
     states = _states(found, files)
-    if plan is None:
-        return FolderStatus(tuple(states[name] for _, name in order))
+    count = plan.count if plan else 1
     places = {
-        name: str(Shard(n % plan.count + 1, plan.count))
+        name: str(Shard(n % count + 1, count)) if plan else ""
         for n, name in enumerate(sorted(dict(order).values()))
     }
     scans = tuple(
@@ -116,7 +115,7 @@ def folder_status(out: Path, *, but: Shard | None = None) -> FolderStatus:
         else ScanStatus(label, name, "not reached", shard=places[name])
         for label, name in order
     )
-    return FolderStatus(scans, _shards(plan, found), plan.command)
+    return FolderStatus(scans, _shards(plan, found), plan.command) if plan else FolderStatus(scans)
 
 
 def sources(out: Path, but: Shard | None = None) -> list[Source]:
