@@ -19,8 +19,15 @@ def one_core_each() -> None:
 
     Must be called before numpy is imported; a user's own setting wins.
     """
+    threads_each(1)
+
+
+def threads_each(threads: int) -> None:
+    """The same with another number; one that is more than 1 was asked for, and wins."""
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(variable, "1")
+        if threads > 1:
+            os.environ[variable] = str(threads)
+        os.environ.setdefault(variable, str(threads))
 
 
 def stop_on_signals(quiet: bool) -> Stop:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from hz_runtime.bids.participant import Level
 
 EPILOG = """\b
-Exit codes: 0 all done; 2 usage; 3 some scans or participants failed, the rest are complete;
-4 bundle refused; 5 required engine unavailable; 130 interrupted (the same command goes on).
+Exit codes: 0 all done; 2 usage; 3 some scans or participants failed, the rest are complete (with
+--stop-on-first-crash they may be not reached); 4 bundle refused; 5 required engine unavailable;
+130 interrupted (the same command goes on).
 """
 LEVELS = ("participant", "group")
 SEVERAL = ("--participant-label", "--participant_label", "--session-label", "--session_label")
@@ -24,10 +25,22 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 class BidsCommand(render.HzCommand):
-    """A command whose label options take several values, `--participant-label 01 02`, as BIDS Apps do."""
+    """A command whose options are written as those of any BIDS App.
+
+    Label options take several values, `--participant-label 01 02`; the words of an option may be joined by
+    dashes or underscores.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, spread(args))
+        known = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
+        return super().parse_args(ctx, spread([joined(argument, known) for argument in args]))
+
+
+def joined(argument: str, known: set[str]) -> str:
+    """An argument whose option is one of `known`, but for its underscores, as it is known."""
+    name, equals, value = argument.partition("=")
+    dashed = "--" + name[2:].replace("_", "-")
+    return f"{dashed}{equals}{value}" if name not in known and dashed in known else argument
 
 
 def spread(args: Sequence[str]) -> list[str]:
@@ -90,9 +103,27 @@ def spread(args: Sequence[str]) -> list[str]:
 @options.space
 @options.network
 @click.option(
-    "--n-cpus", "--nprocs", "threads", metavar="N", type=click.IntRange(1),
-    help="CPU threads for the network.  [default: all of this process]",
+    "--n-cpus", "--nprocs", "--nthreads", "threads", metavar="N", type=click.IntRange(1),
+    help="CPU threads in all.  [default: all of this process]",
 )  # fmt: skip
+@click.option(
+    "--omp-nthreads", "omp_threads", metavar="N", type=click.IntRange(1), default=1, show_default=True,
+    help="Threads of one step's linear algebra.",
+)  # fmt: skip
+@click.option(
+    "--mem-mb", "--mem", "memory", metavar="MB", type=click.IntRange(1),
+    help="Memory to keep to, about: fewer scans are in flight then. One scan is always let through.",
+)  # fmt: skip
+@click.option(
+    "--stop-on-first-crash", is_flag=True,
+    help="Begin no more scans once one has failed; what is in flight is finished.",
+)  # fmt: skip
+@click.option("--reports-only", is_flag=True, help="Make the pages of what is done again, and run nothing.")
+@click.option(
+    "--bids-database-dir", "database", metavar="DIR", type=click.Path(path_type=Path),
+    help="Taken and not used: hz keeps no database of BIDS_DIR.",
+)  # fmt: skip
+@click.option("--notrack", is_flag=True, help="Taken and not needed: hz sends nothing to anybody.")
 @options.redo
 @options.audit
 @options.progress
@@ -106,7 +137,12 @@ def main(
     level: str,
     subjects: tuple[str, ...],
     work: Path | None,
+    shown_as: str,
+    plain: bool,
     quiet: bool,
+    reports_only: bool,
+    database: Path | None,
+    notrack: bool,
     **choices: Any,
 ) -> None:
     """Harmonize the T1w scans of a BIDS data set and predict age from them: a BIDS App.
@@ -121,18 +157,35 @@ def main(
     """
     raw, out = Path(os.path.abspath(bids_dir)), Path(os.path.abspath(out))
     work = Path(os.path.abspath(work)) if work else None
-    if level == "group":
-        from hz_runtime.bids.group import run_group
+    del database, notrack  # there is nothing that they could change
+    progress = render.progress_of(shown_as, plain=plain, quiet=quiet)
+    try:
+        if level == "group":
+            from hz_runtime.bids.group import run_group
 
-        done, look = run_group(out, subjects, work), "predictions.tsv and report.html"
-    else:
-        done, look = _participants(raw, out, work, subjects, quiet, **choices), f"sub-*.html and logs{os.sep}"
+            done, look = run_group(out, subjects, work), "predictions.tsv and report.html"
+        elif reports_only:
+            from hz_runtime.bids.reports import remake_reports
+
+            done, look = remake_reports(out, subjects, work), "sub-*.html"
+        else:
+            done = _participants(raw, out, work, subjects, quiet, progress, **choices)
+            look = f"sub-*.html and logs{os.sep}"
+    finally:
+        progress.close()
     for problem in done.problems:
         render.say(click.style("error: ", fg="red") + problem, err=True)
     for note in done.notes:
         render.say(click.style("note: ", fg="yellow") + note, err=True)
-    render.say(f"{_counted(done)}; see {look} in {out.name}")
-    ctx.exit(done.exit_code if level == "participant" else 0)
+    code = _exit_code(done, choices["stop_on_first_crash"]) if level == "participant" else 0
+    progress.end(f"{_counted(done)}; see {look} in {out.name}", code, counts=count(done), out=str(out))
+    ctx.exit(code)
+
+
+def _exit_code(done: Level, stop_on_first_crash: bool) -> int:
+    """That of the level; a failure that ended it is no interruption."""
+    failed = any(scan.status == "failed" for scan in done.scans)
+    return 3 if stop_on_first_crash and failed else done.exit_code
 
 
 def _participants(
@@ -141,6 +194,7 @@ def _participants(
     work: Path | None,
     subjects: tuple[str, ...],
     quiet: bool,
+    progress: render.Progress,
     *,
     sessions: tuple[str, ...],
     filters: Path | None,
@@ -151,16 +205,18 @@ def _participants(
     model: Path | None,
     trust: tuple[Path, ...],
     require_signed: bool,
-    plain: bool,
+    omp_threads: int,
+    memory: int | None,
+    stop_on_first_crash: bool,
     **choices: Any,
 ) -> Level:
-    from hz_cli.batch import one_core_each, stop_on_signals
+    from hz_cli.batch import stop_on_signals, threads_each
     from hz_cli.bundles import open_bundle
 
-    one_core_each()
+    threads_each(omp_threads)
     stop = stop_on_signals(quiet)
 
-    from hz_runtime.batch.executor import Event
+    from hz_runtime.batch.executor import Event, voxels_in
     from hz_runtime.batch.run_options import RunOptions
     from hz_runtime.bids.filter_file import read_filter
     from hz_runtime.bids.layout import Wanted, check_raw, find_units
@@ -173,23 +229,29 @@ def _participants(
         check_raw(raw)
     wanted, ignored = read_filter(filters) if filters else ({}, ())
     units, notes = find_units(raw, Wanted(subjects, sessions, wanted))
-    progress = render.Progress(plain=plain, quiet=quiet)
-    try:
-        for note in (*ignored, *notes):
-            progress(Event("note", note))
-        preparation = Preparation.asked(dof, brain_mask, trusted) if raw_heads else None
-        asked = RunOptions(preparation=preparation, **choices)
-        bundle = open_bundle(model, trusted, quiet)
-        return run_participants(units, bundle, raw, out, asked, work=work, on_event=progress, stop=stop)
-    finally:
-        progress.close()
+    for note in (*ignored, *notes):
+        progress(Event("note", note))
+    preparation = Preparation.asked(dof, brain_mask, trusted) if raw_heads else None
+    asked = RunOptions(preparation=preparation, max_voxels=memory and voxels_in(memory), **choices)
+    bundle = open_bundle(model, trusted, quiet)
+
+    def heard(event: Event) -> None:
+        progress(event)
+        if stop_on_first_crash and event.result is not None and event.result.status == "failed":
+            stop.set()
+
+    return run_participants(units, bundle, raw, out, asked, work=work, on_event=heard, stop=stop)
+
+
+def count(done: Level) -> dict[str, int]:
+    """Number of scans by status."""
+    return {s: sum(scan.status == s for scan in done.scans) for s in ("ok", "flagged", "skipped", "failed")}
 
 
 def _counted(done: Level) -> str:
     from hz_runtime.results.run_report import NOTHING_WRITTEN
 
-    counts = {s: sum(scan.status == s for scan in done.scans) for s in ("ok", "flagged", "skipped", "failed")}
-    parts = ", ".join(f"{n} {status}" for status, n in counts.items() if n) or "-"
+    parts = ", ".join(f"{n} {status}" for status, n in count(done).items() if n) or "-"
     total = len(done.scans)
     text = f"{'interrupted; ' if done.interrupted else ''}{total} scan{'' if total == 1 else 's'}: {parts}"
     return f"{text}; {NOTHING_WRITTEN}" if done.unchanged else text

@@ -166,6 +166,14 @@ audit = click.option(
     "which engine, and hashes of what came in and out; no names.  hz-run audit verify FILE checks it.",
 )
 progress = together(
+    click.option(
+        "--progress",
+        "shown_as",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="json: one JSON object a line on stdout, and nothing else there, for programs that watch.",
+    ),
     click.option("--plain", is_flag=True, help="One line a scan instead of a progress bar."),
     click.option("--quiet", "-q", is_flag=True, help="Print only failed scans and the last line."),
 )

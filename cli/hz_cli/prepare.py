@@ -44,6 +44,7 @@ def main(
     require_signed: bool,
     workers: int | None,
     overwrite: bool,
+    shown_as: str,
     plain: bool,
     quiet: bool,
 ) -> None:
@@ -72,14 +73,15 @@ def main(
 
     choices = Preparation.asked(dof, brain_mask, Trust.read(trust, require_signed))
     asked = PrepareOptions(choices, workers, overwrite)
-    progress = render.Progress(plain=plain, quiet=quiet)
+    progress = render.progress_of(shown_as, plain=plain, quiet=quiet)
     try:
         report = prepare_batch(inputs, out, asked, progress, stop)
     finally:
         progress.close()
     done = any(scan.outputs for scan in report.scans)
     following = f" Next:  hz-run '{report.out.name}/{report.brains}'" if done else ""
-    render.say(f"{report.summary()}; see {TABLE_NAME} in {report.out.name}.{following}")
+    text = f"{report.summary()}; see {TABLE_NAME} in {report.out.name}.{following}"
+    progress.end(text, report.exit_code, out=str(out))
     ctx.exit(report.exit_code)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -123,8 +124,59 @@ class Progress:
             self._bar.close()
             self._bar = None
 
+    def end(self, text: str, exit_code: int, **facts: Any) -> None:
+        """The last line of a run.  facts : see `JsonProgress`."""
+        self.close()
+        say(text)
+
     def _say(self, text: str, err: bool = False) -> None:
         say(text, err=err, bar=self._bar)
+
+
+class JsonProgress(Progress):
+    """Shows a run to a program: one JSON object a line on stdout, each with its "event".
+
+        start    "text" (on what it runs), "total" scans
+        note     "text"
+        scan     "input", "status", "reason", "age" in years or null, "done" of "total"
+        end      "text", "exit_code", and what the command knows: "counts", "out"
+
+    A run that cannot be started has no end, a message on stderr and an exit code.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(plain=True)
+
+    def __call__(self, event: Event) -> None:
+        result = event.result
+        if event.kind == "start":
+            self._line("start", text=event.text, total=event.total)
+        elif event.kind == "note":
+            self._line("note", text=event.text)
+        elif result is not None:
+            self._line(
+                "scan",
+                input=result.input,
+                status=result.status,
+                reason=result.reason,
+                age=result.prediction.age,
+                done=event.done,
+                total=event.total,
+            )
+
+    def end(self, text: str, exit_code: int, **facts: Any) -> None:
+        self._line("end", text=text, exit_code=exit_code, **facts)
+
+    @staticmethod
+    def _line(event: str, **values: Any) -> None:
+        line = json.dumps({"event": event, **values}, allow_nan=False, ensure_ascii=False)
+        # Bytes of a file name that are no text become "?": half a surrogate pair is no JSON.
+        say(json.dumps(json.loads(line.encode("utf-8", "replace"))))
+
+
+def progress_of(shown_as: str, *, plain: bool, quiet: bool) -> Progress:
+    """What shows a run as `options.progress` asks for."""
+    return JsonProgress() if shown_as == "json" else Progress(plain=plain, quiet=quiet)
 
 
 def say(text: str, *, err: bool = False, bar: Any = None) -> None:

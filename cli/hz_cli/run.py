@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from hz_cli import options, render
 from hz_cli.audit import audit
+from hz_cli.info import info
 from hz_cli.shards import gather, status
 from hz_cli.subcommands import ARGUMENTS, CommandWithOthers
 
@@ -103,6 +104,7 @@ def main(
     missing: bool,
     no_report: bool,
     no_build: bool,
+    shown_as: str,
     plain: bool,
     quiet: bool,
     **choices: Any,
@@ -134,7 +136,7 @@ def main(
     choices["preparation"] = _preparation(ctx, raw, dof, brain_mask, trusted)
     build = None if no_build else _builder(quiet)
     run_options = RunOptions(ages=ages, report=not no_report, build=build, **choices)
-    progress = render.Progress(plain=plain, quiet=quiet)
+    progress = render.progress_of(shown_as, plain=plain, quiet=quiet)
     part = _shard(shard, missing)
     try:
         bundle = open_bundle(model, trusted, quiet)
@@ -154,10 +156,10 @@ def main(
     for problem in report.problems:
         render.say(click.style("error: ", fg="red") + problem, err=True)
     look = "predictions.tsv and run.json" if no_report else "report.html"
-    if part is None:
-        render.say(f"{report.summary()}; see {look} in {out}")
-    else:
-        render.say(f"{report.summary()}; shard {part}. When all have ended:  hz-run gather {out}")
+    following = f"see {look} in {out}"
+    if part is not None:
+        following = f"shard {part}. When all have ended:  hz-run gather {out}"
+    progress.end(f"{report.summary()}; {following}", report.exit_code, counts=report.counts, out=str(out))
     ctx.exit(report.exit_code)
 
 
@@ -222,7 +224,7 @@ def _preparation(
     return None
 
 
-main.add(audit, status, gather)
+main.add(info, status, gather, audit)
 
 if __name__ == "__main__":
     main()

@@ -17,8 +17,9 @@ ARGUMENTS = "hz.arguments"  # of a context's `meta`: what was typed after the co
 class CommandWithOthers(render.HzCommand):
     """A command that others stand below: the first word chooses one of them by its name.
 
-    All other arguments are this command's own, and so is a file that is called like one of them, when it is
-    written with its folder (./status).
+    One whose name is written as an option (--info) may stand anywhere before "--". All other arguments are
+    this command's own, and so is a file that is called like one of them, when it is written with its folder
+    (./status).
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -32,8 +33,11 @@ class CommandWithOthers(render.HzCommand):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        if other := self.others.get(args[0] if args else ""):
-            return other.make_context(f"{info_name} {other.name}", args[1:], parent, **extra)
+        own = args[: args.index("--")] if "--" in args else args
+        for place, word in enumerate(own):
+            if word in self.others and (place == 0 or word.startswith("--")):
+                other, rest = self.others[word], [*args[:place], *args[place + 1 :]]
+                return other.make_context(f"{info_name} {word}", rest, parent, **extra)
         given = tuple(args)
         ctx = super().make_context(info_name, args, parent, **extra)
         ctx.meta[ARGUMENTS] = given

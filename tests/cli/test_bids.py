@@ -139,3 +139,36 @@ def test_the_validator_finds_no_error(hz_bids: Call, study: Path, tiny_bundle: P
     assert validated(study) == []
     (out / "sub-01" / "ses-1" / "anat" / "sub-09_T1w.nii.gz").write_bytes(b"")
     assert validated(out)
+
+
+def test_options_of_other_bids_apps(hz_bids: Call, study: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    """As fMRIPrep and MRIQC write them, with dashes or underscores; stdout is one JSON object a line."""
+    out = tmp_path / "out"
+    run = hz_bids(
+        study, out, "participant", "--no_prepare", f"--model={tiny_bundle}", "--nthreads", 1,
+        "--omp_nthreads=1", "--mem_mb", 2000, "--bids_database_dir", "db", "--notrack", "--n_cpus", 1,
+        "--skip_bids_validation", "--participant_label", "02", "01", "--progress", "json",
+    )  # fmt: skip
+    assert run.exit_code == 0, run.output
+    events = [json.loads(line, parse_constant=pytest.fail) for line in run.stdout.splitlines()]
+    assert [event["event"] for event in events if event["event"] != "note"] == ["start", *["scan"] * 4, "end"]
+    assert events[-1]["exit_code"] == 0 and events[-1]["counts"]["ok"] == 4
+    assert [event["done"] for event in events if event["event"] == "scan"] == [1, 2, 3, 4]
+    page = out / "sub-02.html"
+    before = page.read_bytes()
+    page.write_text("another")
+    again = hz_bids(study, out, "participant", "--reports_only", "--participant-label", "02")
+    assert again.exit_code == 0 and again.stdout.startswith("2 scans: 2 ok; see sub-*.html"), again.output
+    assert page.read_bytes() == before
+    none = hz_bids(study, tmp_path / "empty", "participant", "--reports-only")
+    assert none.exit_code == 2 and "holds nothing that pages could be made of" in none.stderr
+
+
+def test_stop_on_first_crash(hz_bids: Call, study: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    bad = shutil.copytree(study, tmp_path / "study")
+    (bad / "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz").write_bytes(b"\x1f\x8b nothing")
+    how = ("participant", "--no-prepare", "--model", tiny_bundle, "--n-cpus", 1, "--mem-mb", 1)
+    run = hz_bids(bad, tmp_path / "out", *how, "--stop-on-first-crash")
+    assert run.exit_code == 3 and "1 failed" in run.stdout and run.stdout.splitlines()[-1].count("3 ok") == 0
+    rest = hz_bids(bad, tmp_path / "out", *how)
+    assert rest.exit_code == 3 and len(list((tmp_path / "out" / "logs").glob("*_run.json"))) == 3

@@ -373,3 +373,63 @@ def test_a_terminal_gets_a_bar_with_the_time_left() -> None:
     assert "2/2" in shown
     assert "scan" in shown
     assert "<" in shown
+
+
+def test_progress_for_programs(hz_run, model: Path, tmp_path: Path) -> None:
+    """Every line of stdout is a JSON object, whatever files are called, and the last says how it ended."""
+    write_scan(tmp_path / "in" / os.fsdecode(b"sub-\xff_T1w.nii.gz"), 1)
+    write_scan(tmp_path / "in" / "sub-\u00c5\u2028_T1w.nii.gz", 2)
+    (tmp_path / "in" / "bad.nii").write_bytes(b"no scan")
+    done = hz_run(tmp_path / "in", "--model", model, "--progress", "json", "--out", tmp_path / "out")
+    assert done.exit_code == 3, done.output
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    events = [json.loads(line, parse_constant=refuse) for line in done.stdout.splitlines()]
+    assert done.stdout.isascii() and "\\udc" not in done.stdout
+    kinds = [event["event"] for event in events]
+    assert (kinds[0], kinds[-1], kinds.count("scan")) == ("start", "end", 3)
+    scans = [event for event in events if event["event"] == "scan"]
+    assert {event["status"] for event in scans} == {"ok", "failed"}
+    assert all((event["age"] is None) == (event["status"] == "failed") for event in scans)
+    assert events[0]["total"] == 3 and events[-1]["exit_code"] == 3 and events[-1]["counts"]["failed"] == 1
+
+
+def test_info_of_a_bundle(hz_run, model: Path, tmp_path: Path) -> None:
+    """What it says of itself, and what would run it: from the manifest alone."""
+    shown = hz_run("--info", model)
+    assert shown.exit_code == 0 and "tiny.hz: tiny" in shown.output and "18 to 80 years" in shown.output
+    told = json.loads(hz_run("--json", "--model", model, "--info").stdout)
+    assert told["sites"] == ["site-a", "site-b"] and told["ages"] == [18.0, 80.0] and told["people"] == 20
+    assert told["harmonizes_to"] == ["site-b"] and told["networks"] == ["age", "harmonizer"]
+    assert {(file["role"], file["precision"]) for file in told["files"]} == {
+        (role, precision) for role in ("age", "harmonizer") for precision in ("fp32", "fp16")
+    }
+    engines = {engine["name"]: engine for engine in told["engines"]}
+    assert engines["onnxruntime-cpu"]["runs"] and engines["onnxruntime-cpu"]["precision"] == "fp32"
+    assert all(engine["problem"] and engine["remedy"] for engine in engines.values() if not engine["runs"])
+    (model / "age.onnx").rename(tmp_path / "age.onnx")  # no file but the manifest is looked at
+    try:
+        assert json.loads(hz_run("--info", "--json", model).stdout) == told
+    finally:
+        (tmp_path / "age.onnx").rename(model / "age.onnx")
+    assert hz_run("--info", tmp_path).exit_code == 4
+
+
+def test_info_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from hz_cli import info\n"
+        "info.info(['--json'], standalone_mode=False)\n"
+        "heavy = {'numpy', 'onnxruntime', 'openvino', 'nibabel', 'torch'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stderr.strip() == "[]"

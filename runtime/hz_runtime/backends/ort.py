@@ -44,7 +44,13 @@ _RECORD = "session.record_ep_graph_assignment_info"
 
 
 def has_cuda() -> bool:
-    """Whether this onnxruntime was built with CUDA; whether a GPU is there shows when a model is opened."""
+    """Whether this onnxruntime was built with CUDA; whether a GPU is there shows when a model is opened.
+
+    It is not loaded where it brings no library for CUDA.
+    """
+    spec = find_spec("onnxruntime")
+    if spec is not None and spec.origin and not any(Path(spec.origin).parent.glob("capi/*providers_cuda*")):
+        return False
     return _CUDA in quiet_onnxruntime().get_available_providers()
 
 

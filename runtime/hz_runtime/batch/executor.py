@@ -30,8 +30,15 @@ from hz_runtime.results.scan_result import NOT_REACHED, ScanResult
 
 VOXELS_A_SCAN = 256**3
 MOST_HEADS = 16  # prepared at a time; each takes about 0.5 GB
+BYTES_A_VOXEL = 30  # of a scan in flight: a 256^3 head takes about 0.5 GB
+BYTES_OF_NONE = 10**9  # what a process takes that has opened its networks and has no scan in flight
 _PATIENCE = 0.5  # seconds that a thread waits before it looks whether the run still goes on
 T = TypeVar("T")
+
+
+def voxels_in(megabytes: int) -> int:
+    """Voxels in flight that fit into this much memory, 1 or more: a bound for `Executor`, and a rough one."""
+    return max(1, (megabytes * 10**6 - BYTES_OF_NONE) // BYTES_A_VOXEL)
 
 
 @dataclass(frozen=True)

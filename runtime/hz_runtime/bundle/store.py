@@ -147,10 +147,7 @@ def load_bundle(path: str | os.PathLike[str] | None = None, trust: Trust | None 
     """
     root = Path(path) if path is not None else default_bundle()
     where = shown(root)
-    if not root.is_dir():
-        what = "is not a directory" if root.exists() else "does not exist"
-        raise BundleError(f"{where}: bundle {what}.", "Name a NAME.hz directory that hz-export wrote.")
-    data = _read_whole(root, MANIFEST, MAX_MANIFEST_BYTES, where)
+    data = _manifest(root, where)
     manifest = parse(data, where)
     sizes = {name: _verify(root, name, sha, where) for name, sha in manifest.files.items()}
     listed: tuple[ModelEntry | EngineEntry, ...] = (*manifest.models, *manifest.engines)
@@ -162,6 +159,19 @@ def load_bundle(path: str | os.PathLike[str] | None = None, trust: Trust | None 
         signer=_signer(root, trust, {**manifest.files, MANIFEST: sha256_bytes(data)}, where) if trust else "",
         **{field.name: getattr(manifest, field.name) for field in fields(Manifest)},
     )
+
+
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """What a bundle says of itself, for people: none of its files is verified. Raises BundleError."""
+    root = Path(path)
+    return parse(_manifest(root, shown(root)), shown(root))
+
+
+def _manifest(root: Path, where: str) -> bytes:
+    if not root.is_dir():
+        what = "is not a directory" if root.exists() else "does not exist"
+        raise BundleError(f"{where}: bundle {what}.", "Name a NAME.hz directory that hz-export wrote.")
+    return _read_whole(root, MANIFEST, MAX_MANIFEST_BYTES, where)
 
 
 def sign_bundle(path: str | os.PathLike[str], key: SigningKey) -> Bundle:
