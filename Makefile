@@ -6,6 +6,7 @@ PYTHON ?= python3
 DEMO_VENV ?= .venv-demo
 TEST_VENV ?= .venv-test
 DOCS_VENV ?= .venv-docs
+RELEASE_VENV ?= .venv-release
 ARGS ?=
 WORKERS ?= 2
 
@@ -13,7 +14,7 @@ PIP_FLAGS = --disable-pip-version-check --no-compile --quiet --constraint constr
 ROOMS = runtime calibration train export cli
 SOURCES = $(shell find $(ROOMS) -type f -not -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: help demo test coverage lint format docs clean python-ok
+.PHONY: help demo test coverage lint format docs release locks audit clean python-ok
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +24,9 @@ help:
 	@echo "make lint      ruff and mypy"
 	@echo "make format    rewrite the code in the project's style"
 	@echo "make docs      the API reference of hz_runtime, from its docstrings; writes build/api"
+	@echo "make release   sdist and wheel, twice and compared; SBOMs and the bundle's ML-BOM; writes dist"
+	@echo "make locks     the lock files of every extra anew; after constraints.txt has changed"
+	@echo "make audit     known advisories of every locked package; one that cannot be audited fails"
 	@echo "make clean     remove what the above made, their environments too"
 
 demo: $(DEMO_VENV)/.installed
@@ -47,6 +51,13 @@ format: $(TEST_VENV)/.installed
 docs: $(DOCS_VENV)/.installed
 	$(DOCS_VENV)/bin/python docs/build_api.py build/api
 
+release: $(RELEASE_VENV)/.installed
+	$(RELEASE_VENV)/bin/python release/make.py build
+	$(RELEASE_VENV)/bin/python release/make.py boms
+
+locks audit: $(RELEASE_VENV)/.installed
+	PATH="$(CURDIR)/$(RELEASE_VENV)/bin:$$PATH" $(RELEASE_VENV)/bin/python release/make.py $@
+
 # The demo runs from a real install, so it also shows that the wheel is complete: any change of a
 # source or of the bundle installs again (pip keeps the dependencies).
 $(DEMO_VENV)/.installed: pyproject.toml constraints.txt README.md $(SOURCES) | $(DEMO_VENV)/bin/python
@@ -66,7 +77,12 @@ $(DOCS_VENV)/.installed: pyproject.toml constraints.txt | $(DOCS_VENV)/bin/pytho
 	$(DOCS_VENV)/bin/python -m pip install $(PIP_FLAGS) --editable ".[docs]"
 	@touch $@
 
-$(DEMO_VENV)/bin/python $(TEST_VENV)/bin/python $(DOCS_VENV)/bin/python: | python-ok
+$(RELEASE_VENV)/.installed: pyproject.toml constraints.txt | $(RELEASE_VENV)/bin/python
+	@echo "installing what a release is made with into $(RELEASE_VENV)"
+	$(RELEASE_VENV)/bin/python -m pip install $(PIP_FLAGS) --editable ".[release]"
+	@touch $@
+
+$(DEMO_VENV)/bin/python $(TEST_VENV)/bin/python $(DOCS_VENV)/bin/python $(RELEASE_VENV)/bin/python: | python-ok
 	$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
 
 python-ok:
@@ -75,5 +91,5 @@ python-ok:
 	  echo "  Name another:  PYTHON=python3.12 make ..."; exit 1; }
 
 clean:
-	rm -rf $(DEMO_VENV) $(TEST_VENV) $(DOCS_VENV) hz-demo hz-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf $(DEMO_VENV) $(TEST_VENV) $(DOCS_VENV) $(RELEASE_VENV) hz-demo hz-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

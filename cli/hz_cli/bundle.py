@@ -1,4 +1,4 @@
-"""hz-bundle: sign a bundle, verify its signature, show what it says of itself; needs no torch."""
+"""hz-bundle: sign a bundle, verify its signature, give it a self-test, show what is in it; needs no torch."""
 
 from __future__ import annotations
 
@@ -75,6 +75,46 @@ def verify(path: Path, trust: tuple[Path, ...]) -> None:
     trusted = Trust.read(trust, required=True)
     found = load_bundle(path, trusted)
     render.say(f"{found.path.name}: {signed_by(found, trusted)}; {len(found.files) + 1} files, {found.id}")
+
+
+@bundle.command("self-test")
+@click.argument("path", metavar="BUNDLE", type=_BUNDLE)
+@click.option(
+    "--key",
+    metavar="KEY",
+    type=click.Path(path_type=Path),
+    help="Private key (PEM) to sign the bundle with, as it is then. Without it the bundle is unsigned.",
+)
+def self_test(path: Path, key: Path | None) -> None:
+    """Write into BUNDLE what it answers here about a made-up head, for hz-run --self-test elsewhere.
+
+    Do this where the bundle is known to work: what it answers now is what is right from then on. hz-export
+    does so by itself. The bundle's id changes.
+    """
+    options.need("hz-bundle self-test", "cpu", "onnxruntime")
+    from hz_export.self_test import add_self_test
+    from hz_runtime.bundle.signing_keys import SigningKey
+
+    added = add_self_test(path, None if key is None else SigningKey.read(key))
+    render.say(f"{added.path.name} carries a self-test; {'signed, ' if key else ''}{added.id}")
+    render.say(f"next:  hz-run --self-test --model {path}")
+
+
+@bundle.command("bom")
+@click.argument("path", metavar="[BUNDLE]", required=False, type=_BUNDLE)
+@click.option(
+    "--out", "-o", metavar="FILE", required=True, type=click.Path(path_type=Path), help="JSON to write."
+)
+def bom(path: Path | None, out: Path) -> None:
+    """Write the bill of materials of BUNDLE: its files' hashes and every network's model card (CycloneDX)."""
+    from hz_export.ml_bom import ml_bom
+    from hz_runtime.bundle.store import load_bundle
+    from hz_runtime.io.atomic import atomic_write_bytes
+    from hz_runtime.io.json_text import to_json
+
+    found = load_bundle(path)
+    atomic_write_bytes(out, to_json(ml_bom(found)))
+    render.say(f"{out.name}: {len(found.files) + 1} files of {found.path.name}, CycloneDX 1.6")
 
 
 @bundle.command("show")

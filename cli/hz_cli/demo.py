@@ -87,8 +87,21 @@ def run_demo(out: Path, head: Head, model: Path | None = None) -> int:
     names = [scanner.name for scanner in DEMO_SCANNERS]
     atomic_write_bytes(out / PICTURE, before_after(names, raw, harmonized, head.brain))
     click.echo(f"\nLook at {results / 'report.html'} (pictures), {results / 'predictions.tsv'} (ages)")
-    click.echo(f"and {out / PICTURE} (the three scanners, before and after).")
-    return 0
+    click.echo(f"and {out / PICTURE} (the three scanners, before and after).\n")
+    return _check_installation(model)
+
+
+def _check_installation(model: Path | None) -> int:
+    """The last lines: whether this installation computes what the bundle expects. Returns an exit code."""
+    from hz_cli.self_test import report
+    from hz_runtime.bundle.store import load_bundle
+    from hz_runtime.inference.expected_answers import expected_answers
+
+    bundle = load_bundle(model)
+    if expected_answers(bundle) is None:
+        click.echo(f"{bundle.path.name} carries no self-test.")
+        return 0
+    return 1 if report(bundle, quiet=True) else 0
 
 
 def measure(raw: list[F32], harmonized: list[F32], head: Head) -> Agreement:

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from hz_cli import options, render
 from hz_cli.audit import audit
 from hz_cli.info import info
+from hz_cli.self_test import self_test
 from hz_cli.shards import gather, status
 from hz_cli.subcommands import ARGUMENTS, CommandWithOthers
 
@@ -121,6 +122,7 @@ def main(
       hz-run scans/*.nii.gz
       hz-run --prepare raw/ EXAM.zip --out harmonized
       hz-run study/ --out harmonized --space both --participants study/participants.tsv
+      hz-run --self-test
     """
     from hz_cli.batch import one_core_each, stop_on_signals
     from hz_cli.bundles import open_bundle
@@ -224,7 +226,7 @@ def _preparation(
     return None
 
 
-main.add(info, status, gather, audit)
+main.add(info, self_test, status, gather, audit)
 
 if __name__ == "__main__":
     main()

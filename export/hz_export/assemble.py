@@ -17,6 +17,7 @@ from hz_export.export_options import ExportOptions
 from hz_export.model_card import intended_use, model_card
 from hz_export.onnx_files import onnx_files
 from hz_export.plans import read_plans
+from hz_export.self_test import self_test_files
 from hz_export.to_onnx import OUTPUTS, Checkpoint, read_checkpoint
 from hz_export.unfit_networks import unfit
 from hz_runtime.bundle.manifest import SCHEMA
@@ -67,7 +68,8 @@ def export_bundle(
     manifest |= calibrated(metas.get("age", {}), say)
     note = " ".join(filter(None, (options.note, *remarks, engines.remark)))
     files[CARD] = model_card(name, manifest, metas, note).encode()
-    bundle = write_bundle(out, manifest, files, overwrite=options.overwrite, key=options.key)
+    manifest["self_test"], added = self_test_files(manifest["recipe"], models, files)
+    bundle = write_bundle(out, manifest, files | added, overwrite=options.overwrite, key=options.key)
     say(
         f"{out.name}: {len(models)} models, {len(engines.built)} engines, "
         f"{sum(map(len, files.values())) / 1e6:.1f} MB, {bundle.id[:19]}..."

@@ -56,7 +56,8 @@ def sources() -> list[tuple[str, ast.AST]]:
 
 def options_of(command: click.Command) -> set[str]:
     declared = (parameter for parameter in command.params if isinstance(parameter, click.Option))
-    return {name for option in declared for name in (*option.opts, *option.secondary_opts)} | {"--help"}
+    own = {command.name} if command.name and command.name.startswith("--") else set()  # hz-run --info
+    return {name for option in declared for name in (*option.opts, *option.secondary_opts)} | own | {"--help"}
 
 
 def installed_commands() -> dict[str, dict[str, set[str]]]:

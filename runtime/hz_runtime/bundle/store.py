@@ -130,6 +130,14 @@ class Bundle(Manifest):
             raise _changed(where, entry.file, f"sha256 {found[:8]}..., expected {entry.sha256[:8]}...")
         return data
 
+    def read_listed(self, name: str) -> bytes:
+        """The bytes of any file that the manifest lists, read once and proven to be the manifest's."""
+        where, expected = self.path.name, self.files[name]
+        data = _read_whole(self.path, name, MAX_FILE_BYTES, where)
+        if sha256_bytes(data) != expected:
+            raise _changed(where, name, f"sha256 {sha256_bytes(data)[:8]}..., expected {expected[:8]}...")
+        return data
+
     def entry(self, sha256: str) -> ModelEntry:
         """The model whose file has this sha256: what a backend says it runs, e.g. `backend.sha256`."""
         for entry in self.models:

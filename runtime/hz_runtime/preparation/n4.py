@@ -100,6 +100,22 @@ def niimath(step: str, arguments: Sequence[str], folder: Path, threads: int | No
     return " ".join((done.stderr or done.stdout).split())[:200]
 
 
+def niimath_words() -> str:
+    """What the installed program says of itself, its version among it; empty where it cannot be run."""
+    try:
+        done = subprocess.run(
+            [niimath_program("The self-test")],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=20,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return " ".join((done.stdout or done.stderr).split())[:200]
+
+
 def niimath_program(step: str) -> str:
     """Path of niimath's binary. Raises UsageError that names the step where it is not installed."""
     try:
