@@ -143,6 +143,11 @@ _harmonizer_options = together(
         help="Share of scans that meet no simulated scanner, so that what needs no change is left alone.",
     ),
     click.option(
+        "--gain",
+        type=click.FloatRange(0),
+        help="Largest |log| of a change of brightness behind simulated scanners; median rule alone.",
+    ),
+    click.option(
         "--start-from",
         type=click.Path(path_type=Path, dir_okay=False, exists=True),
         help="Checkpoint whose networks are trained further, in place of new ones.",

@@ -94,3 +94,7 @@ def test_scans_that_meet_no_scanner_stay_and_others_are_scaled_by_the_recipes_ru
     assert 12 < sum(same) < 36
     medians = [float(np.median(one[one > 0.1])) for one, kept in zip(seen, same, strict=True) if not kept]
     assert np.allclose(medians, 0.5, atol=0.03)  # twice the brain's median is 1
+    brighter = replace(strength, unchanged=0.0, gain=0.25)
+    seen = [scanner(volume, np.random.default_rng(k), brighter) for k in range(30)]
+    medians = [float(np.median(one[one > 0.1])) for one in seen]
+    assert 0.37 < min(medians) < 0.42 and 0.59 < max(medians) < 0.66  # half of exp(-.25) and exp(.25)

@@ -31,6 +31,8 @@ class Augmentation:
     mixing : how often a head is averaged with another one.
     unchanged : how often no scanner is simulated at all. A network that has met only changed scans changes
         those that need none: it moves the reference site's own.
+    gain : largest |log| of a change of all intensities behind the rule: a brain's median follows how much
+        fluid was left around it when it was stripped.
     intensity : the recipe's rule, which scales what a simulated scanner made as it scales a real scan.
     """
 
@@ -42,6 +44,7 @@ class Augmentation:
     scale: float = 0.2
     mixing: float = 0.3
     unchanged: float = 0.0
+    gain: float = 0.0
     intensity: str = "min-max"
 
     @classmethod
@@ -112,7 +115,10 @@ def scanner(volume: F32, rng: np.random.Generator, strength: Augmentation) -> F3
     out = np.minimum(out, np.float32(np.percentile(out[brain], rng.uniform(96, 100))))
     out = np.maximum(out, 0)
     if strength.intensity != "min-max":
-        return RULES[strength.intensity](out)[0]
+        out = RULES[strength.intensity](out)[0]
+        if strength.gain:
+            out = np.clip(out * np.float32(np.exp(rng.uniform(-strength.gain, strength.gain))), 0, 1)
+        return out
     return (out / max(float(out.max()), 1e-6)).astype(np.float32)
 
 

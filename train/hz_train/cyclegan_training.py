@@ -345,11 +345,12 @@ def _pairwise(views: F32, head: F32) -> float:
 def adjusted(preset: Preset, **changes: Any) -> Preset:
     """A preset with some fields of its schedule or settings replaced; None leaves a field as it is.
 
-    restore : weight of that loss.  unchanged : of the simulated scanners (`Augmentation`).
+    restore : weight of that loss.  unchanged, gain : of the simulated scanners (`Augmentation`).
     """
     given = {k: v for k, v in changes.items() if v is not None}
-    if "unchanged" in given and preset.settings.augmentation is not None:
-        given["augmentation"] = replace(preset.settings.augmentation, unchanged=given["unchanged"])
+    scanners = {k: given.pop(k) for k in ("unchanged", "gain") if k in given}
+    if scanners and preset.settings.augmentation is not None:
+        given["augmentation"] = replace(preset.settings.augmentation, **scanners)
     if "restore" in given:
         given["weights"] = replace(preset.settings.weights, restore=given["restore"])
     schedule = {k: v for k, v in given.items() if k in Schedule.__dataclass_fields__}
