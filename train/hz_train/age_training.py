@@ -53,10 +53,10 @@ PRESETS = {
     # 135 scans: nobody is spared, and all are held out once.
     "reference": AgePreset(
         Schedule(
-            epochs=30, batch=4, lr=1e-3, milestones=(18, 26), gamma=0.3, betas=(0.9, 0.999),
+            epochs=40, batch=4, lr=2e-3, milestones=(24, 34), gamma=0.3, betas=(0.9, 0.999),
             weight_decay=1e-4, precision="auto", seed=2023, picture_every=0,
         ),
-        AgeSettings(replace(Augmentation.mild(), unchanged=0.7), width=16, form="ensemble", averaging=0.99),
+        AgeSettings(replace(Augmentation.mild(), unchanged=0.7), width=8, form="ensemble", averaging=0.99),
         folds=5,
         controls_only=False,
     ),
