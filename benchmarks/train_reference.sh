@@ -10,30 +10,40 @@ mkdir -p "$work"
 python "$here/reference_cohort.py" "$scans" "$work"
 cohort=$work/participants.tsv
 
-# The harmonizer goes on from that of the bundle before: a pool of ds000011 and six of ixi_hh to ds002748.
-before=d675434
-git -C "$here/.." archive $before runtime/hz_runtime/models/reference.hz | tar -x -C "$work"
-seen=("$scans"/real_cohort_2mm/{ds002748,ds000011,IXI}*.nii.gz)
-[ -f "$work/before.safetensors" ] ||
-  python "$here/checkpoint_of_bundle.py" "$work/runtime/hz_runtime/models/reference.hz" "$work/before.safetensors" "${seen[@]}"
-hz-train cyclegan --cohort "$cohort" --source ds002748,ds000011 --target ixi_hh --preset reference \
-  --intensity median --start-from "$work/before.safetensors" --out "$work/harmonizer" --licence "IXI CC BY-SA 3.0, ds002748 CC0, ds000011 PDDL 1.0"
+# The harmonizer goes on from that of the bundle before it, which mapped ds000011 and six of ixi_hh to ds002748.
+before=$work/before.safetensors
+if [ ! -f "$before" ]; then
+  bundle=runtime/hz_runtime/models/reference.hz
+  git -C "$here/.." archive d675434 $bundle | tar -x -C "$work"
+  python "$here/checkpoint_of_bundle.py" "$work/$bundle" "$before" \
+    "$scans"/real_cohort_2mm/{ds002748,ds000011,IXI}*.nii.gz
+fi
+harmonizer() { # from which checkpoint, to which folder, further options
+  hz-train cyclegan --cohort "$cohort" --source ds002748,ds000011 --target ixi_hh --preset reference \
+    --intensity median --licence "IXI CC BY-SA 3.0, ds002748 CC0, ds000011 PDDL 1.0" \
+    --start-from "$1" --out "$2" "${@:3}"
+}
+harmonizer "$before" "$work/harmonizer"
+# Brains that were stripped otherwise have another median, and came out brighter than the target's.
+harmonizer "$work/harmonizer/harmonizer.safetensors" "$work/anchored" \
+  --gain 0.25 --coarse 1 --warmup 1 --warmup-lr 1e-4 --epochs 2
 hz-train age --cohort "$cohort" --sites ixi_hh --preset reference \
-  --harmonizer "$work/harmonizer/harmonizer.safetensors" --out "$work/age" --licence "IXI CC BY-SA 3.0"
+  --harmonizer "$work/anchored/harmonizer.safetensors" --out "$work/age" --licence "IXI CC BY-SA 3.0"
 
 # The plan of INT8 and the parity of the files are measured on different people of the cohort.
 mapfile -t files < <(awk -F'\t' 'NR > 1 {print $1}' "$cohort")
 calibration=() parity=()
 for i in "${!files[@]}"; do
-  case $((i % 12)) in
+  case $((i % 18)) in
     0) calibration+=("$work/${files[i]}") ;;
-    6) parity+=(--scans "$work/${files[i]}") ;;
+    9) [ ${#parity[@]} -lt 12 ] && parity+=(--scans "$work/${files[i]}") ;;
   esac
 done
-hz-calibrate "$work/harmonizer/harmonizer.safetensors" "${calibration[@]}" --participants "$cohort" \
+hz-calibrate "$work/anchored/harmonizer.safetensors" "${calibration[@]}" --participants "$cohort" \
   --no-half --out "$work/plan.json" --overwrite
-hz-export --fp16 --int8 --plan "$work/plan.json" \
-  "$work/harmonizer/harmonizer.safetensors" "$work/age/age.safetensors" \
+hz-export --fp16 --int8 --plan "$work/plan.json" --half-weights \
+  "$work/anchored/harmonizer.safetensors" "$work/age/age.safetensors" \
   --out "$here/../runtime/hz_runtime/models/reference.hz" --name reference --overwrite "${parity[@]}" --note \
-  "The age network was cross-validated by subject on scans that had passed through this harmonizer, which had \
-itself been trained on most of them (without their ages)."
+  "The harmonizer was trained by restoration alone, from the weights of an earlier one; the adversarial losses of the \
+paper took no part. The age network was cross-validated by subject on scans that had passed through this harmonizer, \
+which had itself been trained on most of them (without their ages)."
