@@ -24,6 +24,7 @@ STUDIES = {
     "appearance": "histograms, mean and sd maps, t-SNE (Bashyam Figure 1, Komandur Figure 2)",
     "audit": "can the site still be told, is the anatomy still there, do rescans agree",
 }
+WRITTEN = ("appearance", "audit")  # say something of the volumes that a harmonizer writes
 EPILOG = "\b\nStudies:\n" + "\n".join(f"  {name:<11} {text}" for name, text in STUDIES.items())
 
 
@@ -83,9 +84,15 @@ def _pair(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str,
 )
 @click.option(
     "--harmonizer",
-    metavar="CHECKPOINT",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Judge this checkpoint in place of training one; its recipe and system are taken.",
+    metavar="BUNDLE|CHECKPOINT",
+    type=click.Path(path_type=Path, exists=True),
+    help="Judge this in place of training one; its recipe and system are taken. appearance and audit then "
+    "judge the volumes that it writes, too.",
+)
+@click.option(
+    "--written-only",
+    is_flag=True,
+    help="Of appearance and audit, only what they say of the volumes that the --harmonizer writes.",
 )
 @click.option(
     "--unseen",
@@ -155,6 +162,7 @@ def main(
     system: str,
     form: str,
     harmonizer: Path | None,
+    written_only: bool,
     unseen: bool,
     subjects: int | None,
     seeds: tuple[int, ...],
@@ -174,15 +182,18 @@ def main(
     options.need("hz-evaluate", "evaluate", "torch", "scipy", "sklearn", "matplotlib", "safetensors")
 
     from hz_train.datasets import load
-    from hz_train.studies.method import system_of
     from hz_train.studies.page import write_page
     from hz_train.studies.presets import StudySettings, study_preset
     from hz_train.studies.result import write_result
+    from hz_train.studies.trained_harmonizer import system_of
 
+    if written_only and (study not in WRITTEN or harmonizer is None):
+        raise click.UsageError(f"--written-only: of {' and '.join(WRITTEN)}, with a --harmonizer")
     given = {name: value for name, value in changes.items() if value is not None}
     scans = _scans(cohort, controls_only, harmonizer, unseen, subjects)
     system = system_of(harmonizer) if harmonizer is not None else system
     fewer = ({"unseen": True} if unseen else {}) | ({"subjects": subjects} if subjects else {})
+    fewer |= {"written_only": True} if written_only else {}
     settings = StudySettings(
         reference=reference,
         preset=_changed(study_preset(preset, system), harmonizer, given),
@@ -198,8 +209,12 @@ def main(
         changes={"preset": preset, "controls_only": controls_only, **fewer, **given},
     )
     module = import_module(f"hz_train.studies.{study}")
-    module.check(scans, settings)
-    result: StudyResult = getattr(module, study)(load(scans, settings.recipe, settings.preset.n4), settings)
+    result: StudyResult
+    if written_only:
+        result = module.written(scans, settings)
+    else:
+        module.check(scans, settings)
+        result = getattr(module, study)(load(scans, settings.recipe, settings.preset.n4), settings)
     write_result(result, out)
     page = write_page(result, out)
     for table in result.tables:
@@ -213,7 +228,7 @@ def _scans(
 ) -> Cohort:
     """The scans of the cohort's table that the study is about."""
     from hz_train.cohort import Cohort, read_participants
-    from hz_train.studies.method import unseen
+    from hz_train.studies.trained_harmonizer import unseen
 
     scans = read_participants(table)
     if controls_only:
@@ -230,8 +245,8 @@ def _changed(preset: StudyPreset, harmonizer: Path | None, given: dict[str, Any]
     from dataclasses import replace
 
     from hz_train.cyclegan_training import adjusted
-    from hz_train.studies.method import recipe_of
     from hz_train.studies.presets import on_grid
+    from hz_train.studies.trained_harmonizer import recipe_of
 
     of_harmonizer = {k: given.get(k) for k in ("width", "batch", "lr", "precision")}
     schedule = {

@@ -17,7 +17,7 @@ from hz_train.cohort import Cohort, read_participants  # noqa: E402
 from hz_train.cyclegan_task import Settings  # noqa: E402
 from hz_train.cyclegan_training import Preset, train_cyclegan  # noqa: E402
 from hz_train.fit import Schedule  # noqa: E402
-from hz_train.studies.method import unseen  # noqa: E402
+from hz_train.studies.trained_harmonizer import unseen  # noqa: E402
 from small_scans import write_scan  # noqa: E402
 
 SMALL = Preset(

@@ -21,7 +21,8 @@ class Scan:
     """One row: a file and what is known of it. subject is the participant, not the file: rescans share it.
 
     truth : the same head as the reference site would have shown it, where that is known (simulated cohorts).
-    labels : its tissues, 0 background, 1 CSF, 2 grey and 3 white matter, in the scan's own space.
+    labels : its tissues, 0 background, 1 CSF, 2 grey and 3 white matter, or its regions
+    (`studies.tissue_labels`), in the scan's own space.
     """
 
     path: Path

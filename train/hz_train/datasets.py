@@ -113,9 +113,9 @@ def statistics(features: tuple[Mapping[str, float], ...]) -> dict[str, dict[str,
     return table
 
 
-def describe(inputs: ModelInputs) -> dict[str, object]:
+def describe(inputs: ModelInputs | Cohort) -> dict[str, object]:
     """The cohort in numbers, for checkpoints and model cards; no file names, no subject names."""
-    known = inputs.ages[np.isfinite(inputs.ages)]
+    known = np.array([s.age for s in inputs.scans if s.age is not None], np.float32)
     sites: dict[str, object] = {}
     for site in sorted({s.site for s in inputs.scans}):
         rows = [s for s in inputs.scans if s.site == site]
@@ -126,7 +126,7 @@ def describe(inputs: ModelInputs) -> dict[str, object]:
             "age_range": [min(ages), max(ages)] if ages else None,
         }
     return {
-        "n_scans": len(inputs),
+        "n_scans": len(inputs.scans),
         "n_subjects": len({s.subject for s in inputs.scans}),
         "sites": sites,
         "age_range": [float(known.min()), float(known.max())] if known.size else None,

@@ -18,16 +18,7 @@ from hz_train.cohort import Cohort, Scan
 from hz_train.cyclegan_task import Settings
 from hz_train.datasets import ModelInputs
 from hz_train.studies import method as method_module
-from hz_train.studies.method import (
-    Checkpoint,
-    CycleGAN,
-    _key,
-    methods,
-    recipe_of,
-    system_of,
-    translate,
-    unseen,
-)
+from hz_train.studies.method import CycleGAN, _key, methods
 from hz_train.studies.presets import (
     Leak,
     StudySettings,
@@ -38,6 +29,7 @@ from hz_train.studies.presets import (
     study_preset,
     whom,
 )
+from hz_train.studies.trained_harmonizer import TrainedHarmonizer, recipe_of, system_of, translate, unseen
 from small_checkpoints import base_meta, write_age, write_harmonizer
 
 
@@ -202,7 +194,7 @@ def test_a_checkpoint_is_judged_as_it_is(tmp_path: Path) -> None:
     everyone = inputs({"oslo": 4, "leipzig": 4})
     training, test = split_cohort(everyone, 0.3, 0)
     path = write_harmonizer(tmp_path, training_scans=[test.sha256[0]])
-    judged = Checkpoint(path, "cpu")
+    judged = TrainedHarmonizer(path, "cpu")
     assert system_of(path) == "volume"
     assert recipe_of(path).grid_shape == (64, 64, 64)
     judged.fit(training, "oslo")
@@ -215,7 +207,7 @@ def test_a_checkpoint_is_judged_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="maps to oslo, not to leipzig"):
         judged.fit(training, "leipzig")
     with pytest.raises(UsageError, match="kind age_cnn, not a harmonizer"):
-        Checkpoint(write_age(tmp_path))
+        TrainedHarmonizer(write_age(tmp_path))
 
 
 def test_subjects_that_a_checkpoint_saw_are_left_out_with_their_rescans(tmp_path: Path) -> None:

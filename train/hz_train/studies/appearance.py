@@ -20,11 +20,12 @@ from hz_train.studies.anatomy import TISSUES, tissues
 from hz_train.studies.baselines import foreground
 from hz_train.studies.estimate import estimates
 from hz_train.studies.held_out import held_out_remark
+from hz_train.studies.native_appearance import written_remark, written_tables
 from hz_train.studies.overlap import COMPONENTS, NEIGHBOURS, Energy, Neighbours, distances, embed, principal
 from hz_train.studies.presets import StudySettings, split_cohort
 from hz_train.studies.result import Column, Figure, Row, StudyResult, Table
 from hz_train.studies.tables import summarised
-from hz_train.studies.views import ALL, OTHERS, View, check_sites, compared, flat_blocks, views
+from hz_train.studies.views import ALL, OTHERS, View, check_sites, compared, divisible, flat_blocks, views
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -84,12 +85,14 @@ class Scored:
 
 def check(cohort: Cohort, settings: StudySettings) -> None:
     """Raise UsageError where the study cannot be done, before a scan is read."""
-    check_sites(cohort, settings)
+    check_sites(divisible(cohort, settings), settings)
 
 
 def appearance(inputs: ModelInputs, settings: StudySettings) -> StudyResult:
     """Run the study on held-out scans. Raises UsageError as `check`, and without its packages."""
-    check(Cohort(inputs.scans), settings)
+    everybody = Cohort(inputs.scans)
+    check(everybody, settings)
+    inputs = inputs.of(divisible(everybody, settings))
     overlap: list[Row] = []
     likeness: list[Row] = []
     pictures: list[Figure] = []
@@ -105,11 +108,9 @@ def appearance(inputs: ModelInputs, settings: StudySettings) -> StudyResult:
                 drawn.add(view)
         if seed == settings.seeds[0]:
             pictures = drawn.figures()
-    return StudyResult(
-        study="appearance",
-        title="Appearance: histograms, mean and sd maps, and overlap of sites",
-        question=f"Do scans of other sites look like those of {settings.reference} once they are harmonized?",
-        tables=(
+    return _result(
+        (
+            *(() if settings.harmonizer is None else written_tables(everybody, settings)),
             Table("overlap", "Overlap of sites", OVERLAP_CAPTION, OVERLAP, tuple(summarised(overlap))),
             Table(
                 "likeness",
@@ -119,10 +120,34 @@ def appearance(inputs: ModelInputs, settings: StudySettings) -> StudyResult:
                 tuple(summarised(likeness)),
             ),
         ),
-        figures=tuple(pictures),
+        everybody,
+        settings,
+        (held_out_remark(settings), *([] if settings.harmonizer is None else [written_remark(settings)])),
+        tuple(pictures),
+    )
+
+
+def written(cohort: Cohort, settings: StudySettings) -> StudyResult:
+    """Only what the study says of the volumes that a --harmonizer writes. Raises as `written_tables`."""
+    return _result(written_tables(cohort, settings), cohort, settings, (written_remark(settings),))
+
+
+def _result(
+    tables: tuple[Table, ...],
+    cohort: Cohort,
+    settings: StudySettings,
+    remarks: tuple[str, ...],
+    pictures: tuple[Figure, ...] = (),
+) -> StudyResult:
+    return StudyResult(
+        study="appearance",
+        title="Appearance: histograms, mean and sd maps, and overlap of sites",
+        question=f"Do scans of other sites look like those of {settings.reference} once they are harmonized?",
+        tables=tables,
+        figures=pictures,
         settings=settings.described(),
-        cohort=describe(inputs),
-        remarks=(held_out_remark(settings), PEOPLE_REMARK, SMALL_REMARK),
+        cohort=describe(cohort),
+        remarks=(*remarks, PEOPLE_REMARK, SMALL_REMARK),
     )
 
 

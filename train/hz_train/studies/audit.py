@@ -31,24 +31,27 @@ from hz_train.studies.comparison import (
     rescan_rows,
 )
 from hz_train.studies.held_out import held_out_remark
+from hz_train.studies.native_audit import native_tables
 from hz_train.studies.predictability import ACCURACY, CLASSIFIERS, PLANS, REAL, RECALL, AuditPlan, SiteAudit
 from hz_train.studies.presets import StudySettings, split_cohort
 from hz_train.studies.result import Column, Figure, Row, StudyResult, Table
 from hz_train.studies.tables import summarised
 from hz_train.studies.truth import NAME, label_maps, truths
-from hz_train.studies.views import View, check_sites, compared, views
+from hz_train.studies.views import View, check_sites, compared, divisible, views
 
 F32 = NDArray[np.float32]
 
 
 def check(cohort: Cohort, settings: StudySettings) -> None:
     """Raise UsageError where the study cannot be done, before a scan is read."""
-    check_sites(cohort, settings)
+    check_sites(divisible(cohort, settings), settings)
 
 
 def audit(inputs: ModelInputs, settings: StudySettings) -> StudyResult:
     """Run the study on held-out scans. Raises UsageError as `check`, and without matplotlib."""
-    check(Cohort(inputs.scans), settings)
+    everybody = Cohort(inputs.scans)
+    check(everybody, settings)
+    inputs = inputs.of(divisible(everybody, settings))
     plan = PLANS.get(str(settings.changes.get("preset")), AuditPlan())
     truth = truths(inputs, settings.recipe, settings.preset.n4)
     labels = label_maps(inputs, settings.recipe)
@@ -72,18 +75,36 @@ def audit(inputs: ModelInputs, settings: StudySettings) -> StudyResult:
         if seed == settings.seeds[0]:
             pictures = [_drawn_examples(shown, known)]
     rows = {name: tuple(summarised(each)) for name, each in found.items()}
+    native = () if settings.harmonizer is None else native_tables(everybody, settings)
     return StudyResult(
         study="audit",
-        title="Audit: what is left of the site, and of the anatomy",
-        question=(
-            f"Once scans are harmonized to {settings.reference}: can the site still be told, are they "
-            "closer to the truth, and do they show the same brain?"
-        ),
-        tables=tuple(_tables(rows)),
+        title=TITLE,
+        question=_question(settings),
+        tables=(*native, *_tables(rows)),
         figures=(*_charts(rows, 1 / len(Cohort(inputs.scans).sites)), *pictures),
         settings={**settings.described(), "classifiers": asdict(plan)},
-        cohort=describe(inputs),
+        cohort=describe(everybody),
         remarks=(held_out_remark(settings), *REMARKS, *_missing(found, bool(truth), bool(labels))),
+    )
+
+
+def written(cohort: Cohort, settings: StudySettings) -> StudyResult:
+    """Only what the study says of the volumes that a --harmonizer writes. Raises as `native_tables`."""
+    return StudyResult(
+        study="audit",
+        title=TITLE,
+        question=_question(settings),
+        tables=native_tables(cohort, settings),
+        settings=settings.described(),
+        cohort=describe(cohort),
+        remarks=(WRITTEN_REMARK,),
+    )
+
+
+def _question(settings: StudySettings) -> str:
+    return (
+        f"Once scans are harmonized to {settings.reference}: can the site still be told, are they "
+        "closer to the truth, and do they show the same brain?"
     )
 
 
@@ -149,6 +170,11 @@ def _missing(found: Mapping[str, Sequence[Any]], truth: bool, labels: bool) -> l
     return lines
 
 
+TITLE = "Audit: what is left of the site, and of the anatomy"
+WRITTEN_REMARK = (
+    "Every scan of the cohort goes through the harmonizer as hz-run writes it, at its own resolution, those "
+    "of the reference site, too. Nothing is fitted to these scans by the study itself."
+)
 REMARKS = (
     "Classifiers at chance are no proof that the site is gone: they may have had too little to learn from. "
     "Compare with the same classifier on raw scans and with scrambled sites, where nothing is to be found.",

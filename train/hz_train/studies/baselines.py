@@ -25,6 +25,15 @@ def foreground(volume: F32) -> Mask:
     return volume > foreground_threshold(volume)
 
 
+def shifted_and_scaled(volume: F32, own: Sequence[float] | F64, wanted: Sequence[float]) -> F32:
+    """A volume whose tissue's level and spread `own` become `wanted`; background becomes 0."""
+    mask = foreground(volume)
+    made = np.zeros_like(volume)
+    scale = wanted[1] / max(float(own[1]), 1e-6)
+    made[mask] = (volume[mask].astype(np.float64) - own[0]) * scale + wanted[0]
+    return made
+
+
 class Raw:
     """The scans as they are."""
 
@@ -56,19 +65,25 @@ class ZScore:
         self.mean, self.sd = 0.0, 1.0
 
     def fit(self, training: ModelInputs, reference: str) -> None:
-        tissue = [v[foreground(v)] for v in _at(training, reference)]
-        self.mean = float(np.mean([t.mean() for t in tissue]))
-        self.sd = float(np.mean([t.std() for t in tissue]))
+        self.learn(np.stack([self.measured(v) for v in _at(training, reference)]))
         self.seen = whom(training)
 
     def apply(self, volumes: F32, sites: Sequence[str]) -> F32:
         """(n, D, H, W) to the same shape; tissue darker than the reference's range may fall below 0."""
-        made = np.zeros_like(volumes)
-        for out, volume in zip(made, volumes, strict=True):
-            mask = foreground(volume)
-            tissue = volume[mask].astype(np.float64)
-            out[mask] = (tissue - tissue.mean()) / max(float(tissue.std()), 1e-6) * self.sd + self.mean
-        return made
+        return np.stack([self.one(volume) for volume in volumes])
+
+    def measured(self, volume: F32) -> F64:
+        """(2,) mean and sd of a volume's tissue."""
+        tissue = volume[foreground(volume)].astype(np.float64)
+        return np.array([tissue.mean(), tissue.std()])
+
+    def learn(self, measures: F64) -> None:
+        """(n, 2), `measured` of the reference site's scans."""
+        self.mean, self.sd = (float(v) for v in measures.mean(axis=0))
+
+    def one(self, volume: F32) -> F32:
+        """One volume of any shape."""
+        return shifted_and_scaled(volume, self.measured(volume), (self.mean, self.sd))
 
 
 class Nyul:
@@ -87,20 +102,27 @@ class Nyul:
         self.standard: F64 = np.zeros(len(LANDMARKS))
 
     def fit(self, training: ModelInputs, reference: str) -> None:
-        volumes = _at(training, reference)
-        found = np.stack([_landmarks(v) for v in volumes])
-        # Scans are first brought to one range, the mean one, so that bright ones do not weigh more.
-        low, high = found[:, :1], found[:, -1:]
-        first, last = float(low.mean()), float(high.mean())
-        self.standard = ((found - low) / (high - low) * (last - first) + first).mean(0)
+        self.learn(np.stack([self.measured(v) for v in _at(training, reference)]))
         self.seen = whom(training)
 
     def apply(self, volumes: F32, sites: Sequence[str]) -> F32:
         """(n, D, H, W) to the same shape, never below 0."""
-        return np.stack([self._one(volume) for volume in volumes])
+        return np.stack([self.one(volume) for volume in volumes])
 
-    def _one(self, volume: F32) -> F32:
-        own = np.concatenate([[0.0], _landmarks(volume)])
+    def measured(self, volume: F32) -> F64:
+        """(11,) landmarks of a volume's tissue."""
+        return np.asarray(np.percentile(volume[foreground(volume)].astype(np.float64), LANDMARKS))
+
+    def learn(self, measures: F64) -> None:
+        """(n, 11), landmarks of the reference site's scans."""
+        # Scans are first brought to one range, the mean one, so that bright ones do not weigh more.
+        low, high = measures[:, :1], measures[:, -1:]
+        first, last = float(low.mean()), float(high.mean())
+        self.standard = ((measures - low) / (high - low) * (last - first) + first).mean(0)
+
+    def one(self, volume: F32) -> F32:
+        """One volume of any shape."""
+        own = np.concatenate([[0.0], self.measured(volume)])
         standard = np.concatenate([[0.0], self.standard])
         own = np.maximum.accumulate(own + np.arange(own.size) * 1e-9)  # ties would divide by zero
         slope = (standard[-1] - standard[-2]) / (own[-1] - own[-2])
@@ -164,7 +186,3 @@ def _flat(blocks: F32) -> F64:
 
 def _at(training: ModelInputs, site: str) -> F32:
     return training.grids[[scan.site == site for scan in training.scans]]
-
-
-def _landmarks(volume: F32) -> F64:
-    return np.asarray(np.percentile(volume[foreground(volume)].astype(np.float64), LANDMARKS))

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_runtime.errors import UsageError
 from hz_runtime.io.volume import read_volume
 from hz_runtime.model_space.recipe import Recipe, to_model_space
-from hz_runtime.model_space.resample import resample
 from hz_train.cohort import Cohort, Scan
 from hz_train.datasets import ModelInputs, load
+from hz_train.studies.tissue_labels import tissue_labels
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -37,24 +36,6 @@ def label_maps(inputs: ModelInputs, recipe: Recipe) -> dict[Path, U8]:
 
 
 def label_map(scan: Scan, recipe: Recipe) -> U8:
-    """A scan's label map on its grid in model space.
-
-    A voxel at least half filled by tissue takes the one that fills most of it; the rest is background.
-
-    Raises UsageError for labels other than 0 to 3.
-    """
-    assert scan.labels is not None
-    labels = read_volume(scan.labels)
-    values = np.rint(labels.data)
-    if values.min() < 0 or values.max() > 3:
-        raise UsageError(
-            f"{scan.labels.name} has labels from {values.min():g} to {values.max():g}.",
-            "Tissue maps hold 0 background, 1 CSF, 2 grey and 3 white matter.",
-        )
+    """A scan's label map on its grid in model space, 0 to 3. Raises UsageError as `tissue_labels`."""
     affine = to_model_space(read_volume(scan.path), recipe).grid_affine  # follows the shift of this scan
-    parts = [
-        resample(np.asarray(values == k, np.float32), labels.affine, recipe.grid_shape, affine)
-        for k in (1, 2, 3)
-    ]
-    filled = np.stack(parts)
-    return np.where(filled.sum(axis=0) >= 0.5, 1 + filled.argmax(axis=0), 0).astype(np.uint8)
+    return tissue_labels(scan, recipe.grid_shape, affine)

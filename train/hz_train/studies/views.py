@@ -14,7 +14,7 @@ from hz_train.cohort import Cohort
 from hz_train.datasets import ModelInputs
 from hz_train.studies.baselines import Blocks, Raw
 from hz_train.studies.method import Method, methods
-from hz_train.studies.presets import StudySettings, check_cohort, refuse_leak
+from hz_train.studies.presets import LEAST_SUBJECTS, StudySettings, check_cohort, refuse_leak
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -63,6 +63,24 @@ def views(
         refuse_leak(method.name, method.seen, test)
         sides = [method.apply(part.grids, [s.site for s in part.scans]) for part in (training, test)]
         yield View(method.name, method.features, *sides)
+
+
+def divisible(cohort: Cohort, settings: StudySettings) -> Cohort:
+    """The scans that can be held out of something, where a --harmonizer is judged; else all of them.
+
+    What is written of scans needs no division of the sites they are from: a few scans of a scanner are enough
+    to be scored there, and are left out of the rest.
+    """
+    if settings.harmonizer is None:
+        return cohort
+    people = {site: len(cohort.at([site]).subjects) for site in cohort.sites}
+    enough = [
+        site
+        for site, n in people.items()
+        if site == settings.reference
+        or (n >= LEAST_SUBJECTS and round(settings.held_out * n) >= LEAST_HELD_OUT)
+    ]
+    return cohort.at(enough)
 
 
 def check_sites(cohort: Cohort, settings: StudySettings) -> None:
