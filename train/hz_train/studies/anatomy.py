@@ -40,17 +40,23 @@ def tissues(volume: F32, mask: Mask) -> U8:
     return np.where(mask, labels, 0).astype(np.uint8)
 
 
-def partial_volumes(volume: F32, mask: Mask) -> F64:
+def tissue_means(volume: F32, mask: Mask) -> F64:
+    """(3,) mean CSF, grey and white matter of the voxels in a mask, divided as by `tissues`."""
+    inside = volume[mask].astype(np.float64)
+    of_class = np.searchsorted(otsu_thresholds(volume[mask]), inside)
+    return np.array([inside[of_class == k].mean() for k in range(3)])
+
+
+def partial_volumes(volume: F32, mask: Mask, means: F64 | None = None) -> F64:
     """(3,) voxels of CSF, grey and white matter in a mask, in parts of voxels.
 
-    A voxel between the means of two tissues, divided as by `tissues`, holds both in proportion (as Santago &
-    Gage 1993 and most segmentations since): counted as whole voxels, a change below a voxel's size would be
-    nothing in one scan and a whole rim in the next.
+    means : `tissue_means` of this volume, or of one that it is compared with.
+    A voxel between the means of two tissues holds both in proportion (as Santago & Gage 1993 and most
+    segmentations since): counted as whole voxels, a change below a voxel's size would be nothing in one scan
+    and a whole rim in the next.
     """
     inside = volume[mask].astype(np.float64)
-    low, high = otsu_thresholds(volume[mask])
-    of_class = np.searchsorted([low, high], inside)
-    csf, grey, white = (float(inside[of_class == k].mean()) for k in range(3))
+    csf, grey, white = tissue_means(volume, mask) if means is None else means
     not_fluid = float(np.clip((inside - csf) / (grey - csf), 0, 1).sum())
     white_matter = float(np.clip((inside - grey) / (white - grey), 0, 1).sum())
     return np.array([inside.size - not_fluid, not_fluid - white_matter, white_matter])

@@ -1,6 +1,6 @@
 """Atrophy of a known size: the same brain twice, the second time with 3 % less tissue and fluid in its place.
 
-The brain is drawn together about its centre, evenly, so that the loss is exact for every tissue, and the rim
+The brain is drawn together about its centre, evenly, so that every tissue loses as much, and the rim
 that it leaves fills with fluid: the outline of a head does not shrink. The first scan is drawn apart by as
 much as the second together, so that both are interpolated alike.
 """

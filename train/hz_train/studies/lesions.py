@@ -24,6 +24,7 @@ LEVELS: Mapping[str, float] = {"dark": 0.6, "bright": 1.3}  # of the white matte
 GAP_MM = 12.0  # between the surfaces of two lesions
 NEAR_MM, FAR_MM = 2.0, 8.0  # from the surface: where the white matter around is looked at
 REACH_MM = 4.0  # from the surface: how far out a lesion is looked for
+PARTS = 5  # along each axis of a voxel, by which its share of a ball is counted
 FINE_MM = 0.5  # voxels on which a lesion's volume is counted
 
 
@@ -47,10 +48,11 @@ class Ball:
         reach = np.ceil((radius + FAR_MM) / spacing).astype(int)
         ends = [(max(0, c - r), min(n, c + r + 1)) for c, r, n in zip(centre, reach, shape, strict=True)]
         axes = [(np.arange(a, b) - c) * s for (a, b), c, s in zip(ends, centre, spacing, strict=True)]
-        x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
-        distance = np.sqrt(x * x + y * y + z * z)
-        size = float(spacing.prod() ** (1 / 3))
-        coverage = np.clip((radius - distance) / size + 0.5, 0, 1).astype(np.float32)
+        distance = _from_origin(axes)
+        within = (np.arange(PARTS) + 0.5) / PARTS - 0.5  # of a voxel's width
+        finer = [(a[:, None] + within * s).ravel() for a, s in zip(axes, spacing, strict=True)]
+        held = (_from_origin(finer) <= radius).reshape([n for a in axes for n in (a.size, PARTS)])
+        coverage = held.mean(axis=(1, 3, 5), dtype=np.float32)
         first, second, third = (slice(a, b) for a, b in ends)
         return cls(radius, (first, second, third), distance, coverage, spacing)
 
@@ -63,6 +65,11 @@ class Ball:
         """The white matter around it, on its box.  white : (I, J, K), without other lesions."""
         near = (self.distance > self.radius + NEAR_MM) & (self.distance < self.radius + FAR_MM)
         return np.asarray(near & white[self.box])
+
+
+def _from_origin(axes: Sequence[F64]) -> F64:
+    x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
+    return np.asarray(np.sqrt(x * x + y * y + z * z))
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_runtime.io.volume import Volume
 from hz_train.cohort import Cohort, Scan
 from hz_train.scores import Statistic
 from hz_train.studies import atrophy, lesions
-from hz_train.studies.anatomy import CSF, TISSUES, WHITE, partial_volumes, percent_change
+from hz_train.studies.anatomy import CSF, TISSUES, WHITE, partial_volumes, percent_change, tissue_means
 from hz_train.studies.baselines import Raw
 from hz_train.studies.estimate import estimates
 from hz_train.studies.native_scans import NativeScan, over_scans, without_field
@@ -111,9 +110,8 @@ def findings(scan: Scan, harmonizer: TrainedHarmonizer, plant: bool) -> Findings
     native = NativeScan.read(scan, scan.labels is not None)
     sound = native.sound
     written = harmonizer.written(sound)
-    change = percent_change(
-        segmented(written, sound, native.brain), partial_with_brain(native.flat, native.brain)
-    )
+    flat = without_field(replace(sound, data=np.asfortranarray(written)))
+    change = percent_change(segmented(flat, native.brain), segmented(native.flat, native.brain))
     if not plant:
         return Findings(change, {}, {})
     return Findings(change, kept_lesions(native, written, harmonizer), recovered_atrophy(native, harmonizer))
@@ -141,28 +139,28 @@ def kept_lesions(
 
 
 def recovered_atrophy(native: NativeScan, harmonizer: TrainedHarmonizer) -> dict[str, float]:
-    """% change of grey and white matter together, found by the one segmentation in raw and in written
-    scans."""
+    """% change of grey and white matter together, in raw and in written scans.
+
+    The tissues' means are those of the first scan for both, as in segmentations of one person's series: found
+    anew, thresholds move with the shares of the tissues, and half of a small change is lost in any scan.
+    """
     sound = native.sound
-    fluid = native.labels == CSF
-    level = float(np.median(sound.data[fluid])) if fluid.any() else 0.0
-    *scans, outline = atrophy.atrophied(sound.data, sound.affine, native.brain, level)
-    volumes = [replace(sound, data=np.asfortranarray(data)) for data in scans]
-    ways = {Raw.name: lambda v: v.data, harmonizer.name: harmonizer.written}
+    fluid = sound.data[native.labels == CSF]
+    # The middle of fluid's darker half: most voxels of the brighter one hold tissue as well.
+    level = float(np.percentile(fluid, 25)) if fluid.size else 0.0
+    first, second, outline = atrophy.atrophied(sound.data, sound.affine, native.brain, level)
+    scans = [np.asfortranarray(data) for data in (first, second)]
+    written = [harmonizer.written(replace(sound, data=data)) for data in scans]
     found = {}
-    for method, way in ways.items():
-        before, after = (float(segmented(way(v), v, outline)[-1]) for v in volumes)
+    for method, pair in ((Raw.name, scans), (harmonizer.name, written)):
+        means = tissue_means(pair[0], outline)
+        before, after = (float(partial_volumes(made, outline, means)[1:].sum()) for made in pair)
         found[method] = 100 * (after - before) / before
     return found
 
 
-def segmented(made: F32, sound: Volume, brain: Mask) -> F64:
-    """(4,) voxels of CSF, grey and white matter and of the latter two, of a volume on a scan's grid."""
-    return partial_with_brain(without_field(replace(sound, data=np.asfortranarray(made))), brain)
-
-
-def partial_with_brain(flat: F32, brain: Mask) -> F64:
-    """(4,) as `segmented`, of a volume without its field."""
+def segmented(flat: F32, brain: Mask) -> F64:
+    """(4,) voxels of CSF, grey and white matter and of the latter two, of a volume without its field."""
     volumes = partial_volumes(flat, brain)
     return np.append(volumes, volumes[1] + volumes[2])
 
@@ -248,8 +246,8 @@ LESIONS_CAPTION = (
 )
 ATROPHY_CAPTION = (
     f"The same brain twice, the second time with {-atrophy.PLANTED:g} % less of every tissue and fluid "
-    f"around it (`atrophied`), raw and written, in up to {PLANTED_IN} people of each site: the change of "
-    f"grey and white matter together that the one segmentation finds. {atrophy.PLANTED:g} % was planted."
+    f"around it, raw and written, in up to {PLANTED_IN} people of each site: the change of grey and white "
+    f"matter together, both scans divided by the first one's tissues. {atrophy.PLANTED:g} % was planted."
 )
 VOLUMES_CAPTION = (
     "Change of each tissue's volume from the raw scan to the written one, by the one segmentation (N4, "

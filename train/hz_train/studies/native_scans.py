@@ -74,7 +74,7 @@ class NativeScan:
         return cls(scan, volume, sound, flat, brain, labels)
 
 
-def allover_scans(scans: Sequence[Scan]) -> bool:
+def all_mapped(scans: Sequence[Scan]) -> bool:
     """Whether every scan has a label map: else none is used.
 
     Maps and thresholds draw the same tissue differently, and two sites would differ by how theirs was drawn.
@@ -146,7 +146,7 @@ def measured(
 
     Raises the errors of `NativeScan.read`, NoBrain as hz-run does.
     """
-    name, mapped = harmonizer.name, allover_scans(scans)
+    name, mapped = harmonizer.name, all_mapped(scans)
 
     def one(scan: Scan) -> dict[str, Measures]:
         native = NativeScan.read(scan, mapped)
