@@ -177,6 +177,34 @@ def test_a_checkpoint_in_place_of_training(tmp_path: Path) -> None:
     assert "--grid, --epochs" in done.output and not (tmp_path / "out2").exists()
 
 
+def test_what_a_harmonizer_writes(tmp_path: Path) -> None:
+    for package in ("torch", "matplotlib", "niimath", "sklearn"):
+        pytest.importorskip(package, reason="written volumes are judged beside N4")
+    from hz_runtime.model_space.recipe import Recipe
+    from small_checkpoints import write_harmonizer
+
+    cohort = write_cohort(tmp_path / "cohort", {"oslo": 4, "rome": 1})
+    path = write_harmonizer(tmp_path / "ck", recipe=Recipe(grid_shape=(32, 32, 32)).to_dict())
+    out = tmp_path / "out"
+    asked = ("appearance", "--cohort", cohort, "--reference", "oslo", "--preset", "quick", "--out", out)
+    done = evaluate(*asked, "--harmonizer", path, "--written-only", "--held-out", "0.5", "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    stored = json.loads((out / "appearance.json").read_text())
+    first = stored["tables"][0]
+    assert first["name"] == "native_written" and stored["settings"]["changes"]["written_only"]
+    assert "3D CycleGAN, harmonizer.safetensors" in {row["method"] for row in first["rows"]}
+    assert str(tmp_path) not in (out / "appearance.json").read_text() + (out / "appearance.html").read_text()
+
+
+def test_written_only_is_of_two_studies_and_a_harmonizer(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="studies train networks")
+    cohort = write_cohort(tmp_path, {"oslo": 4, "rome": 4})
+    asked = ("--cohort", cohort, "--reference", "oslo", "--out", tmp_path / "out", "--written-only")
+    for study in ("appearance", "transfer"):
+        done = evaluate(study, *asked)
+        assert done.exit_code == 2 and "--written-only: of appearance and audit" in done.output
+
+
 def test_a_shorter_training_keeps_the_schedules_shape() -> None:
     from hz_cli.evaluate import _changed
     from hz_train.studies.presets import study_preset

@@ -96,7 +96,7 @@ def test_combat_moves_nobody_by_themselves(tmp_path) -> None:
     features[8] += 5
     method = native_appearance.MethodScans("any", features, tuple(range(18)))
     made = combat_features(method, scans, "oslo")
-    assert made.rows == tuple(range(16))  # two people of a site are too few
+    assert made is not None and made.rows == tuple(range(16))  # two people of a site are too few
     np.testing.assert_array_equal(made.features[:8], features[:8])
     assert np.abs(made.features[9:].mean(axis=0) - 1).max() < 0.6
     assert (made.features[8] > 3).all()

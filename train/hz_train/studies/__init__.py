@@ -14,6 +14,8 @@ What studies are made of, from the bottom up:
 
     presets.py      StudyPreset (sizes and schedules), StudySettings, `split_cohort`: one (training, test)
                     pair of ModelInputs a seed, whole subjects; `check_cohort` and `refuse_leak`
+    trained_harmonizer.py
+                    a bundle or checkpoint that is judged: on the grid, and as hz-run writes
     method.py       Method: `name`, `seen`, `fit(training, reference)`, `apply(volumes, sites)`; the
                     CycleGANs of both systems; `methods(settings, seed)`: all of them, unfitted, raw first,
                     then the other baselines, then the harmonizers
@@ -28,6 +30,13 @@ What studies are made of, from the bottom up:
     classifier.py, predictability.py
                     who tells sites apart, frozen, re-seeded and converged; cross-validated, with scrambled
                     sites as the control
+    native_scans.py, normalization.py, tissue_labels.py
+                    scans at their own resolution through every method, one at a time; N4 and what follows
+                    it; label maps of tissues and regions
+    native_appearance.py, variation.py, discriminant.py
+                    written volumes: how tissues vary, between sites and within; sites told from them
+    native_audit.py, lesions.py, atrophy.py
+                    written volumes: what was planted, and what is left of it
     overlap.py, comparison.py, estimate.py
                     overlap of sites in few dimensions; rows of the audit; intervals over subjects
     charts.py, figures.py

@@ -100,7 +100,8 @@ def written_tables(cohort: Cohort, settings: StudySettings) -> tuple[Table, ...]
     each = [MethodScans.of(name, measures, of_target) for name, measures in found.items()]
     seed, reference = settings.seeds[0], settings.reference
     after_mean = next(m for m in each if m.name == MEAN)
-    each.insert(-1, combat_features(after_mean, scored, reference))
+    if (combat := combat_features(after_mean, scored, reference)) is not None:
+        each.insert(-1, combat)
     before = own_ratios(found[MEAN])
     groups = _groups(scored, harmonizer, reference)
     rows: dict[str, list[Row]] = {"written": [], "parts": [], "means": [], "rescans": []}
@@ -147,11 +148,11 @@ def divided(cohort: Cohort, settings: StudySettings) -> tuple[tuple[Scan, ...], 
     return training.scans, (*held_out.scans, *others)
 
 
-def combat_features(method: MethodScans, scored: Sequence[Scan], reference: str) -> MethodScans:
+def combat_features(method: MethodScans, scored: Sequence[Scan], reference: str) -> MethodScans | None:
     """ComBat on the features of a method, each person's by a fit on everybody else.
 
     Sites with fewer than 4 people are left out: ComBat needs scans of a site before it can say anything of
-    it.
+    it. None where the reference site, or every other one, is such.
     """
     sites = [s.site for s in scored]
     people = {site: {s.subject for s in scored if s.site == site} for site in set(sites)}
@@ -160,12 +161,13 @@ def combat_features(method: MethodScans, scored: Sequence[Scan], reference: str)
     features, names = method.features[rows], [sites[i] for i in rows]
     made = features.copy()
     subjects = np.array([scored[i].subject for i in rows])
-    if reference in names and len(set(names)) > 1:
-        for person in np.unique(subjects):
-            out = subjects == person
-            rest = [name for name, left in zip(names, out, strict=True) if not left]
-            model = fit_combat(features[~out], rest, reference)
-            made[out] = model.apply(features[out], [n for n, left in zip(names, out, strict=True) if left])
+    if reference not in names or len(set(names)) < 2:
+        return None
+    for person in np.unique(subjects):
+        out = subjects == person
+        rest = [name for name, left in zip(names, out, strict=True) if not left]
+        model = fit_combat(features[~out], rest, reference)
+        made[out] = model.apply(features[out], [n for n, left in zip(names, out, strict=True) if left])
     return MethodScans(COMBAT, made, tuple(rows))
 
 
@@ -222,13 +224,15 @@ def _told(
         metrics["distance"] = estimates(spread, people, RESAMPLES)[0]
     finite = _complete(method)
     both = [k for k in both if finite[k]]
+    if not both:
+        return metrics
     names, people = [scans[k].site for k in both], [scans[k].subject for k in both]
     rows, right = told_sites(method.features[both], names, people)
     if rows:
         told = [names[k] for k in rows]
         statistic = balanced(right, told, sorted(set(told)))
         metrics["accuracy"] = estimates(statistic, [people[k] for k in rows], RESAMPLES)[0]
-    of_target = np.array([name == reference for name in names])
+    of_target = np.array([name == reference for name in names], np.bool_)
     area = target_auc(method.features[both], of_target, people, RESAMPLES)
     return metrics if area is None else metrics | {"auc": Metric(*area)}
 
