@@ -15,6 +15,6 @@ unwanted = [name for name in ("torch", "onnx") if importlib.util.find_spec(name)
 if unwanted:
     sys.exit(f"{', '.join(unwanted)} came with the extras: choose others")
 END
-for command in hz-bids hz-run hz-prepare hz-dicom; do
+for command in hz-bids hz-run hz-prepare hz-dicom hz-orthanc; do
   "$venv/bin/$command" --version
 done

@@ -1,0 +1,349 @@
+"""Between an Orthanc and hz: stable series of a T1-weighted head go through, and results go back, once.
+
+Every step is in the journal before the next one: a kill at any moment leaves a series to be looked at, to be
+processed, or to be stored from a folder that is whole. The same images give objects of the same UIDs, so
+that what is stored twice is one. A series that has more images since is done again; its earlier results go.
+What is derived is refused by the rules of selection, so that it never comes back as a source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hz_runtime.dicom.intake import IntakeLimits
+from hz_runtime.errors import HzError
+from hz_runtime.hospital.arrival import announced, refused_by
+from hz_runtime.hospital.journal import WAITING, Entry, Journal
+from hz_runtime.hospital.orthanc import Orthanc, OrthancAway, OrthancRefuses
+from hz_runtime.hospital.outcome import Outcome, read_outcome
+from hz_runtime.hospital.process import Study
+
+Process = Callable[[Sequence[Study], threading.Event], list[Outcome]]
+_PAGE = 500  # changes an answer
+_AUDITED_SECONDS = 86400.0
+_FATAL = (4, 5)  # exit codes that are about the installation, not about a study
+_LEAST_FREE = 2**30  # bytes of the disk with the state
+_EVENTS = ("NewSeries", "StableSeries")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How the bridge waits.
+
+    poll : seconds between questions where nothing happens.  tries : of a study before it is set aside.
+    first, longest : pauses in seconds after a failure; each is twice the one before.
+    patience : seconds that a series is waited for that says it has more images.
+    batch : series that are processed together, which bounds the disk.
+    """
+
+    poll: float = 5.0
+    tries: int = 3
+    first: float = 2.0
+    longest: float = 300.0
+    patience: float = 600.0
+    batch: int = 4
+
+    def pause(self, failures: int) -> float:
+        return min(self.longest, self.first * 2.0 ** min(failures - 1, 30))
+
+
+class Fatal(HzError):
+    """No study can be processed here. exit_code : of what stopped it."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text, "Mend it, and start the bridge again: nothing is lost.")
+        self.exit_code = code
+
+
+class Bridge:
+    """One bridge over one journal.
+
+    folder : for what is on its way; emptied of each series when it ends.  process : what makes outcomes of
+    studies.  say : takes each line of the log.  stop : set it from anywhere to end after the step in flight.
+    """
+
+    def __init__(
+        self,
+        orthanc: Orthanc,
+        journal: Journal,
+        folder: Path,
+        process: Process,
+        say: Callable[[str], None],
+        stop: threading.Event,
+        pace: Pace | None = None,
+    ) -> None:
+        self._orthanc, self._journal, self._folder = orthanc, journal, folder
+        self._process, self._say, self._stop, self._pace = process, say, stop, pace or Pace()
+        self._breaks = -1  # a restart of the bridge is like a break: what was missed meanwhile is looked for
+        self._limits = IntakeLimits()
+
+    def run(self, since: int | None = None, once: bool = False) -> bool:
+        """Work until `stop` is set, or with `once` until nothing is left to do now.
+
+        since : where an empty journal begins to read: after this change; None: after the last one there is.
+        Returns whether nothing was left; with `once`, an Orthanc that is away is an end, too. Raises Fatal,
+        HzError (journal).
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._journal.forget_old()
+        failures = 0
+        while not self._stop.is_set():
+            try:
+                if self._journal.cursor is None:
+                    self._begin(since)
+                moved = self._step()
+                if failures:
+                    self._say("Orthanc is back")
+                failures = 0
+            except (OrthancAway, OrthancRefuses) as error:
+                failures += 1
+                pause = self._pace.pause(failures)
+                self._say(f"{error.message} Next try in {pause:g} s")
+                self._journal.remember(trouble=error.message)
+                if once:
+                    return False
+                self._stop.wait(pause)
+                continue
+            if moved:
+                continue
+            if once and not self._outstanding():
+                return True
+            self._stop.wait(self._wait())
+        return False
+
+    def _begin(self, since: int | None) -> None:
+        if since is None:
+            since = int(self._changes("/changes?last").get("Last", 0))
+        self._journal.read_to(since, ())
+
+    def _step(self) -> bool:
+        """Read what has changed, and take the series whose turn it is one step on; whether there were any."""
+        if self._orthanc.breaks != self._breaks:
+            self._audit()
+        moved = self._read_changes()
+        for entry in self._journal.to_look_at():
+            moved = self._look(entry) or moved
+        self._journal.remember(trouble="", answered=int(time.time()))
+        due = self._journal.due(time.time(), self._pace.batch)
+        for entry in due:
+            if entry.state == "storing":
+                self._attempted(entry, self._store)
+        self._work([entry for entry in due if entry.state == "pending"])
+        return moved or bool(due)
+
+    # What has changed
+
+    def _read_changes(self) -> bool:
+        cursor = self._journal.cursor or 0
+        moved = False
+        while not self._stop.is_set():
+            answer = self._changes(f"/changes?since={cursor}&limit={_PAGE}")
+            changes = answer["Changes"]
+            last = int(answer.get("Last", cursor))
+            series = [str(c["ID"]) for c in changes if c.get("ChangeType") in _EVENTS]
+            if last != cursor or series:
+                self._journal.read_to(last, dict.fromkeys(series))
+                moved = moved or bool(series)
+            cursor = last
+            if answer.get("Done", True) or not changes:
+                return moved
+        return moved
+
+    def _changes(self, path: str) -> dict[str, Any]:
+        answer = self._orthanc.get(path)
+        if not isinstance(answer, dict) or not isinstance(answer.get("Changes"), list):
+            raise OrthancRefuses("what answers is no Orthanc.", 0)
+        return answer
+
+    def _audit(self) -> None:
+        """Look again at what ended in the last day: an Orthanc that was restarted forgets what is not stable,
+        and says nothing of it later. Another archive behind the same address counts its changes anew."""
+        breaks = self._orthanc.breaks
+        if int(self._changes("/changes?last").get("Last", 0)) < (self._journal.cursor or 0):
+            self._say("Orthanc counts its changes anew, as another archive does: read from its start")
+            self._journal.read_to(0, ())
+        for entry in self._journal.changed_since(time.time() - _AUDITED_SECONDS):
+            self._journal.look_again(entry.id)
+        self._breaks = breaks
+
+    def _look(self, entry: Entry) -> bool:
+        """Whether a series is there, stable, and other than it was: then it is to be processed."""
+        if entry.state == "own":
+            self._journal.looked_at(entry.id)
+            return False
+        found = self._found(entry.id)
+        if found is None:  # removed in Orthanc
+            self._journal.forget(entry.id)
+            self._emptied(entry.id)
+            return True
+        if not found.get("IsStable", True):
+            return False
+        images = _digest(found["Instances"])
+        if entry.state == "new" or images != entry.images:
+            self._emptied(entry.id)
+            self._journal.set(entry.id, "pending", images=images, tries=0, due=0.0, text="", look=0)
+        else:
+            self._journal.looked_at(entry.id)
+        return True
+
+    def _found(self, series: str) -> dict[str, Any] | None:
+        try:
+            found = self._orthanc.get(f"/series/{series}")
+        except OrthancRefuses as error:
+            if error.status == 404:
+                return None
+            raise
+        if not isinstance(found, dict) or not isinstance(found.get("Instances"), list):
+            raise OrthancRefuses("what answers is no Orthanc.", 0)
+        return found
+
+    # What is to be done
+
+    def _work(self, entries: Sequence[Entry]) -> None:
+        """Fetch, process and store series, together."""
+        ready: list[Entry] = []
+        for entry in entries:
+            if self._stop.is_set():
+                return
+            self._room()
+            self._attempted(entry, lambda one: ready.append(one) if self._fetched(one) else None)
+        if not ready or self._stop.is_set():
+            return
+        studies = [Study(self._at(one.id) / "in", self._at(one.id) / "out") for one in ready]
+        started = time.perf_counter()
+        outcomes = self._process(studies, self._stop)
+        seconds = (time.perf_counter() - started) / len(ready)
+        for entry, outcome in zip(ready, outcomes, strict=True):
+            if outcome.exit_code in _FATAL:
+                raise Fatal(outcome.text, outcome.exit_code)
+            if outcome.status == "interrupted":
+                continue
+            if outcome.status == "failed":
+                self._failed(entry, outcome.text)
+                continue
+            self._journal.set(entry.id, "storing", text=f"{outcome.text}; {seconds:.1f} s", due=0.0, tries=0)
+            if (fresh := self._journal.entry(entry.id)) is not None:
+                self._attempted(fresh, self._store)
+
+    def _attempted(self, entry: Entry, do: Callable[[Entry], object]) -> None:
+        """Do something with a series; where Orthanc refuses it, or the disk, it is tried again later."""
+        try:
+            do(entry)
+        except (OrthancAway, Fatal):
+            raise
+        except HzError as error:
+            self._failed(entry, error.one_line)
+
+    def _failed(self, entry: Entry, why: str) -> None:
+        tries = entry.tries + 1
+        name = f"series {entry.id[:8]}"
+        if tries >= self._pace.tries:
+            self._say(f"{name}: set aside after {tries} tries: {why}")
+            self._journal.set(entry.id, "aside", tries=tries, text=why)
+            self._emptied(entry.id)
+            return
+        pause = self._pace.pause(tries)
+        self._say(f"{name}: try {tries} of {self._pace.tries} failed, next in {pause:g} s: {why}")
+        self._journal.set(entry.id, entry.state, tries=tries, due=time.time() + pause, text=why)
+
+    def _fetched(self, entry: Entry) -> bool:
+        """Whether all images of a series are in its folder, and it may be a T1-weighted head."""
+        found = self._found(entry.id)
+        if found is None or _digest(found["Instances"]) != entry.images:
+            self._journal.look_again(entry.id)
+            return False
+        modality = (found.get("MainDicomTags") or {}).get("Modality")
+        if modality != "MR":
+            self._passed(entry, "not MR")
+            return False
+        self._emptied(entry.id)
+        folder = self._at(entry.id) / "in"
+        folder.mkdir(parents=True)
+        left = self._limits.max_bytes
+        instances = sorted(str(one) for one in found["Instances"])
+        for number, instance in enumerate(instances, 1):
+            if self._stop.is_set():
+                return False
+            path = folder / f"{number:06}.dcm"
+            left -= self._orthanc.download(f"/instances/{instance}/file", path, left)
+            if number == 1 and (why := refused_by(path)):
+                self._passed(entry, why)
+                return False
+            if number == 1 and self._incomplete(entry, announced(path), len(instances)):
+                return False
+        return True
+
+    def _incomplete(self, entry: Entry, said: int, there: int) -> bool:
+        if said <= there or (entry.due and time.time() >= entry.due):
+            return False
+        self._emptied(entry.id)
+        self._journal.set(
+            entry.id,
+            "pending",
+            due=time.time() + self._pace.patience,
+            text=f"{there} of {said} images so far",
+        )
+        return True
+
+    def _passed(self, entry: Entry, why: str) -> None:
+        self._emptied(entry.id)
+        self._replaced(entry, ())
+        self._journal.set(entry.id, "passed", text=why)
+
+    def _store(self, entry: Entry) -> None:
+        """Store a series' results, from the folder that they are whole in."""
+        out = self._at(entry.id) / "out"
+        outcome = read_outcome(out)
+        if outcome is None:  # the folder was lost, or is of before a power cut
+            self._journal.set(entry.id, "pending", due=0.0)
+            return
+        stored: list[str] = []
+        for file in outcome["files"]:
+            answer = self._orthanc.upload((out / str(file["name"])).read_bytes())
+            if (series := str(answer.get("ParentSeries", ""))) and series not in stored:
+                stored.append(series)
+                self._journal.own([series])
+        self._replaced(entry, stored)
+        end = "discarded" if outcome["status"] == "discarded" else "done"
+        self._journal.set(entry.id, end, stored=stored)
+        self._emptied(entry.id)
+        self._say(entry.text)
+
+    def _replaced(self, entry: Entry, stored: Sequence[str]) -> None:
+        """Remove what this bridge stored of fewer images of the same series."""
+        for old in entry.stored:
+            if old not in stored:
+                self._orthanc.delete(f"/series/{old}")
+
+    # Where and when
+
+    def _at(self, series: str) -> Path:
+        return self._folder / hashlib.sha256(series.encode()).hexdigest()[:24]
+
+    def _emptied(self, series: str) -> None:
+        shutil.rmtree(self._at(series), ignore_errors=True)
+
+    def _room(self) -> None:
+        free = shutil.disk_usage(self._folder).free
+        if free < _LEAST_FREE:
+            raise OrthancAway(f"{free / 1e9:.1f} GB are left on the disk of --state: waiting for room.")
+
+    def _outstanding(self) -> bool:
+        counts = self._journal.counts()
+        arriving = any(entry.state != "own" for entry in self._journal.to_look_at())
+        return arriving or any(counts.get(state) for state in WAITING)
+
+    def _wait(self) -> float:
+        due = self._journal.next_due()
+        return self._pace.poll if due is None else min(self._pace.poll, max(0.05, due - time.time()))
+
+
+def _digest(instances: Sequence[object]) -> str:
+    return hashlib.sha256("\n".join(sorted(map(str, instances))).encode()).hexdigest()
