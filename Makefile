@@ -68,7 +68,7 @@ $(DEMO_VENV)/.installed: pyproject.toml constraints.txt README.md $(SOURCES) | $
 # Tests run on the sources in place.
 $(TEST_VENV)/.installed: pyproject.toml constraints.txt | $(TEST_VENV)/bin/python
 	@echo "installing everything the tests need into $(TEST_VENV); torch is large"
-	$(TEST_VENV)/bin/python -m pip install $(PIP_FLAGS) --editable ".[dev,train,export,evaluate,prep,dicom,cpu,openvino,demo,sign]"
+	$(TEST_VENV)/bin/python -m pip install $(PIP_FLAGS) --editable ".[dev,train,export,evaluate,prep,dicom,cpu,openvino,demo,sign,dask]"
 	@touch $@
 
 # So is the reference; it needs no engine, no torch.

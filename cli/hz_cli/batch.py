@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hz_runtime.batch.cluster import Cluster
     from hz_runtime.batch.stop import Stop
 
 GRACE = 20  # of the 30 seconds that Slurm (KillWait) and most others give; the rest is for the report
@@ -28,6 +30,18 @@ def threads_each(threads: int) -> None:
         if threads > 1:
             os.environ[variable] = str(threads)
         os.environ.setdefault(variable, str(threads))
+
+
+@contextmanager
+def dask_workers(text: str | None) -> Iterator[Cluster | None]:
+    """The workers that `options.dask` names; None where it was not given."""
+    if text is None:
+        yield None
+        return
+    from hz_runtime.batch.cluster import Cluster
+
+    with Cluster.opened(text) as cluster:
+        yield cluster
 
 
 def stop_on_signals(quiet: bool) -> Stop:

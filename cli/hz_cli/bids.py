@@ -125,6 +125,7 @@ def spread(args: Sequence[str]) -> list[str]:
 )  # fmt: skip
 @click.option("--notrack", is_flag=True, help="Taken and not needed: hz sends nothing to anybody.")
 @options.redo
+@options.dask
 @options.audit
 @options.progress
 @options.version
@@ -208,9 +209,10 @@ def _participants(
     omp_threads: int,
     memory: int | None,
     stop_on_first_crash: bool,
+    dask: str | None,
     **choices: Any,
 ) -> Level:
-    from hz_cli.batch import stop_on_signals, threads_each
+    from hz_cli.batch import dask_workers, stop_on_signals, threads_each
     from hz_cli.bundles import open_bundle
 
     threads_each(omp_threads)
@@ -240,7 +242,10 @@ def _participants(
         if stop_on_first_crash and event.result is not None and event.result.status == "failed":
             stop.set()
 
-    return run_participants(units, bundle, raw, out, asked, work=work, on_event=heard, stop=stop)
+    with dask_workers(dask) as cluster:
+        return run_participants(
+            units, bundle, raw, out, asked, work=work, on_event=heard, stop=stop, cluster=cluster
+        )
 
 
 def count(done: Level) -> dict[str, int]:

@@ -157,6 +157,12 @@ cohort = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="participants.tsv: file, site, age, sex, group, and participant_id for rescans.",
 )
+dask = click.option(
+    "--dask",
+    metavar="ADDRESS|local[:N]|slurm[:N]",
+    help="Do the scans on Dask workers: of a scheduler that runs, of N processes started here, or of N Slurm "
+    "jobs as dask-jobqueue's configuration describes them.",
+)
 redo = click.option("--overwrite", is_flag=True, help="Redo scans that an earlier run has done.")
 audit = click.option(
     "--audit",

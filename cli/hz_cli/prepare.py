@@ -30,6 +30,7 @@ Exit codes: 0 all done; 2 usage; 3 some scans were refused or failed, the rest a
     "--workers", metavar="N", type=click.IntRange(1, 64), help="Scans at a time.  [default: CPUs, at most 4]"
 )
 @options.redo
+@options.dask
 @options.progress
 @options.version
 @click.pass_context
@@ -44,6 +45,7 @@ def main(
     require_signed: bool,
     workers: int | None,
     overwrite: bool,
+    dask: str | None,
     shown_as: str,
     plain: bool,
     quiet: bool,
@@ -62,7 +64,7 @@ def main(
 
     hz-run --prepare does both at once, and gives the harmonized brain in the scan's own space.
     """
-    from hz_cli.batch import one_core_each, stop_on_signals
+    from hz_cli.batch import dask_workers, one_core_each, stop_on_signals
 
     one_core_each()
     stop = stop_on_signals(quiet)
@@ -75,7 +77,8 @@ def main(
     asked = PrepareOptions(choices, workers, overwrite)
     progress = render.progress_of(shown_as, plain=plain, quiet=quiet)
     try:
-        report = prepare_batch(inputs, out, asked, progress, stop)
+        with dask_workers(dask) as cluster:
+            report = prepare_batch(inputs, out, asked, progress, stop, cluster)
     finally:
         progress.close()
     done = any(scan.outputs for scan in report.scans)

@@ -85,6 +85,7 @@ Exit codes: 0 all done; 2 usage; 3 some scans failed, the rest are complete; 4 b
     is_flag=True,
     help="Run only what hz-run status DIR calls failed, half done or never reached.",
 )
+@options.dask
 @options.progress
 @options.version
 @click.pass_context
@@ -103,6 +104,7 @@ def main(
     brain_mask: str,
     shard: str | None,
     missing: bool,
+    dask: str | None,
     no_report: bool,
     no_build: bool,
     shown_as: str,
@@ -124,7 +126,7 @@ def main(
       hz-run study/ --out harmonized --space both --participants study/participants.tsv
       hz-run --self-test
     """
-    from hz_cli.batch import one_core_each, stop_on_signals
+    from hz_cli.batch import dask_workers, one_core_each, stop_on_signals
     from hz_cli.bundles import open_bundle
 
     one_core_each()
@@ -139,13 +141,14 @@ def main(
     build = None if no_build else _builder(quiet)
     run_options = RunOptions(ages=ages, report=not no_report, build=build, **choices)
     progress = render.progress_of(shown_as, plain=plain, quiet=quiet)
-    part = _shard(shard, missing)
+    part = _shard(shard, missing, dask)
     try:
         bundle = open_bundle(model, trusted, quiet)
         if part is None:
             from hz_runtime.batch.run import run_batch
 
-            report = run_batch(inputs, bundle, out, run_options, progress, stop)
+            with dask_workers(dask) as cluster:
+                report = run_batch(inputs, bundle, out, run_options, progress, stop, cluster)
         else:
             from hz_runtime.batch.shard_run import run_shard
 
@@ -165,10 +168,13 @@ def main(
     ctx.exit(report.exit_code)
 
 
-def _shard(text: str | None, missing: bool) -> Shard | None:
+def _shard(text: str | None, missing: bool, dask: str | None) -> Shard | None:
     """The part to run; all of a folder that is divided is one part, too."""
     from hz_runtime.batch.shard import Shard
+    from hz_runtime.errors import UsageError
 
+    if dask and (text or missing):
+        raise UsageError("--dask divides the scans itself.", "Leave --shard and --missing out.")
     if text is None:
         return Shard(1, 1) if missing else None
     return Shard.of(text, os.environ)

@@ -13,12 +13,16 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from hz_runtime.batch.cluster_executor import KILLED
+from hz_runtime.batch.cluster_work import HeadWork, Task
 from hz_runtime.batch.executor import Event
 from hz_runtime.batch.folder_lock import locked
 from hz_runtime.batch.head_folder import LOG_NAME, HeadFolder, brain_suffix
 from hz_runtime.batch.inputs import InputScan, collect
 from hz_runtime.batch.log import RunLog
+from hz_runtime.batch.run import refuse_dicom
 from hz_runtime.cpus import usable_cpus
 from hz_runtime.dicom.scans import dicom_scans
 from hz_runtime.errors import UsageError
@@ -27,6 +31,9 @@ from hz_runtime.preparation.gates import NAMES
 from hz_runtime.preparation.preparer import Preparation, Preparer
 from hz_runtime.results.run_report import NOTHING_WRITTEN
 from hz_runtime.results.scan_result import NOT_REACHED, ScanResult
+
+if TYPE_CHECKING:
+    from hz_runtime.batch.cluster import Cluster
 
 MOST_WORKERS = 4  # heads at a time, unless more are asked for
 TABLE_NAME = "preparation.tsv"
@@ -86,11 +93,12 @@ def prepare_batch(
     options: PrepareOptions | None = None,
     on_event: Callable[[Event], None] | None = None,
     stop: threading.Event | None = None,
+    cluster: Cluster | None = None,
 ) -> PrepareReport:
     """Prepare `inputs` (files, folders, patterns, DICOM) into the folder `out`, with preparation.tsv.
 
     on_event : called in the calling thread.  stop : set it from anywhere to end early: scans in flight are
-    finished, the others reported as skipped.
+    finished, the others reported as skipped.  cluster : workers that do the heads, which DICOM is not for.
     A scan that fails does not raise. Raises UsageError (no input, an extra that is not installed, output
     folder held by another run or not writable), BundleError for a damaged brain-mask network: then nothing
     was done; HzError where the table cannot be written.
@@ -101,7 +109,9 @@ def prepare_batch(
     stop = stop or threading.Event()
     results: dict[str, ScanResult] = {}
     with ExitStack() as held:
-        found = collect(inputs, folder, held.enter_context(dicom_scans()))
+        found = collect(inputs, folder, None if cluster else held.enter_context(dicom_scans()))
+        if cluster is not None:
+            refuse_dicom(found.scans, "Every worker would have to see it converted.")
         total = len(found.scans)
         options.preparation.check(total)
         held.enter_context(locked(folder))
@@ -111,11 +121,13 @@ def prepare_batch(
         for note in found.notes:
             log.write(note.text)
             emit(Event("note", note.screen))
-        workers = min(options.workers or min(MOST_WORKERS, usable_cpus()), total)
+        at_once = cluster.threads if cluster else options.workers or min(MOST_WORKERS, usable_cpus())
+        workers = min(at_once, total)
         dof = options.preparation.dof
         emit(Event("start", f"{dof} degrees of freedom, {workers} at a time", total=total))
         sources = {scan.name: scan.source for scan in found.scans}
-        for result in _each(heads, found.scans, workers, stop):
+        done = _on_workers(heads, found.scans, options, cluster, stop) if cluster else None
+        for result in done or _each(heads, found.scans, workers, stop):
             results[result.name] = result
             emit(Event("scan", sources[result.name], result, len(results), total))
         scans = tuple(results[scan.name] for scan in found.scans)
@@ -138,6 +150,28 @@ def _each(
     with ThreadPoolExecutor(workers, "head") as pool:
         for done in as_completed([pool.submit(one, scan) for scan in scans]):
             yield done.result()
+
+
+def _on_workers(
+    heads: HeadFolder,
+    scans: Sequence[InputScan],
+    options: PrepareOptions,
+    cluster: Cluster,
+    stop: threading.Event,
+) -> Iterator[ScanResult]:
+    """The same on the workers of a cluster."""
+    left = {scan.name: scan for scan in scans}
+    work = HeadWork(heads.out, options.preparation, options.overwrite)
+    tasks = (Task(index, scan, heads.out) for index, scan in enumerate(scans))
+    for task, done in cluster.each(tasks, work, 1, stop):
+        del left[task.scan.name]
+        for line in done.lines if done else ():
+            heads.log.write(line)
+        if done and done.result.outputs and not done.result.recorded:
+            heads.log.release()
+        yield done.result if done else ScanResult(task.scan.label, task.scan.name, "failed", KILLED)
+    for scan in left.values():
+        yield ScanResult(scan.label, scan.name, "skipped", NOT_REACHED)
 
 
 def write_preparation_tsv(out: Path, results: Sequence[ScanResult]) -> bool:

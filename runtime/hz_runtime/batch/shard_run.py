@@ -12,17 +12,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hz_runtime.batch.executor import Event, Executor
+from hz_runtime.batch.executor import Event
 from hz_runtime.batch.folder_run import FolderRun
-from hz_runtime.batch.inputs import Inputs, InputScan, collect
+from hz_runtime.batch.inputs import Inputs, collect
 from hz_runtime.batch.journal import Journal
 from hz_runtime.batch.log import RunLog
 from hz_runtime.batch.opened import open_bundle
+from hz_runtime.batch.run import executor_of, refuse_dicom
 from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.batch.shard import Shard
 from hz_runtime.batch.shard_folder import FOLDER, Plan, ShardFolder, header
 from hz_runtime.batch.status import folder_status
-from hz_runtime.errors import UsageError
 from hz_runtime.results.run_report import RunReport
 from hz_runtime.results.scan_result import NOT_REACHED, ScanResult
 
@@ -55,7 +55,7 @@ def run_shard(
     emit = on_event or (lambda _: None)
     stop = stop or threading.Event()
     chosen = collect(inputs, folder)
-    _refuse_dicom(chosen.scans)
+    refuse_dicom(chosen.scans, "Every shard would have to convert it.")
     options.ages.check(len(chosen.scans))
     if options.preparation:
         options.preparation.check(len(chosen.scans))
@@ -77,8 +77,7 @@ def run_shard(
         run = FolderRun(folder, Inputs(tuple(mine), chosen.notes), opened, options.ages, log, emit)
         run.announce()
         journal = Journal(path, handle, header(run.metadata((), False)))
-        heads = opened.preparer is not None
-        executor = Executor(opened.threads, opened.batch, heads, options.max_voxels, stop)
+        executor = executor_of(opened, stop)
         results: dict[int, ScanResult] = {}
         for index, result in executor.run(run.jobs(lambda scan: journal.begin(scan.name)), len(mine)):
             results[index] = result
@@ -95,11 +94,3 @@ def run_shard(
         log.write(report.summary())
         run.account_for_end(report)
         return report
-
-
-def _refuse_dicom(scans: Sequence[InputScan]) -> None:
-    fault = next((scan.fault for scan in scans if scan.fault is not None), None)
-    if fault is not None:
-        raise UsageError(
-            f"{fault.message} Every shard would have to convert it.", "Convert it first, with dcm2niix."
-        )

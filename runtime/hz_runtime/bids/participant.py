@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hz_runtime.batch.executor import Event, Executor, Job
+from hz_runtime.batch.executor import Event, Job
 from hz_runtime.batch.opened import Opened, open_bundle
+from hz_runtime.batch.run import executor_of
 from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bids.derivatives import WORK_NAME, describe_dataset, write_dataset_files
 from hz_runtime.bids.layout import Unit
@@ -19,6 +20,7 @@ from hz_runtime.errors import UsageError
 from hz_runtime.results.scan_result import NOT_REACHED, ScanResult
 
 if TYPE_CHECKING:
+    from hz_runtime.batch.cluster import Cluster
     from hz_runtime.bundle.store import Bundle
 
 
@@ -55,17 +57,20 @@ def run_participants(
     work: Path | None = None,
     on_event: Callable[[Event], None] | None = None,
     stop: threading.Event | None = None,
+    cluster: Cluster | None = None,
 ) -> Level:
     """Harmonize and predict the scans of `units`, overlapping as in one run, into the data set `out`.
 
     raw, out : roots of the raw and the derivative data set, absolute.
-    work : where units are worked on and resumed from; None: `out`/.hz.
+    work : where units are worked on and resumed from; None: `out`/.hz.  cluster : see `run_batch`.
     Networks are opened once. A unit is published as soon as its last scan is done. Other processes may do
     other units of the same `out` at the same time; a unit that one of them holds, or that cannot be written,
     is a problem, and the rest goes on. Raises UsageError where the options do not fit the scans, before
     anything is written, and UsageError, BundleError, BackendError where no unit can be run.
     """
     options = options or RunOptions()
+    if cluster is not None:
+        options = replace(options, threads=options.threads or 1)
     total = sum(len(unit.scans) for unit in units)
     _refuse_inside(raw, out)
     if options.preparation:
@@ -80,8 +85,7 @@ def run_participants(
         events = _LevelEvents(on_event or (lambda _: None), total)
         backend = opened.networks.harmonizer.backend
         events(Event("start", f"{backend.name} on {backend.device}"))
-        heads = opened.preparer is not None
-        executor = Executor(opened.threads, opened.batch, heads, options.max_voxels, stop)
+        executor = executor_of(opened, stop, cluster)
         try:
             for place, result in executor.run(queue.jobs(), total):
                 run, index = queue.places[place]

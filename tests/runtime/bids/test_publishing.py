@@ -223,12 +223,15 @@ def run(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
                 run["scans"] = [one.to_dict() for one in scans]
                 return RunReport(self.folder, tuple(scans), run, interrupted)
 
+            def account(self, *_: object) -> None:
+                pass
+
             def close(self) -> None:
                 pass
 
         said = refusals or {}
         monkeypatch.setattr(participant, "open_bundle", lambda *_: Nothing(None))
-        monkeypatch.setattr(participant, "Executor", Nothing)
+        monkeypatch.setattr(participant, "executor_of", Nothing)
         monkeypatch.setattr(unit_run, "FolderRun", Nothing)
         units = [unit for unit in find_units(study)[0] if not labels or unit.subject in labels]
         return run_participants(units, None, study, tmp_path / "out", RunOptions(**options))  # type: ignore[arg-type]
