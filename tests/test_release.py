@@ -10,6 +10,8 @@ from types import ModuleType
 
 import pytest
 
+pytestmark = pytest.mark.requirement("known-parts")
+
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "release" / "locks"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

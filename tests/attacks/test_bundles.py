@@ -23,6 +23,8 @@ from hz_runtime.bundle.manifest import MAX_MANIFEST_BYTES, bundle_id
 from hz_runtime.bundle.store import load_bundle, write_bundle
 from hz_runtime.errors import BundleError
 
+pytestmark = pytest.mark.requirement("unchanged")
+
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:

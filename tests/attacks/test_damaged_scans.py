@@ -17,6 +17,8 @@ import pytest
 from hz_runtime.errors import ScanError, UnreadableScan
 from hz_runtime.io.volume import ReadLimits, read_volume
 
+pytestmark = pytest.mark.requirement("damaged-scan")
+
 SHAPE = (20, 24, 28)
 
 

@@ -24,6 +24,8 @@ from hz_cli.dicom import dicom
 from hz_runtime.dicom.derived import _ACQUISITION, PATIENT_AND_STUDY, TYPE_2
 from identity import DATE, FOLDER, FOREIGN, MARK, leaks, leaks_below, mark, planted, write_identified
 
+pytestmark = pytest.mark.requirement("no-identity")
+
 Hz = Callable[..., Result]
 COMMANDS = {"hz-dicom": dicom, "hz-run": run.main, "hz-bids": bids.main}
 

@@ -23,6 +23,8 @@ from hz_runtime.bundle.trust import Trust
 from hz_runtime.errors import BundleError, UsageError
 from small_keys import certificate, key_pair
 
+pytestmark = pytest.mark.requirement("signed")
+
 pytest.importorskip("cryptography")
 
 

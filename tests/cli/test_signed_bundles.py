@@ -18,6 +18,8 @@ from hz_runtime.errors import HzError
 from hz_runtime.preparation.network_mask import find_mask_network
 from small_keys import key_pair
 
+pytestmark = pytest.mark.requirement("signed")
+
 ROOT = Path(__file__).resolve().parents[2]
 needs_keys = pytest.mark.skipif(not find_spec("cryptography"), reason="cryptography is not installed")
 needs_referee = pytest.mark.skipif(not find_spec("model_signing"), reason="model-signing is not installed")

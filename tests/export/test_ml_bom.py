@@ -14,6 +14,8 @@ from hz_export.ml_bom import ml_bom
 from hz_runtime.bundle.store import load_bundle
 from hz_runtime.io.atomic import sha256_file
 
+pytestmark = pytest.mark.requirement("known-parts")
+
 SCORES = {"mae_years": {"value": 5.25, "ci95": [4.125, 6.5], "n": 20, "how": "made up"}}
 
 

@@ -8,8 +8,13 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from processes import fake_niimath, finished, started, until, whole_records
 from small_scans import results, write_scans
+
+pytestmark = pytest.mark.requirement("whole-or-not")
+
 
 STRIPPED = ("--brain-mask", "none", "--plain")
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from processes import finished, whole_records
 from small_scans import results, write_scans
+
+pytestmark = pytest.mark.requirement("one-scan")
 
 
 def test_one_of_fifty(tmp_path: Path, tiny_bundle: Path) -> None:

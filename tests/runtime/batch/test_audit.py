@@ -19,6 +19,8 @@ from hz_runtime.io.hash_chain import records, verify
 from processes import started, until
 from small_scans import write_scans
 
+pytestmark = pytest.mark.requirement("accounted")
+
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -28,6 +28,8 @@ from hz_runtime.inference.self_test_head import made_brain, scan_bytes
 from hz_runtime.io.volume import read_volume
 from hz_runtime.model_space.recipe import Recipe, to_model_space
 
+pytestmark = pytest.mark.requirement("works-here")
+
 ROOT = Path(__file__).resolve().parents[3]
 HERE = [engine.name for engine in ENGINES if engine.device == "cpu" and not missing(engine)[0]]
 
