@@ -59,7 +59,7 @@ state = click.option(
 @click.option("--tries", metavar="N", type=click.IntRange(1), default=3, show_default=True,
               help="How often a study is tried before it is set aside.")  # fmt: skip
 @click.option("--batch", metavar="N", type=click.IntRange(1, 64), default=4, show_default=True,
-              help="Series on the way at once; each needs up to 1 GB of disk.")  # fmt: skip
+              help="Series on the way at once; each takes twice its own size of disk.")  # fmt: skip
 @how
 def main(
     url: str,
