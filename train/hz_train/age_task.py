@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hz_runtime.model_space.levels import white_level
 from hz_train.age_cnn import AgeCNN
 from hz_train.age_ensemble import AgeEnsemble
 from hz_train.augment import Augmentation, pose, scanner
 from hz_train.fit import Run, adam
-from hz_train.levels import white_level
 
 F32 = NDArray[np.float32]
 

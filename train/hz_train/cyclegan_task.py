@@ -22,10 +22,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hz_runtime.model_space.levels import at_level
 from hz_train.apply import applied
 from hz_train.augment import Augmentation, mixture, pose, scanner
 from hz_train.fit import Run, adam
-from hz_train.levels import LEVELS, at_level
+from hz_train.levels import LEVELS
 from hz_train.losses import Weights, discriminator_loss, l1, real_loss, total
 from hz_train.volume_cyclegan import Discriminator, Generator
 

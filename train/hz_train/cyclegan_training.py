@@ -126,7 +126,9 @@ def train_cyclegan(
         if run.rank == 0:
             facts = {"training_scans": _seen(plan.training, start_from), "licence": licence}
             save_checkpoint(
-                path, _tensors(task), {**plan.described(origin), **facts, "metrics": plan.scores(task)}
+                path,
+                _tensors(task),
+                {**plan.described(origin, task.level), **facts, "metrics": plan.scores(task)},
             )
     return path
 
@@ -213,15 +215,19 @@ class _Plan:
             "reference_n4": reference_of(self.training.grids, features),
         }
 
-    def described(self, origin: dict[str, Any] | None) -> dict[str, Any]:
-        """What the checkpoint says of itself, its scores and whom it has seen aside."""
+    def described(self, origin: dict[str, Any] | None, level: float) -> dict[str, Any]:
+        """What the checkpoint says of itself, its scores and whom it has seen aside.
+
+        level : of the target site's training scans; harmonized ones get it where the anchor is white matter.
+        """
+        white = round(level, 4) if self.preset.settings.anchor == "white" else 0.0
         return {
             "kind": self.system.kind,
             "network": self.network,
             "sources": list(self.sources),
             "conditional": bool(self.apart),
             "target": self.target,
-            "recipe": self.recipe.to_dict(),
+            "recipe": replace(self.recipe, white_level=white).to_dict(),
             "statistics": statistics(self.training.features),
             "reference": reference_of(self.training.grids, self.training.features),
             **self._without_field(),

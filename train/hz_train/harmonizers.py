@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hz_runtime.errors import UsageError
+from hz_runtime.model_space.levels import at_level
 from hz_runtime.model_space.recipe import Recipe
 from hz_train.apply import applied
 from hz_train.checkpoint import load_checkpoint, without_prefix
@@ -27,8 +28,10 @@ def harmonized(volumes: F32, checkpoint: Path, recipe: Recipe, run: Run) -> F32:
     recipe : how the volumes were brought to model space. Raises UsageError for another kind of
     checkpoint, or one of another model space.
     """
-    network, _ = read_harmonizer(checkpoint, recipe)
-    return applied(network.to(run.device), volumes, run)
+    network, meta = read_harmonizer(checkpoint, recipe)
+    made = applied(network.to(run.device), volumes, run)
+    level = Recipe.from_dict(meta["recipe"]).white_level
+    return at_level(made, level) if level else made
 
 
 def read_harmonizer(checkpoint: Path, recipe: Recipe) -> tuple[nn.Module, dict[str, Any]]:

@@ -23,6 +23,7 @@ from hz_runtime.io.volume import Volume
 from hz_runtime.model_space.anatomy import anatomy, no_age_reasons
 from hz_runtime.model_space.feature_distance import FEATURES, MEASURE, FeatureReference
 from hz_runtime.model_space.guided_filter import native_harmonized
+from hz_runtime.model_space.levels import at_level
 from hz_runtime.model_space.outliers import with_outlier_flags
 from hz_runtime.model_space.recipe import ModelInput, Recipe, to_model_space
 
@@ -76,10 +77,13 @@ class Harmonizer:
     def __call__(self, grids: F32) -> F32:
         """Harmonize prepared volumes, (64, 64, 64) or (N, 64, 64, 64) float32 in [0, 1]; same shape back.
 
-        The result is clipped to [0, 1]. Raises GridMismatch for another grid, BackendError where the
-        engine fails.
+        The result is clipped to [0, 1], its white matter at the recipe's level where that has one. Raises
+        GridMismatch for another grid, BackendError where the engine fails, NoBrain where the level cannot be
+        found.
         """
         clipped: F32 = np.clip(of_volumes(self.backend)(_batch(grids, self.recipe)), 0, 1)
+        if self.recipe.white_level:
+            clipped = at_level(clipped, self.recipe.white_level)
         return clipped.reshape(grids.shape)
 
     def volume(self, data: F32, affine: NDArray[np.float64]) -> Harmonized:

@@ -71,6 +71,7 @@ class Recipe:
     intensity : which of `intensity.RULES` brings a volume into [0, 1].
     middle_slices : how many axial slices around the middle of the grid's last axis a slice-wise predictor
     reads (Bashyam 2020 take 80); 0 for networks that read whole volumes.
+    white_level : that of every harmonized volume (`levels`); 0 leaves them as the network makes them.
     """
 
     orientation: str = "RAS"
@@ -84,6 +85,7 @@ class Recipe:
     centre_tolerance_mm: float = 8.0
     intensity: str = "min-max"
     middle_slices: int = 0
+    white_level: float = 0.0
 
     def __post_init__(self) -> None:
         known = {"orientation": ("RAS",), "placement": ("centroid", "none"), "intensity": tuple(RULES)}
@@ -115,6 +117,7 @@ class Recipe:
         ]
         sizes = {"template_spacing_mm": 1e-3, "centre_tolerance_mm": 0.0}
         wrong += [name for name, least in sizes.items() if not _within(getattr(self, name), least, 1e6)]
+        wrong += [] if _within(self.white_level, 0.0, 1.0) else ["white_level"]
         wrong += [] if isinstance(self.template, str) and self.template.isalnum() else ["template"]
         if wrong:
             raise BundleError(
@@ -123,8 +126,10 @@ class Recipe:
             )
 
     def prepares_as(self, other: Recipe) -> bool:
-        """Whether both give the same volumes; which slices of them a network reads may differ."""
-        return replace(self, middle_slices=0) == replace(other, middle_slices=0)
+        """Whether both give the same volumes; which slices of them a network reads may differ, and what is
+        done to the harmonized ones."""
+        first, second = (replace(recipe, middle_slices=0, white_level=0.0) for recipe in (self, other))
+        return first == second
 
     @property
     def template_affine(self) -> F64:
@@ -141,12 +146,13 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, as a bundle or checkpoint stores them.
 
-        `middle_slices` is said only where there are any, so that a recipe of volumes equals one that was
-        stored before slices were known.
+        `middle_slices` and `white_level` are said only where there are any, so that a recipe equals one that
+        was stored before they were known.
         """
         stored = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        if not self.middle_slices:
-            del stored["middle_slices"]
+        for name in ("middle_slices", "white_level"):
+            if not stored[name]:
+                del stored[name]
         return stored
 
     @classmethod

@@ -15,6 +15,7 @@ from hz_runtime.batch.run import run_batch
 from hz_runtime.bundle.store import load_bundle, write_bundle
 from hz_runtime.inference.open import open_networks
 from hz_runtime.model_space.foreground import foreground_threshold
+from hz_runtime.model_space.levels import white_level
 from hz_runtime.model_space.outliers import reference_of
 from hz_runtime.model_space.recipe import Recipe, describe
 
@@ -69,6 +70,18 @@ def test_python_gives_the_flags_of_hz_run(head, tmp_path: Path, unusual: bool) -
         assert (part in said) is unusual, part
     stored = json.loads((tmp_path / "out" / scan.outputs[1]).read_text())
     assert tuple(stored["hz"]["flags"]) == flags
+
+
+def test_harmonized_scans_have_the_white_matter_level_of_the_recipe(head, tmp_path: Path) -> None:
+    manifest = tiny.tiny_manifest()
+    manifest["recipe"] = {**manifest["recipe"], "white_level": 0.5}
+    write_bundle(tmp_path / "tiny.hz", manifest, tiny.tiny_files())
+    harmonizer = open_networks(load_bundle(tmp_path / "tiny.hz")).harmonizer
+    data, affine = head()
+    grid = harmonizer.volume(data.astype(np.float32), affine).prepared.grid
+    made = harmonizer(np.stack([grid, 0.8 * grid]))
+    assert [white_level(volume) for volume in made] == pytest.approx([0.5, 0.5], abs=1e-3)
+    assert harmonizer(grid).shape == grid.shape
 
 
 def test_an_age_that_is_none_is_flagged_and_has_no_interval(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_gradient_magnitude
 
 from hz_runtime.errors import GridMismatch
-from hz_train.levels import otsu_thresholds
+from hz_runtime.model_space.levels import otsu_thresholds
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
