@@ -123,7 +123,7 @@ def xnat(version: str) -> list[dict[str, Any]]:
     page = _option("page")
     return [
         {
-            "name": "hz-process",
+            "name": "harmonize",
             "label": "hz",
             "description": _described(),
             "version": version,
@@ -160,7 +160,7 @@ def xnat(version: str) -> list[dict[str, Any]]:
             "outputs": [{"name": "results", "mount": "out", "required": True}],
             "xnat": [
                 {
-                    "name": "hz-process-session",
+                    "name": "harmonize-session",
                     "contexts": ["xnat:mrSessionData"],
                     "external-inputs": [
                         {

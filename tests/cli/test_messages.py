@@ -153,7 +153,7 @@ def test_every_extra_that_a_command_asks_for_exists() -> None:
         for path, tree in sources()
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
-        and ast.unparse(node.func).endswith("need")
+        and ast.unparse(node.func) == "options.need"
         and len(node.args) > 2
         and isinstance(node.args[1], ast.Constant)
     ]

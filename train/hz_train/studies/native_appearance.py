@@ -110,7 +110,7 @@ def written_tables(cohort: Cohort, settings: StudySettings) -> tuple[Table, ...]
         own = own_changes(method, before, those, reference)
         for place, sites in groups.items():
             varies = _variations(method, those, sites)
-            shown = _told(method, those, sites, reference) | own
+            shown = _separation(method, those, sites, reference) | own
             shown |= {f"{name}_cv": parts[0] for name, parts in varies.items()}
             n = len({s.subject for s in those if s.site in sites})
             rows["written"].append(Row(method.name, place, shown, n, seed, HOW))
@@ -212,7 +212,7 @@ def _groups(
     return {ALL: everywhere} | ({UNSEEN: unseen} if unseen else {})
 
 
-def _told(
+def _separation(
     method: MethodScans, scans: Sequence[Scan], sites: frozenset[str], reference: str
 ) -> dict[str, Metric]:
     """How far these sites and the reference site lie apart, and whether they can be told."""
@@ -229,8 +229,8 @@ def _told(
     names, people = [scans[k].site for k in both], [scans[k].subject for k in both]
     rows, right = told_sites(method.features[both], names, people)
     if rows:
-        told = [names[k] for k in rows]
-        statistic = balanced(right, told, sorted(set(told)))
+        named = [names[k] for k in rows]
+        statistic = balanced(right, named, sorted(set(named)))
         metrics["accuracy"] = estimates(statistic, [people[k] for k in rows], RESAMPLES)[0]
     of_target = np.array([name == reference for name in names], np.bool_)
     area = target_auc(method.features[both], of_target, people, RESAMPLES)
