@@ -69,8 +69,8 @@ PRESETS = {
         Settings(Weights(restore=10.0), Augmentation.strong(), coarse=2, warmup=1),
         n4=False,
     ),
-    # What the reference bundle was trained with, from the harmonizer of the one before it (--start-from): an
-    # hour of two CPU cores. Restoration, which has a known answer, does the work.
+    # For the next reference bundle, from the harmonizer of the shipped one (--start-from): an hour of two CPU
+    # cores. Restoration, which has a known answer, does the work.
     "reference": Preset(
         Schedule(epochs=6, batch=1, lr=5e-5, milestones=(), precision="auto", seed=2023, picture_every=1),
         Settings(
