@@ -21,10 +21,10 @@ if [ ! -f "$before" ]; then
 fi
 harmonizer() { # from which checkpoint, to which folder, further options
   hz-train cyclegan --cohort "$cohort" --source ds002748,ds000011 --target ixi_hh --preset reference \
-    --intensity median --licence "IXI CC BY-SA 3.0, ds002748 CC0, ds000011 PDDL 1.0" \
-    --start-from "$1" --out "$2" "${@:3}"
+    --precision auto --intensity median --licence "IXI CC BY-SA 3.0, ds002748 CC0, ds000011 PDDL 1.0" \
+    --anchor white --unchanged 0.25 --averaging 0.99 --start-from "$1" --out "$2" "${@:3}"
 }
-harmonizer "$before" "$work/harmonizer"
+harmonizer "$before" "$work/harmonizer" --coarse 4 --warmup 2 --warmup-lr 2e-4 --epochs 6
 # Brains that were stripped otherwise have another median, and came out brighter than the target's.
 harmonizer "$work/harmonizer/harmonizer.safetensors" "$work/anchored" \
   --gain 0.25 --coarse 1 --warmup 1 --warmup-lr 1e-4 --epochs 2

@@ -39,6 +39,8 @@ class BidsCommand(render.HzCommand):
 def joined(argument: str, known: set[str]) -> str:
     """An argument whose option is one of `known`, but for its underscores, as it is known."""
     name, equals, value = argument.partition("=")
+    if not name.startswith("--"):
+        return argument
     dashed = "--" + name[2:].replace("_", "-")
     return f"{dashed}{equals}{value}" if name not in known and dashed in known else argument
 

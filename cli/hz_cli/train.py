@@ -134,19 +134,11 @@ _harmonizer_options = together(
     click.option(
         "--anchor",
         type=click.Choice(["mean", "white"]),
-        help="Level that harmonized scans share: of the brain's mean, or of white matter.  [default: mean; "
-        "reference white]",
+        help="Level that harmonized scans share: the brain's, or white matter's.  [default: mean]",
     ),
-    click.option(
-        "--unchanged",
-        type=click.FloatRange(0, 1),
-        help="Share of scans that meet no simulated scanner, so that what needs no change is left alone.",
-    ),
-    click.option(
-        "--gain",
-        type=click.FloatRange(0),
-        help="Largest |log| of a change of brightness behind simulated scanners; median rule alone.",
-    ),
+    click.option("--averaging", type=click.FloatRange(0, 1), help="Kept of the weights' average each step."),
+    click.option("--unchanged", type=click.FloatRange(0, 1), help="Share of scans left as they are."),
+    click.option("--gain", type=click.FloatRange(0), help="Largest |log| of simulated brightness."),
     click.option(
         "--start-from",
         type=click.Path(path_type=Path, dir_okay=False, exists=True),

@@ -172,3 +172,10 @@ def test_stop_on_first_crash(hz_bids: Call, study: Path, tiny_bundle: Path, tmp_
     assert run.exit_code == 3 and "1 failed" in run.stdout and run.stdout.splitlines()[-1].count("3 ok") == 0
     rest = hz_bids(bad, tmp_path / "out", *how)
     assert rest.exit_code == 3 and len(list((tmp_path / "out" / "logs").glob("*_run.json"))) == 3
+
+
+def test_a_value_that_ends_like_an_option_is_that_value(tmp_path: Path) -> None:
+    # "auto" is "--to" behind two other letters: it once became the option.
+    words = [str(tmp_path), "out", "participant", "--backend", "auto", "--brain-mask", "auto"]
+    params = bids.main.make_context("hz-bids", words).params
+    assert (params["backend"], params["brain_mask"], params["to"]) == ("auto", "auto", None)

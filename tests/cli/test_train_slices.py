@@ -77,6 +77,7 @@ def test_canonical_writes_a_many_to_one_checkpoint(harmonizer: Path) -> None:
     assert set(meta["metrics"]) == {
         "restoration_error_before",
         "restoration_error_after",
+        "target_grey_white_change",
         "travelling_head_before",
         "travelling_head_after",
     }

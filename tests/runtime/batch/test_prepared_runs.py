@@ -227,7 +227,7 @@ def test_a_network_is_part_of_what_made_a_result(monkeypatch: pytest.MonkeyPatch
 
     asked: list[tuple[object, bool]] = []
 
-    def find(named: object, *_: object, needed: bool) -> Network:
+    def find(named: object, *_: object, needed: bool, **__: object) -> Network:
         asked.append((named, needed))
         return Network()
 
