@@ -194,3 +194,9 @@ def test_going_on_from_an_older_checkpoint(
     assert same(start(conditional), start(further), "reverse")
     swapped = trained(cohort, ["b", "a"], tmp_path / "swapped", still, start_from=conditional)
     assert load_checkpoint(swapped)[1]["started_from"]["anew"] == ["reverse"]  # its planes mean other sites
+
+
+def test_quick_trains_two_volumes_at_a_time() -> None:
+    # torch 2.13 sends one small volume to slow_conv3d, two to oneDNN, which takes a quarter of the time for both
+    # (aten/src/ATen/native/Convolution.cpp, use_mkldnn).
+    assert PRESETS["quick"].schedule.batch >= 2

@@ -63,9 +63,11 @@ VOLUMES = System("volume_cyclegan", CycleGANTask, lambda settings: {"width": set
 GRIDS = {"quick": (32, 32, 32)}
 PRESETS = {
     "paper": Preset(Schedule(), Settings(), conditional=True),
-    # Minutes on a CPU: shows that a cohort is readable and that losses fall, no more than that.
+    # Minutes on a CPU: shows that a cohort is readable and that losses fall, no more than that. Two volumes a
+    # step: one alone, so small, torch 2.13 convolves without oneDNN, at four times the cost
+    # (findings/torch_conv3d_one_volume.sh).
     "quick": Preset(
-        Schedule(epochs=4, batch=1, milestones=(), precision="auto", picture_every=1),
+        Schedule(epochs=4, batch=2, milestones=(), precision="auto", picture_every=1),
         Settings(Weights(restore=10.0), Augmentation.strong(), coarse=2, warmup=1),
         n4=False,
     ),
