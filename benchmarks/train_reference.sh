@@ -28,7 +28,7 @@ harmonizer "$before" "$work/harmonizer" --coarse 4 --warmup 2 --warmup-lr 2e-4 -
 # Brains that were stripped otherwise have another median, and came out brighter than the target's.
 harmonizer "$work/harmonizer/harmonizer.safetensors" "$work/anchored" \
   --gain 0.25 --coarse 1 --warmup 1 --warmup-lr 1e-4 --epochs 2
-hz-train age --cohort "$cohort" --sites ixi_hh --preset reference \
+hz-train age --cohort "$cohort" --sites ixi_hh --preset ensemble \
   --harmonizer "$work/anchored/harmonizer.safetensors" --out "$work/age" --licence "IXI CC BY-SA 3.0"
 
 # The plan of INT8 and the parity of the files are measured on different people of the cohort.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from scripts_as_modules import load_script
 
 pytestmark = pytest.mark.requirement("known-parts")
 
@@ -20,11 +21,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 @pytest.fixture(scope="module")
 def make() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("release_make", ROOT / "release" / "make.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("release/make.py")
 
 
 def test_two_builds_that_differ_are_refused(make: ModuleType) -> None:

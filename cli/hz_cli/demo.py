@@ -99,7 +99,7 @@ def _check_installation(model: Path | None) -> int:
 
     bundle = load_bundle(model)
     if expected_answers(bundle) is None:
-        click.echo(f"{bundle.path.name} carries no self-test.")
+        click.echo(f"{bundle.path.name} carries no answers for a self-test (hz-run --self-test).")
         return 0
     return 1 if report(bundle, quiet=True) else 0
 

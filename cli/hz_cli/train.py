@@ -17,6 +17,7 @@ from hz_cli.simulate import simulate
 
 # Presets of the 3D system and of the slice system, and what the help says of them.
 VOLUMES = ("paper", "quick", "reference"), "reference: as the reference bundle."
+AGES = (*VOLUMES[0], "ensemble"), f"{VOLUMES[1]} ensemble: for a hundred people."
 SLICES = ("paper", "small", "quick"), "small: 64^3 volumes, hours on a CPU."
 
 
@@ -285,7 +286,7 @@ _slice_predictor_options = together(
 
 
 @train.command()
-@_cohort_options(VOLUMES)
+@_cohort_options(AGES)
 @_predictor_options
 @_all_groups
 @_intensity("the harmonizer's, else min-max")

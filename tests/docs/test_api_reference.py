@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 from pathlib import Path
 from types import FunctionType, ModuleType
 
 import pytest
 
+from scripts_as_modules import load_script
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def adapter() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_api", ROOT / "docs" / "build_api.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("docs/build_api.py")
 
 
 def test_running_parameters_become_a_list(adapter: ModuleType) -> None:

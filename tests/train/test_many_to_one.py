@@ -197,6 +197,6 @@ def test_going_on_from_an_older_checkpoint(
 
 
 def test_quick_trains_two_volumes_at_a_time() -> None:
-    # torch 2.13.0 sends one small volume to slow_conv3d, and two to oneDNN, in a quarter of the time for both
+    # torch 2.13.0 sends one small volume to slow_conv3d, and two to oneDNN, in less time for both
     # (findings/torch_conv3d_one_volume.sh).
     assert PRESETS["quick"].schedule.batch >= 2

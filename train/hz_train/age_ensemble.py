@@ -1,8 +1,7 @@
-"""The age network of the reference bundle: a small CNN and a ridge regression on tissue maps, in one graph.
+"""An age network for a hundred people: a small CNN and a ridge regression on tissue maps, in one graph.
 
-For cohorts of a hundred people, not the paper's thousands. Both members err by about six years there, and
-not for the same people: the CNN sees shapes wherever they lie, the ridge how much of which tissue lies where
-(Cole et al. 2017: a Gaussian process on tissue maps does as well as a CNN). Their mean is the answer.
+The CNN sees shapes wherever they lie, the ridge how much of which tissue lies where (Cole et al. 2017: a
+Gaussian process on tissue maps does as well as a CNN). Their mean is the answer.
 
 - CNN: strided stem, four more convs with batch norm, global average pooling, as Peng et al. 2021 found to
   need fewer people than a network that ends in large linear layers.

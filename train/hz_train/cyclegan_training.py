@@ -64,7 +64,7 @@ GRIDS = {"quick": (32, 32, 32)}
 PRESETS = {
     "paper": Preset(Schedule(), Settings(), conditional=True),
     # Minutes on a CPU: shows that a cohort is readable and that losses fall, no more than that. Two volumes a
-    # step: one alone, so small, torch 2.13 convolves without oneDNN, at four times the cost
+    # step: one alone, so small, torch 2.13 convolves without oneDNN, slower than two
     # (findings/torch_conv3d_one_volume.sh).
     "quick": Preset(
         Schedule(epochs=4, batch=2, milestones=(), precision="auto", picture_every=1),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hz_runtime.errors import UsageError
-from hz_runtime.model_space.levels import at_level
+from hz_runtime.model_space.levels import anchored
 from hz_runtime.model_space.recipe import Recipe
 from hz_train.apply import applied
 from hz_train.checkpoint import load_checkpoint, without_prefix
@@ -30,8 +30,7 @@ def harmonized(volumes: F32, checkpoint: Path, recipe: Recipe, run: Run) -> F32:
     """
     network, meta = read_harmonizer(checkpoint, recipe)
     made = applied(network.to(run.device), volumes, run)
-    level = Recipe.from_dict(meta["recipe"]).white_level
-    return at_level(made, level) if level else made
+    return anchored(made, Recipe.from_dict(meta["recipe"]))
 
 
 def read_harmonizer(checkpoint: Path, recipe: Recipe) -> tuple[nn.Module, dict[str, Any]]:

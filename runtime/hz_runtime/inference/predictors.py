@@ -23,7 +23,7 @@ from hz_runtime.io.volume import Volume
 from hz_runtime.model_space.anatomy import anatomy, no_age_reasons
 from hz_runtime.model_space.feature_distance import FEATURES, MEASURE, FeatureReference
 from hz_runtime.model_space.guided_filter import native_harmonized
-from hz_runtime.model_space.levels import at_level
+from hz_runtime.model_space.levels import anchored
 from hz_runtime.model_space.outliers import with_outlier_flags
 from hz_runtime.model_space.recipe import ModelInput, Recipe, to_model_space
 
@@ -82,9 +82,7 @@ class Harmonizer:
         found.
         """
         clipped: F32 = np.clip(of_volumes(self.backend)(_batch(grids, self.recipe)), 0, 1)
-        if self.recipe.white_level:
-            clipped = at_level(clipped, self.recipe.white_level)
-        return clipped.reshape(grids.shape)
+        return anchored(clipped, self.recipe).reshape(grids.shape)
 
     def volume(self, data: F32, affine: NDArray[np.float64]) -> Harmonized:
         """Harmonize a skull-stripped volume at its own resolution.

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import NoBrain
+from hz_runtime.model_space.recipe import Recipe
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -64,3 +65,11 @@ def white_level(volume: F32) -> float:
 def at_level(volumes: F32, level: float, measure: Callable[[F32], float] = white_level) -> F32:
     """(n, D, H, W) volumes scaled to one level of the brain, by that measure, and clipped to [0, 1]."""
     return np.stack([np.clip(v * (level / max(measure(v), 1e-3)), 0, 1) for v in volumes]).astype(np.float32)
+
+
+def anchored(harmonized: F32, recipe: Recipe) -> F32:
+    """(n, D, H, W) harmonized volumes in [0, 1] at the recipe's white_level; as they are where it has none.
+
+    Raises NoBrain as `white_level`.
+    """
+    return at_level(harmonized, recipe.white_level) if recipe.white_level else harmonized

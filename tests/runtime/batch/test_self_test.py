@@ -84,21 +84,21 @@ def test_the_answers_are_those_of_arithmetic(good: Bundle, tmp_path: Path) -> No
         np.testing.assert_allclose(known.files["age.onnx"].values[row], tiny.expected_age(seen)[0], atol=1e-3)
 
 
-def _heavier(data: bytes) -> bytes:
-    """The age network with one weight changed, 200 to 203."""
+def _scaled(data: bytes, scale: float) -> bytes:
+    """The age network with another of its weight, which is 200: at 0 it answers the same for everybody."""
     import onnx
     from onnx import numpy_helper
 
     model = onnx.load_model_from_string(data)
     for tensor in model.graph.initializer:
         if tensor.name == "scale":
-            tensor.CopyFrom(numpy_helper.from_array(np.array([203.0], np.float32), "scale"))
+            tensor.CopyFrom(numpy_helper.from_array(np.array([scale], np.float32), "scale"))
     made: bytes = model.SerializeToString()
     return made
 
 
 def test_one_changed_weight(good: Bundle, tmp_path: Path) -> None:
-    spoilt = {"age.onnx": _heavier(tiny.age_onnx())}
+    spoilt = {"age.onnx": _scaled(tiny.age_onnx(), 203.0)}
     found = faults(self_test(changed(good, tmp_path / "spoilt.hz", spoilt)))
     assert "not the file whose answers are known" in found.pop("weights of age.onnx")
     assert found and all(name.startswith("age.onnx on ") and "most" in fault for name, fault in found.items())
@@ -152,22 +152,10 @@ def test_a_wrong_template(good: Bundle, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_network_that_answers_the_same_for_everybody(tmp_path: Path) -> None:
     """Also where the self-test was made with it."""
-    files = {**tiny.tiny_files(), "age.onnx": _constant(tiny.age_onnx())}
+    files = {**tiny.tiny_files(), "age.onnx": _scaled(tiny.age_onnx(), 0.0)}
     bundle = write_bundle(tmp_path / "same.hz", tiny.tiny_manifest(), files)
     found = faults(self_test(add_self_test(bundle.path)))
     assert found == {f"age.onnx on {engine}, 1 thread": "answers the same for everybody" for engine in HERE}
-
-
-def _constant(data: bytes) -> bytes:
-    import onnx
-    from onnx import numpy_helper
-
-    model = onnx.load_model_from_string(data)
-    for tensor in model.graph.initializer:
-        if tensor.name == "scale":
-            tensor.CopyFrom(numpy_helper.from_array(np.array([0.0], np.float32), "scale"))
-    made: bytes = model.SerializeToString()
-    return made
 
 
 def test_niimath_of_another_version(good: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +212,7 @@ def test_hz_run_self_test(good: Bundle, tmp_path: Path) -> None:
     assert done.exit_code == 2 and "bare.hz carries no self-test" in done.stderr
     added = CliRunner().invoke(hz_bundle, ["self-test", str(bare)])
     assert added.exit_code == 0 and "bare.hz carries a self-test" in added.output
-    spoilt = changed(good, tmp_path / "spoilt.hz", {"age.onnx": _heavier(tiny.age_onnx())})
+    spoilt = changed(good, tmp_path / "spoilt.hz", {"age.onnx": _scaled(tiny.age_onnx(), 203.0)})
     done = CliRunner().invoke(command.main, ["--self-test", "-q", "--model", str(spoilt.path)])
     assert done.exit_code == 1 and "FAILED  weights of age.onnx" in done.output and "ok " not in done.output
     assert CliRunner().invoke(command.main, []).exit_code == 2

@@ -14,6 +14,8 @@ pytest.importorskip("torch", reason="studies train networks")
 import torch
 
 from hz_runtime.errors import UsageError
+from hz_runtime.model_space.levels import white_level
+from hz_runtime.model_space.recipe import Recipe
 from hz_train.cohort import Cohort, Scan
 from hz_train.cyclegan_task import Settings
 from hz_train.datasets import ModelInputs
@@ -167,6 +169,25 @@ def test_translating_is_the_checkpoints_generator(tmp_path: Path) -> None:
     assert np.abs(wanted - volumes).mean() > 0.01
     with pytest.raises(UsageError, match="holds no reverse generator"):
         translate(path, volumes, "cpu", "reverse")
+
+
+def test_translated_volumes_have_the_level_of_the_checkpoints_recipe(tmp_path: Path) -> None:
+    recipe = Recipe(white_level=0.5).to_dict()
+    volumes = np.random.default_rng(0).random((2, 16, 16, 16)).astype(np.float32)
+    made = translate(write_harmonizer(tmp_path, recipe=recipe), volumes, "cpu")
+    plain = translate(write_harmonizer(tmp_path), volumes, "cpu")
+    assert min(white_level(volume) for volume in plain) > 0.6
+    # Noise is clipped at 1 before, which moves the classes a little.
+    assert [white_level(volume) for volume in made] == pytest.approx([0.5, 0.5], abs=5e-3)
+
+
+@pytest.mark.parametrize("system", ["volume", "slice"])
+@pytest.mark.parametrize("name", ["quick", "reference", "paper"])
+def test_every_preset_of_a_study_can_start(name: str, system: str) -> None:
+    # A study does not settle "auto": it would end with an error once its scans are read.
+    preset = study_preset(name, system)
+    for schedule in (preset.harmonizer.schedule, preset.predictor):
+        assert schedule.precision in ("float32", "bf16", "fp16")
 
 
 def test_slices_are_translated_one_by_one_and_put_back(tmp_path: Path) -> None:

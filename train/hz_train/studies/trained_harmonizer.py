@@ -26,6 +26,7 @@ from hz_runtime.inference.predictors import Harmonizer
 from hz_runtime.inference.slice_wise import SLICE_RANK
 from hz_runtime.io.atomic import sha256_file
 from hz_runtime.io.volume import Volume
+from hz_runtime.model_space.levels import anchored
 from hz_runtime.model_space.recipe import Recipe
 from hz_train.apply import applied
 from hz_train.checkpoint import load_checkpoint, without_prefix
@@ -186,7 +187,8 @@ def translate(checkpoint: Path, volumes: F32, device: str = "auto", direction: s
     network = GENERATORS[meta["kind"]](**meta["network"])
     network.load_state_dict(weights)
     run = Run.start(Schedule(), device)
-    return np.clip(applied(network.eval().to(run.device), volumes, run), 0, 1)
+    made = np.clip(applied(network.eval().to(run.device), volumes, run), 0, 1)
+    return anchored(made, Recipe.from_dict(meta["recipe"])) if direction == "generator" else made
 
 
 def _checkpoint_meta(path: Path) -> dict[str, Any]:
