@@ -24,6 +24,7 @@ STUDIES = {
     "appearance": "histograms, mean and sd maps, t-SNE (Bashyam Figure 1, Komandur Figure 2)",
     "audit": "can the site still be told, is the anatomy still there, do rescans agree",
 }
+AGES = ("pooled", "transfer")  # train networks that read ages
 WRITTEN = ("appearance", "audit")  # say something of the volumes that a harmonizer writes
 EPILOG = "\b\nStudies:\n" + "\n".join(f"  {name:<11} {text}" for name, text in STUDIES.items())
 
@@ -144,6 +145,12 @@ def _pair(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str,
 )
 @click.option("--lr", metavar="RATE", type=click.FloatRange(0, min_open=True), help="Of the harmonizer.")
 @click.option(
+    "--predictor",
+    type=click.Choice(["paper", "ensemble"]),
+    help="Network that reads ages from volumes: the paper's, or for a hundred people that of hz-train age "
+    "--preset ensemble, with its schedule.  [default: paper]",
+)
+@click.option(
     "--predictor-epochs", type=click.IntRange(1), help="Of the network that reads age or diagnosis."
 )
 @click.option("--predictor-width", metavar="N", type=click.IntRange(1), help="Channels of its first conv.")
@@ -196,7 +203,7 @@ def main(
     fewer |= {"written_only": True} if written_only else {}
     settings = StudySettings(
         reference=reference,
-        preset=_changed(study_preset(preset, system), harmonizer, given),
+        preset=_changed(_with_predictor(study_preset(preset, system), study, given), harmonizer, given),
         table=cohort,
         out=out,
         seeds=seeds,
@@ -238,6 +245,20 @@ def _scans(
     if only_unseen and harmonizer is not None:
         scans = unseen(scans, harmonizer)
     return scans.first(subjects) if subjects else scans
+
+
+def _with_predictor(preset: StudyPreset, study: str, given: dict[str, Any]) -> StudyPreset:
+    """The preset with the age network that was asked for, and how that one is trained."""
+    from dataclasses import replace
+
+    from hz_train.age_task import AgeSettings
+    from hz_train.age_training import PRESETS
+
+    if given.get("predictor", "paper") == "paper":
+        return preset
+    if study not in AGES or not isinstance(preset.settings, AgeSettings):
+        raise click.UsageError(f"--predictor ensemble: of {' and '.join(AGES)}, with --system volume")
+    return replace(preset, predictor=PRESETS["ensemble"].schedule, settings=PRESETS["ensemble"].settings)
 
 
 def _changed(preset: StudyPreset, harmonizer: Path | None, given: dict[str, Any]) -> StudyPreset:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
-from hz_train.progress import TrainingProgress
+from hz_train.progress import TrainingProgress, counted
 
 
 class Clock:
@@ -38,3 +40,18 @@ def test_a_line_a_minute_with_losses_and_the_time_left(capsys: pytest.CaptureFix
 
 def test_other_processes_than_the_first_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines_of(capsys, silent=True) == []
+
+
+def test_a_line_a_minute_while_scans_are_read(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+
+    def slow() -> Iterator[str]:
+        for name in "abcdef":
+            clock.now += 35
+            yield name
+
+    assert list(counted(slow(), 6, "scans to model space", clock)) == list("abcdef")
+    assert capsys.readouterr().out.splitlines() == [
+        "scans to model space: 2 of 6",
+        "scans to model space: 4 of 6",
+    ]

@@ -3,10 +3,13 @@
 The CNN sees shapes wherever they lie, the ridge how much of which tissue lies where (Cole et al. 2017: a
 Gaussian process on tissue maps does as well as a CNN). Their mean is the answer.
 
-- CNN: strided stem, four more convs with batch norm, global average pooling, as Peng et al. 2021 found to
-  need fewer people than a network that ends in large linear layers.
-- Ridge: soft maps of fluid, grey and white matter by intensity alone, halved in size, with weights that are
-  equal for mirrored places; the penalty is that of least error for people left out (Allen 1974).
+Both read soft maps of fluid, grey and white matter by intensity alone, halved in size: what a hundred people
+are too few to teach a network first.
+
+- CNN: five convs with batch norm, global average pooling, as Peng et al. 2021 found to need fewer people than
+  a network that ends in large linear layers.
+- Ridge: weights that are equal for mirrored places; the penalty is that of least error for people left out
+  (Allen 1974).
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ PENALTIES = tuple(float(10.0**k) for k in np.arange(-4, 2.1, 0.5))  # of the mea
 
 
 class TissueRidge(nn.Module):
-    """(N, 1, D, H, W) float32 in [0, 1] to (N, 1), in standard deviations of age.
+    """`pooled_maps` of (N, 1, D, H, W) float32 in [0, 1] to (N, 1), in standard deviations of age.
 
     grid : (D, H, W), even.  level : of white matter in the scans that it will see.
     """
@@ -40,8 +43,8 @@ class TissueRidge(nn.Module):
     def __init__(self, grid: Sequence[int] = (64, 64, 64), level: float = 0.55) -> None:
         super().__init__()
         self.register_buffer("level", torch.full((1,), float(level)))
-        self.pooled = tuple(n // 2 for n in grid)
-        count = TISSUES * int(np.prod(self.pooled))
+        self.halved = tuple(n // 2 for n in grid)
+        count = TISSUES * int(np.prod(self.halved))
         self.linear = nn.Linear(count, 1)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
@@ -55,12 +58,12 @@ class TissueRidge(nn.Module):
         )
         return torch.cat([brain - tissue, tissue - white, white], 1)
 
-    def vectors(self, x: Tensor) -> Tensor:
-        """(N, F) what the linear layer reads."""
-        return functional.avg_pool3d(self.maps(x), 2).flatten(1)
+    def pooled_maps(self, x: Tensor) -> Tensor:
+        """(N, 3, D / 2, H / 2, W / 2) the same, halved in size."""
+        return functional.avg_pool3d(self.maps(x), 2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        answer: Tensor = self.linear(self.vectors(x))
+    def forward(self, pooled: Tensor) -> Tensor:
+        answer: Tensor = self.linear(pooled.flatten(1))
         return answer
 
     @torch.no_grad()
@@ -73,8 +76,8 @@ class TissueRidge(nn.Module):
         rows = []
         for volume in volumes:
             x = torch.from_numpy(volume[None, None]).to(device)
-            both = self.maps(x) + self.maps(x.flip(2))
-            rows.append(functional.avg_pool3d(both, 2).flatten(1).cpu().numpy()[0])
+            both = self.pooled_maps(x) + self.pooled_maps(x.flip(2))
+            rows.append(both.flatten(1).cpu().numpy()[0])
         features = np.stack(rows)
         mean = features.mean(axis=0)
         features -= mean
@@ -85,7 +88,7 @@ class TissueRidge(nn.Module):
 
     def _mirrored(self, weights: F64) -> F32:
         """Weights of a scan and its mirror image together, as weights of the scan."""
-        box = weights.reshape(TISSUES, *self.pooled)
+        box = weights.reshape(TISSUES, *self.halved)
         return np.ascontiguousarray((box + box[:, ::-1]).ravel(), np.float32)
 
 
@@ -115,9 +118,9 @@ def dual_ridge(features: F32, targets: F64, people: Sequence[str]) -> tuple[F64,
     return features.T.astype(np.float64) @ best[2], best[1]
 
 
-def _conv(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+def _conv(inputs: int, outputs: int) -> list[nn.Module]:
     return [
-        nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=False),
+        nn.Conv3d(inputs, outputs, 3, padding=1, bias=False),
         nn.BatchNorm3d(outputs),
         nn.ReLU(inplace=True),
     ]
@@ -139,7 +142,7 @@ class AgeEnsemble(nn.Module):
         super().__init__()
         self.width, self.grid = width, grid
         self.features = nn.Sequential(
-            *_conv(1, width, 2),
+            *_conv(TISSUES, width),
             *_conv(width, 2 * width),
             nn.MaxPool3d(2),
             *_conv(2 * width, 4 * width),
@@ -165,11 +168,12 @@ class AgeEnsemble(nn.Module):
 
     def last_features(self, x: Tensor) -> Tensor:
         """What the last layer reads of it, (N, F): all that an age is computed from."""
-        return torch.cat([self.features(x), self.tissue(x)], 1)
+        seen = self.tissue.pooled_maps(x)
+        return torch.cat([self.features(seen), self.tissue(seen)], 1)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
-            seen = self.dropout(self.features(x))
+            seen = self.dropout(self.features(self.tissue.pooled_maps(x)))
             answer = functional.linear(seen, self.last.weight[:, :-1], self.last.bias)
         else:
             answer = self.last(self.last_features(x))

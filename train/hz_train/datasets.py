@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from hz_runtime.io.volume import read_volume
 from hz_runtime.model_space.air import with_air_zero
@@ -16,6 +15,7 @@ from hz_runtime.model_space.anatomy import anatomy
 from hz_runtime.model_space.recipe import ModelInput, Recipe, to_model_space
 from hz_runtime.preparation.n4 import corrected
 from hz_train.cohort import Cohort, Scan
+from hz_train.progress import counted
 
 F32 = NDArray[np.float32]
 
@@ -77,9 +77,7 @@ def load(cohort: Cohort, recipe: Recipe, n4: bool = False) -> ModelInputs:
         return made, volume.sha256, features_n4
 
     with ThreadPoolExecutor(2) as pool:
-        done = list(
-            tqdm(pool.map(one, cohort.scans), total=len(cohort.scans), desc="to model space", disable=None)
-        )
+        done = list(counted(pool.map(one, cohort.scans), len(cohort.scans), "scans to model space"))
     return ModelInputs(
         cohort.scans,
         np.stack([made.grid for made, _, _ in done]),

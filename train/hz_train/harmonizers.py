@@ -15,6 +15,7 @@ from hz_runtime.model_space.recipe import Recipe
 from hz_train.apply import applied
 from hz_train.checkpoint import load_checkpoint, without_prefix
 from hz_train.fit import Run
+from hz_train.progress import counted
 from hz_train.slice_cyclegan import SliceGenerator
 from hz_train.volume_cyclegan import Generator
 
@@ -29,7 +30,9 @@ def harmonized(volumes: F32, checkpoint: Path, recipe: Recipe, run: Run) -> F32:
     checkpoint, or one of another model space.
     """
     network, meta = read_harmonizer(checkpoint, recipe)
-    made = applied(network.to(run.device), volumes, run)
+    network.to(run.device)
+    each = counted(volumes, len(volumes), "scans through the harmonizer")
+    made = np.concatenate([applied(network, volume[None], run) for volume in each])
     return anchored(made, Recipe.from_dict(meta["recipe"]))
 
 

@@ -6,9 +6,9 @@ It measures nothing and decides nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from tqdm import tqdm
 
@@ -16,6 +16,23 @@ from hz_runtime.report.markup import duration
 
 EVERY_S = 60.0  # between lines where there is no terminal
 SHOWN = 3  # losses on the bar, which is one line
+T = TypeVar("T")
+
+
+def counted(
+    items: Iterable[T], total: int, what: str, clock: Callable[[], float] = time.monotonic
+) -> Iterator[T]:
+    """The items, with a bar on a terminal, else a line a minute: `what` is done to them, as "reading scans".
+
+    clock : seconds.
+    """
+    bar = tqdm(items, total=total, desc=what, disable=None)
+    said = clock()
+    for done, item in enumerate(bar, 1):
+        if bar.disable and done < total and clock() - said >= EVERY_S:
+            said = clock()
+            print(f"{what}: {done} of {total}", flush=True)
+        yield item
 
 
 class TrainingProgress:

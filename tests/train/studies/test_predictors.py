@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("torch", reason="studies train networks")
 
+from hz_train.age_task import AgeSettings
 from hz_train.cohort import Scan
 from hz_train.datasets import ModelInputs
 from hz_train.studies.predictors import Predictors
@@ -42,6 +43,19 @@ def test_a_shorter_training_is_not_answered_with_a_longer_one(tmp_path: Path) ->
     }
     np.testing.assert_array_equal(said["shared", 1], said["fresh", 1])
     assert not np.array_equal(said["shared", 1], said["shared", 2])
+
+
+def test_the_ensemble_answers_the_mean_of_a_network_and_a_ridge(tmp_path: Path) -> None:
+    cohort = inputs(8, 0)
+    preset = replace(
+        study_preset("quick", "volume"), settings=AgeSettings(width=2, form="ensemble", averaging=0.5)
+    )
+    fitted = Predictors(StudySettings("oslo", preset, Path("t.tsv"), tmp_path), 0).fit(
+        cohort.grids, cohort, cohort.ages
+    )
+    assert fitted.name == "3D CNN and ridge"
+    # A network of two steps answers near the mean age; the ridge alone can tell 8 volumes of noise apart.
+    assert np.corrcoef(fitted.predict(cohort.grids), cohort.ages)[0, 1] > 0.5
 
 
 @pytest.mark.parametrize("patients", [3, 5, 10])

@@ -19,6 +19,7 @@ from hz_train.age_task import AgeSettings, AgeTask
 from hz_train.cohort import Cohort
 from hz_train.datasets import ModelInputs
 from hz_train.fit import Run, fit
+from hz_train.precision import settled
 from hz_train.slice_predictor_task import SlicePredictorSettings, SlicePredictorTask
 from hz_train.studies.presets import StudySettings, whom
 
@@ -68,13 +69,14 @@ class Predictors:
             elif self.settings.system == "slice":
                 self._known[key] = self._slices(volumes, training, targets, key)
             else:
-                self._known[key] = self._volumes(volumes, targets, seen, key)
+                self._known[key] = self._volumes(volumes, training, targets, key)
         return self._known[key]
 
-    def _volumes(self, volumes: F32, targets: F32, seen: frozenset[str], key: str) -> Fitted:
+    def _volumes(self, volumes: F32, training: ModelInputs, targets: F32, key: str) -> Fitted:
         preset = self.settings.preset
         batch = min(preset.predictor.batch, len(volumes))
         schedule = replace(preset.predictor, seed=self.seed, batch=batch)
+        schedule = settled(schedule, self.settings.device, self._folder(key))
         run = Run.start(schedule, self.settings.device)
         kind = AgeTask if self.task == "age" else DiagnosisTask
         assert isinstance(preset.settings, AgeSettings)
@@ -82,7 +84,9 @@ class Predictors:
         out = self._folder(key)
         fit(task, run, out, {"kind": kind.__name__, "volumes": key, "settings": asdict(preset.settings)})
         task.settle()
-        return Fitted("3D CNN", task.predict, seen)
+        task.combine([scan.subject for scan in training.scans])
+        name = {"paper": "3D CNN", "ensemble": "3D CNN and ridge"}[preset.settings.form]
+        return Fitted(name, task.predict, whom(training))
 
     def _slices(self, volumes: F32, training: ModelInputs, targets: F32, key: str) -> Fitted:
         """The slice ResNet; a fifth of the training subjects decide when its training ends."""
