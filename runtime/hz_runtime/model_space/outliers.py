@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from hz_runtime.errors import BundleError
 from hz_runtime.model_space.foreground import foreground_threshold
+from hz_runtime.model_space.recipe import WORDS
 from hz_runtime.model_space.resample import resample, scaled_affine
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def _judged(
         counted[name] = {"both": abs(z[name]), "low": -z[name], "high": z[name]}[measure.sides]
     worst = sorted((n for n in counted if counted[n] > threshold), key=lambda n: -counted[n])
     reasons = tuple(
-        f"{name} {values[name]:.4g} is unlike {cohort} "
+        f"{WORDS[name].format(f'{values[name]:.4g}')} is unlike {cohort} "
         f"(median {statistics[name][0]:.4g}, robust score {counted[name]:.1f}): look at it"
         for name in worst
     )

@@ -57,6 +57,11 @@ WORDS: Mapping[str, str] = {  # how a flag says a feature's value
     "extent_x_mm": "width of the brain (extent_x_mm) {} mm",
     "extent_y_mm": "length of the brain (extent_y_mm) {} mm",
     "extent_z_mm": "height of the brain (extent_z_mm) {} mm",
+    "shift_mm": "distance by which preparation moved the brain (shift_mm) {} mm",
+    "centre_x": "middle of the brain from left to right (centre_x) at {} of the field of view",
+    "centre_y": "middle of the brain from back to front (centre_y) at {} of the field of view",
+    "centre_z": "middle of the brain from foot to head (centre_z) at {} of the field of view",
+    "correlation": "likeness to the mean scan (correlation) {}",
 }
 UNPLACED = "its header tells left from right by default only (no sform, no qform): it may be mirrored"
 

@@ -125,7 +125,7 @@ def test_a_displaced_brain_is_found(good: list[ModelInput]) -> None:
     affine[1, 3] += 60
     moved = Volume(volume.data, affine, Geometry.from_affine(SHAPE, affine), "0" * 64, "float32")
     found = scores([*good[:19], to_model_space(moved, Recipe())])[-1]
-    assert found.reasons[0].startswith("shift_mm 6")
+    assert found.reasons[0].startswith("distance by which preparation moved the brain (shift_mm) 6")
 
 
 def test_clean_scans_are_rarely_flagged(good: list[ModelInput]) -> None:
