@@ -21,6 +21,7 @@ from hz_runtime.errors import HzError
 _TEMPORARY = re.compile(r"^\..+\.(\d+)\.tmp$", re.DOTALL)
 _NAME_MAX = 255  # bytes in one file name on every file system hz is likely to meet
 _BLOCK = 1 << 20
+LEVEL = 3  # of igzip
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # of the disk, or of what this user may have of it
 
 
@@ -38,16 +39,15 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def gzipped(pieces: Iterable[bytes | memoryview], level: int = 0) -> bytes:
+def gzipped(pieces: Iterable[bytes | memoryview]) -> bytes:
     """`pieces`, one after the other, as one gzip member without name or time.
 
-    level : 0, as fast as igzip gets, or 3, a quarter smaller on scans. Both give the same bytes for the same
-    input; levels 1 and 2 do not always: under load, a match in a thousand files is found elsewhere
-    (benchmarks/gzip_repeat.py), and a resumed run has to end in the same files.
+    The same bytes for the same input, which a resumed run has to end in: of igzip's levels that is so of 0
+    and 3 alone, of which 3 is a quarter smaller on scans (benchmarks/gzip_repeat.py).
     """
     from isal import isal_zlib
 
-    squeeze = isal_zlib.compressobj(level, isal_zlib.DEFLATED, 31)  # 31: in a gzip container
+    squeeze = isal_zlib.compressobj(LEVEL, isal_zlib.DEFLATED, 31)  # 31: in a gzip container
     return b"".join([*map(squeeze.compress, pieces), squeeze.flush()])
 
 

@@ -49,7 +49,7 @@ def thumbnail(
     geometry = Geometry.from_affine(tuple(sizes), affine @ _moved(corner) @ np.diag([*steps, 1.0]), code=1)
     header = encode_header(geometry, np.uint8, 1 / LEVELS, window)
     voxels = np.rint(scaled * LEVELS).astype(np.uint8)
-    return gzipped([header, voxels.tobytes("F")], level=3)
+    return gzipped([header, voxels.tobytes("F")])
 
 
 def axial_slice(
