@@ -8,7 +8,7 @@ interval is made of, exports it, and counts how many of the other subjects of th
 lie in the interval that the bundle gives them.
 real: splits the held-out predictions of a checkpoint (its JSON) into halves many times, calibrates on one
 half and counts in the other; then the scans of the cohort's other sites, which the age network never saw, as
-they are and harmonized by the bundle, in the interval of all held-out predictions.
+they are and harmonized by the bundle, in the interval that the bundle gives them.
 Prints JSON. Every coverage has its 95 % binomial interval (Wilson 1927) over subjects.
 """
 
@@ -147,7 +147,7 @@ def real(given: argparse.Namespace) -> dict[str, Any]:
     return {
         "interval": asdict(interval),
         "repeated_halves": halves(np.array(kept["age"]), np.array(kept["raw"])),
-        "other_sites": other_sites(given, meta, interval.raw.half_width),
+        "other_sites": other_sites(given, meta),
     }
 
 
@@ -170,7 +170,7 @@ def halves(ages: F64, raw: F64) -> dict[str, Any]:
     }
 
 
-def other_sites(given: argparse.Namespace, meta: dict[str, Any], half_width: float) -> dict[str, Any]:
+def other_sites(given: argparse.Namespace, meta: dict[str, Any]) -> dict[str, Any]:
     """Coverage at sites that the age network was not trained on, within the ages that it was trained on."""
     from hz_runtime.bundle.store import load_bundle
     from hz_runtime.inference.open import open_networks
@@ -198,9 +198,11 @@ def other_sites(given: argparse.Namespace, meta: dict[str, Any], half_width: flo
             ("as_they_are", prepared.grids),
             ("harmonized", np.stack([harmonizer(g) for g in prepared.grids])),
         ):
-            raw = np.concatenate([predictor(grid).raw for grid in grids])
-            off = np.abs(raw - ages)
-            said[name] = {"mae": float(off.mean()), **counted(off <= half_width, ages)}
+            found = [predictor(grid) for grid in grids]
+            off = np.concatenate([one.corrected for one in found]) - ages
+            row = inside(ages, np.concatenate([one.interval for one in found]))
+            errors = {"mae": float(np.abs(off).mean()), "mean_error": float(off.mean())}
+            said[name] = {**errors, **counted(row, ages)}
         result[site] = said
     return result
 
