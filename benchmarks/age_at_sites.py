@@ -3,8 +3,9 @@
     python benchmarks/age_at_sites.py COHORT/participants.tsv [--bundle NAME.hz] [--sites a,b]
 
 Runs hz-run on every scan of known age (which hz-run is not told) and prints JSON: by site how many scans get
-an age without a flag, with one, and none; of those with an age the mean absolute error, the mean error, r, and
-how often the interval holds the true age; and the errors and refusals by age. One scan a person, the first.
+an age without a flag, with one, and none; of those with an age the mean absolute error, the mean error, r,
+and how often the interval holds the true age; and the errors and refusals by age. One scan a person, the
+first.
 """
 
 from __future__ import annotations
