@@ -68,13 +68,16 @@ def _goal(template: Template, bare: bool) -> _Goal:
     return _Goal(data.shape, affine, inside, pattern, at, centre, arms)
 
 
-def refined_pose(data: F32, affine: F64, pose: F64, template: Template, *, bare: bool) -> F64:
+def refined_pose(
+    data: F32, affine: F64, pose: F64, template: Template, *, bare: bool, farthest_mm: float = FARTHEST_MM
+) -> F64:
     """The best fit near `pose`, (4, 4) float64 mm, 12 degrees of freedom; `pose` if there is none.
 
     data : (I, J, K) float32 with `affine` (4, 4), voxel to world mm.
     pose : (4, 4), scan's world to the template's, within some millimetres of the best fit.
     bare : whether the scan is a brain in air, whose outline counts, too; of a head only what lies inside the
         template's brain is compared.
+    farthest_mm : from `pose`, of any point of the brain; what lies beyond is no best fit near it.
     """
     goal = _goal(template, bare)
     thin, grid = averaged(data, affine, MM / 2)
@@ -91,7 +94,7 @@ def refined_pose(data: F32, affine: F64, pose: F64, template: Template, *, bare:
         if float(moved.max()) < LEAST_STEP_MM:
             break
     apart = float(distances(found @ np.linalg.inv(pose), np.eye(4), goal.at).max())
-    return found if np.isfinite(apart) and apart < FARTHEST_MM else pose
+    return found if np.isfinite(apart) and apart < farthest_mm else pose
 
 
 def _step(seen: F32, goal: _Goal, fit: F64 | None) -> tuple[F64, F64] | None:

@@ -1,8 +1,9 @@
-"""Registration to the template: twelve degrees of freedom by niimath, six by polar decomposition.
+"""Registration to the template: twelve degrees of freedom, and six by polar decomposition.
 
-niimath's coreg_fast maximizes Hellinger and correlation ratio from many coarse starts, and takes whole
-heads to a skull-stripped template. Its rigid mode is not used: with twelve degrees of freedom the brain's
-size does not pull at its place, and the rotation nearest to the affine (Higham 1986) is the pose.
+A coarse search (`search`) and refinement (`refinement`) find nearly all heads. What they do not find,
+niimath's coreg_fast does, which maximizes Hellinger and correlation ratio from many coarse starts, in four
+times the time. No rigid mode is used: with twelve degrees of freedom the brain's size does not pull at its
+place, and the rotation nearest to the affine (Higham 1986) is the pose.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from hz_runtime.model_space.resample import averaged, resample
 from hz_runtime.preparation.folds import LEAST_FOLDS, folds
 from hz_runtime.preparation.n4 import niimath
 from hz_runtime.preparation.refinement import distances, refined_pose
-from hz_runtime.preparation.search import searched_pose
+from hz_runtime.preparation.search import coarse_values, fine_values, pose_of
 from hz_runtime.preparation.template import Template, points
 
 F32 = NDArray[np.float32]
@@ -32,6 +33,7 @@ LEAST_SIMILARITY = 0.40  # real heads 0.49 to 0.72; a head that registration los
 WILL_DO = 0.45  # similarity of a captured head: 25 real T1w scans reach 0.49 or more; a lost one had 0.26
 STEPS = 323.7  # to the bright end; no simple ratio to the few hundred values of an 8-bit scan
 SCALP_MM, UPPER_MM = 6.0, 100.0
+FROM_COARSE_MM = 45.0  # refinement may go so far from a pose of the coarse search; heads take up to 25
 
 
 def affine_pose(data: F32, affine: F64, template: Template, threads: int = 1) -> F64:
@@ -150,30 +152,37 @@ def placed(data: F32, affine: F64, template: Template) -> F64:
 def registered(
     data: F32, affine: F64, template: Template, threads: int = 1, *, bare: bool = False
 ) -> tuple[F64, float]:
-    """(affine pose (4, 4), its `similarity`): from the first start that will do, else the best one's.
+    """(affine pose (4, 4), its `similarity`): of the first of three ways that finds a brain.
 
-    Starts: the head's top at the template's (`placed`), then where the header says; what niimath finds from
-    there is refined (`refined_pose`). Where neither finds what the gate of similarity lets through, the pose
-    with most of the template's `folds` counts: the better of the two, or that of a coarse search
-    (`searched_pose`).
+    A coarse search and refinement, where the template's `folds` are then found in the scan; else what niimath
+    finds from the head's top at the template's (`placed`), then from where the header says, refined, where
+    the similarity or the folds will do. Where none will, the pose with most of the folds counts: the better
+    one of niimath's, or that of a finer search.
     bare : whether the scan is a brain in air.
-    Raises UnpreparedScan where niimath finds no map from either, HzError where it was killed and no start
-    will do.
+    Raises UnpreparedScan where niimath, when it is asked, finds no map from either start, HzError where it
+    was killed and no other start will do.
     """
-    shift = placed(data, affine, template)
+    thin, grid = averaged(data, affine, MATCHING_MM)  # all of it looks at no finer voxels
+    shift = placed(thin, grid, template)
+    values = coarse_values(thin, grid, shift, template)
+    pose = pose_of(values, shift, template)
+    pose = refined_pose(thin, grid, pose, template, bare=bare, farthest_mm=FROM_COARSE_MM)
+    seen = _through(data, affine, pose, template)
+    if folds(seen, template) >= LEAST_FOLDS:
+        return pose, similarity(seen, template)
     best: tuple[float, F64] | None = None
     failed: ScanError | None = None
     killed: HzError | None = None
     for start in (shift, np.eye(4)):
         try:
-            pose = affine_pose(data, start @ affine, template, threads) @ start
+            pose = affine_pose(thin, start @ grid, template, threads) @ start
         except ScanError as error:
             failed = error
             continue
         except HzError as error:
             killed = error
             continue
-        pose = refined_pose(data, affine, pose, template, bare=bare)
+        pose = refined_pose(thin, grid, pose, template, bare=bare)
         seen = _through(data, affine, pose, template)
         found = similarity(seen, template)
         if found >= WILL_DO or folds(seen, template) >= LEAST_FOLDS:
@@ -187,8 +196,8 @@ def registered(
     if best is None:
         assert failed is not None
         raise failed
-    searched = searched_pose(data, affine, shift, template)
-    poses = (best[1], refined_pose(data, affine, searched, template, bare=bare))
+    searched = pose_of(fine_values(thin, grid, shift, template, values), shift, template)
+    poses = (best[1], refined_pose(thin, grid, searched, template, bare=bare))
     pose = max(poses, key=lambda pose: folds(_through(data, affine, pose, template), template))
     return pose, similarity(_through(data, affine, pose, template), template)
 

@@ -1,9 +1,9 @@
 """A coarse search for a head: the pose in which brain, skull and air lie where the template has them.
 
-niimath's registration can take the scalp for the brain's outline, above all where fluid around an old brain
-leaves its own edge faint. Here the template's brain is compared together with a ring around it, where air is
-expected and skull or fluid will do: scalp on the outline then costs more than it gains. The search is
-exhaustive at 8 mm and climbs at 4 mm, which is near enough for a mask; it does not replace a registration.
+The template's brain is compared together with a ring around it, where air is expected and skull or fluid
+will do: scalp on the outline then costs more than it gains, also where fluid around an old brain leaves its
+own edge faint. The search is exhaustive at 8 mm, from where refinement (`refined_pose`) mostly finds its way,
+and can climb further at 4 mm, which is near enough for a mask.
 """
 
 from __future__ import annotations
@@ -48,18 +48,12 @@ class _View:
         wanted = brain[wide].astype(np.float64)
         wanted -= wanted.mean()
         self._wanted = wanted / np.linalg.norm(wanted)
-        self._centre = template.centre_mm
-
-    def move(self, values: F64) -> F64:
-        """(4, 4): from where the scan starts to the template, for the 12 values that STEPS names."""
-        matrix = np.eye(4)
-        matrix[:3, :3] = _linear(values)
-        matrix[:3, 3] = self._centre - matrix[:3, :3] @ self._centre + values[:3]
-        return matrix
+        self._template = template
 
     def match(self, values: F64) -> float:
         """Correlation with the template in its brain and the ring; 0 where the scan is constant there."""
-        seen = self._seen(self._from_world @ np.linalg.inv(self.move(values)))
+        move = pose_of(values, np.eye(4), self._template)  # of a scan that lies where `start` puts it
+        seen = self._seen(self._from_world @ np.linalg.inv(move))
         seen = np.minimum(seen, np.percentile(seen[self._inside], BRIGHTEST))
         seen -= seen.mean()
         size = float(np.linalg.norm(seen))
@@ -80,8 +74,8 @@ class _View:
         return seen
 
 
-def searched_pose(data: F32, affine: F64, start: F64, template: Template) -> F64:
-    """The pose found, (4, 4) float64, scan's world mm to the template's, 12 degrees of freedom.
+def coarse_values(data: F32, affine: F64, start: F64, template: Template) -> F64:
+    """(12,) values as STEPS names them, of the best place of the grid after a climb, on voxels of 8 mm.
 
     data : (I, J, K) float32, whole head or brain, with `affine` (4, 4), voxel to world mm.
     start : (4, 4), a shift that puts the head roughly on the template.
@@ -95,9 +89,21 @@ def searched_pose(data: F32, affine: F64, start: F64, template: Template) -> F64
         tries.append(values)
     tries.sort(key=view.match, reverse=True)
     climbed = [_climb(view, values, STEPS, LEAST_COARSE_MM, SIZED) for values in tries[:CLIMBED]]
-    best = max(climbed, key=view.match)
+    return max(climbed, key=view.match)
+
+
+def fine_values(data: F32, affine: F64, start: F64, template: Template, values: F64) -> F64:
+    """(12,) values after a climb from those of `coarse_values`, shears included, on voxels of 4 mm."""
     view = _View(data, affine, start, template, FINE_MM)
-    return view.move(_climb(view, best, STEPS / 4, LEAST_FINE_MM, len(STEPS))) @ start
+    return _climb(view, values, STEPS / 4, LEAST_FINE_MM, len(STEPS))
+
+
+def pose_of(values: F64, start: F64, template: Template) -> F64:
+    """(4, 4) float64, scan's world mm to the template's, of values from `start` on, 12 degrees of freedom."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = _linear(values)
+    matrix[:3, 3] = template.centre_mm - matrix[:3, :3] @ template.centre_mm + values[:3]
+    return matrix @ start
 
 
 def _climb(view: _View, values: F64, steps: F64, least_mm: float, free: int) -> F64:

@@ -270,11 +270,12 @@ def test_a_killed_registration_refuses_no_scan(
     monkeypatch.setattr(registration, "affine_pose", pose)
     monkeypatch.setattr(registration, "placed", lambda *_: np.eye(4))
     monkeypatch.setattr(registration, "similarity", lambda *_: similarity)
-    monkeypatch.setattr(registration, "searched_pose", lambda *_: np.eye(4))
+    monkeypatch.setattr(registration, "coarse_values", lambda *_: np.zeros(12))
+    monkeypatch.setattr(registration, "fine_values", lambda *_: np.zeros(12))
     monkeypatch.setattr(registration, "refined_pose", lambda *_, **__: np.eye(4))
     monkeypatch.setattr(registration, "folds", lambda *_: 0.0)
     data, template = np.zeros((4, 4, 4), np.float32), SimpleNamespace(mask=np.ones((4, 4, 4), bool))
-    template.affine = np.eye(4)
+    template.affine, template.centre_mm = np.eye(4), np.zeros(3)
     if ends is None:
         assert registration.registered(data, np.eye(4), template)[1] == similarity  # type: ignore[arg-type]
         return
