@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hz_runtime.bundle.trust import Trust
     from hz_runtime.preparation.network_mask import MaskNetwork
 
-VERSION = 4  # raised when the same scan and choices would give another brain
+VERSION = 5  # raised when the same scan and choices would give another brain
 CHOICES = ("auto", "none", "template", "network")
 MNI_CODE = 4  # NIfTI xform code of MNI152 coordinates
 Mask = NDArray[np.bool_]
