@@ -55,7 +55,7 @@ def compared(path: Path, network: Any, threads: int) -> dict[str, Any]:
 
     scan, template = read_volume(path), mni152()
     started = time.perf_counter()
-    pose, similarity = registered(scan.data, scan.affine, template, threads)
+    pose, similarity, _ = registered(scan.data, scan.affine, template, threads)
     by_template = propagated_mask(scan.data, scan.affine, pose, template)
     between = time.perf_counter()
     by_network = network(scan)

@@ -71,7 +71,7 @@ def moved(data: Any, affine: Any) -> list[dict[str, Any]]:
     from hz_runtime.preparation.template import mni152, points
 
     template = mni152()
-    affine_pose, similarity = registration.registered(data, affine, template)
+    affine_pose, similarity, _ = registration.registered(data, affine, template)
     pose = registration.rigid_pose(affine_pose, template.centre_mm)
     brain = points(template.mask, np.linalg.inv(pose) @ template.affine)
     rows = []
@@ -79,7 +79,7 @@ def moved(data: Any, affine: Any) -> list[dict[str, Any]]:
         move = rotated(degrees, shift, brain.mean(axis=0))
         turned = resample(data, move @ affine, data.shape, affine)
         started = time.perf_counter()
-        found, again = registration.registered(turned, affine, template)
+        found, again, _ = registration.registered(turned, affine, template)
         rigid = registration.rigid_pose(found, template.centre_mm)
         apart = registration.mean_distance(rigid @ move, pose, brain)
         rows.append(
@@ -137,7 +137,7 @@ def oriented(data: Any, affine: Any, count: int) -> dict[str, Any]:
             scan = read_volume(Path(folder) / "head.nii.gz")
         key = scan.data.tobytes("F") + scan.affine.tobytes()
         if key not in poses:
-            found, _ = registration.registered(scan.data, scan.affine, template)
+            found, *_ = registration.registered(scan.data, scan.affine, template)
             poses[key] = registration.rigid_pose(found, template.centre_mm)
         first = first or (scan.data, scan.affine, poses[key])
         voxels.append(float(np.abs(scan.data - first[0]).max() / first[0].max()))

@@ -216,7 +216,7 @@ def fitted(head: Path, reference: Path) -> dict[str, Any]:
     from hz_runtime.preparation.template import mni152
 
     scan, stripped = read_volume(head), read_volume(reference)
-    pose, _ = registered(scan.data, scan.affine, mni152())
+    pose, *_ = registered(scan.data, scan.affine, mni152())
     mask = propagated_mask(scan.data, scan.affine, pose, mni152())
     truth = stripped.data != np.median(stripped.data[:, :, 0])
     truth = resample(truth.astype(np.float32), stripped.affine, scan.shape, scan.affine) > 0.5

@@ -205,6 +205,15 @@ def test_written_only_is_of_two_studies_and_a_harmonizer(tmp_path: Path) -> None
         assert done.exit_code == 2 and "--written-only: of appearance and audit" in done.output
 
 
+def test_the_ensemble_reads_ages_of_volumes_alone(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="studies train networks")
+    cohort = write_cohort(tmp_path, {"oslo": 4, "rome": 4})
+    asked = ("--cohort", cohort, "--reference", "oslo", "--out", tmp_path / "out", "--predictor", "ensemble")
+    for study, more in (("diagnosis", ()), ("transfer", ("--system", "slice"))):
+        done = evaluate(study, *asked, *more)
+        assert done.exit_code == 2 and "--predictor ensemble: of pooled and transfer" in done.output
+
+
 def test_a_shorter_training_keeps_the_schedules_shape() -> None:
     from hz_cli.evaluate import _changed
     from hz_train.studies.presets import study_preset

@@ -151,8 +151,9 @@ def placed(data: F32, affine: F64, template: Template) -> F64:
 
 def registered(
     data: F32, affine: F64, template: Template, threads: int = 1, *, bare: bool = False
-) -> tuple[F64, float]:
-    """(affine pose (4, 4), its `similarity`): of the first of three ways that finds a brain.
+) -> tuple[F64, float, F32]:
+    """(affine pose (4, 4), its `similarity`, the scan in template space (91, 109, 91)): of the first of three
+    ways that finds a brain.
 
     A coarse search and refinement, where the template's `folds` are then found in the scan; else what niimath
     finds from the head's top at the template's (`placed`), then from where the header says, refined, where
@@ -169,8 +170,8 @@ def registered(
     pose = refined_pose(thin, grid, pose, template, bare=bare, farthest_mm=FROM_COARSE_MM)
     seen = _through(data, affine, pose, template)
     if folds(seen, template) >= LEAST_FOLDS:
-        return pose, similarity(seen, template)
-    best: tuple[float, F64] | None = None
+        return pose, similarity(seen, template), seen
+    best: tuple[float, F64, F32] | None = None
     failed: ScanError | None = None
     killed: HzError | None = None
     for start in (shift, np.eye(4)):
@@ -186,20 +187,21 @@ def registered(
         seen = _through(data, affine, pose, template)
         found = similarity(seen, template)
         if found >= WILL_DO or folds(seen, template) >= LEAST_FOLDS:
-            return pose, found
+            return pose, found, seen
         if best is None or found > best[0]:
-            best = found, pose
+            best = found, pose, seen
     if killed is not None:
         raise killed  # that start might have done
     if best is not None and best[0] >= LEAST_SIMILARITY:
-        return best[1], best[0]
+        return best[1], best[0], best[2]
     if best is None:
         assert failed is not None
         raise failed
     searched = pose_of(fine_values(thin, grid, shift, template, values), shift, template)
     poses = (best[1], refined_pose(thin, grid, searched, template, bare=bare))
-    pose = max(poses, key=lambda pose: folds(_through(data, affine, pose, template), template))
-    return pose, similarity(_through(data, affine, pose, template), template)
+    tried = [(pose, _through(data, affine, pose, template)) for pose in poses]
+    pose, seen = max(tried, key=lambda one: folds(one[1], template))
+    return pose, similarity(seen, template), seen
 
 
 def _through(data: F32, affine: F64, pose: F64, template: Template) -> F32:

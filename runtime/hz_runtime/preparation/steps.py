@@ -89,8 +89,7 @@ def prepare_head(
         known, how = _known_mask(volume, brain_mask, network)
     start = _within(volume.data, known) if known is not None else volume.data
     with _timed(seconds, "registration"):
-        affine, found = registered(start, volume.affine, template, threads, bare=known is not None)
-        seen = resample(start, affine @ volume.affine, template.mask.shape, template.affine)
+        affine, found, seen = registered(start, volume.affine, template, threads, bare=known is not None)
         checks = gates.of_registration(volume, affine, found, seen, template)
     verdicts = _passed(verdicts + checks)
     with _timed(seconds, "mask"):

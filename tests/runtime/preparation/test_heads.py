@@ -58,7 +58,7 @@ def test_a_made_up_head_is_found_and_stripped(prepared: PreparedHead) -> None:
 def test_a_moved_head_is_found_again(move: str) -> None:
     template = mni152()
     head, _, affine = made_head(MOVES[move], seed=1)
-    pose, found = registration.registered(head, affine, template)
+    pose, found, *_ = registration.registered(head, affine, template)
     rigid = registration.rigid_pose(pose, template.centre_mm)
     left = registration.mean_distance(rigid @ MOVES[move], np.eye(4), points(template.mask, template.affine))
     assert found > registration.WILL_DO

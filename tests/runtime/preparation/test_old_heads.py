@@ -126,7 +126,7 @@ def test_a_lost_registration_is_searched(monkeypatch: pytest.MonkeyPatch) -> Non
     head, affine = old_head(move)
     lost = np.diag([0.9, 0.9, 0.9, 1.0])
     monkeypatch.setattr(registration, "affine_pose", lambda *_: lost)
-    pose, found = registration.registered(head, affine, template)
+    pose, found, *_ = registration.registered(head, affine, template)
     there, seen = (resample(head, way @ affine, template.mask.shape, template.affine) for way in (lost, pose))
     assert registration.similarity(there, template) < gates.LEAST_SIMILARITY
     assert found == registration.similarity(seen, template)
