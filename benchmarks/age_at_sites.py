@@ -68,7 +68,7 @@ def answers(cohort: Any, folder: Path, bundle: Path | None) -> list[dict[str, An
         "--plain",
     ]
     command += ["--quiet", *(["--model", str(bundle)] if bundle else [])]
-    done = subprocess.run(command, check=False)
+    done = subprocess.run(command, check=False, stdout=sys.stderr)
     if done.returncode not in (0, 3):
         sys.exit(done.returncode)
     found = []

@@ -1,13 +1,13 @@
 """What an age network can do beyond simpler ones, on the held-out people of its own cross-validation.
 
-    python benchmarks/age_skill.py AGE.json COHORT/participants.tsv [--harmonizer CHECKPOINT]
+    python benchmarks/age_skill.py AGE.json COHORT/participants.tsv --site SITE [--harmonizer CHECKPOINT]
 
-AGE.json: of the checkpoint, with the held-out predictions and the folds they come from. In the same folds two
-ridge regressions answer, each with the penalty of least leave-one-out error: on the voxels of the network's
-grid (harmonized where the network's were), and, where the cohort has label maps, on the volumes of their
-regions. Prints JSON: errors with 95 % bootstrap intervals over people, differences from the network paired
-by person, and mean errors by third of age, raw and after the age-bias correction by a line that leaves the
-person out.
+AGE.json: of the checkpoint, with the held-out predictions and the folds they come from, of which those of
+SITE's people count, who were scanned once each. In the same folds two ridge regressions of that site answer,
+each with the penalty of least leave-one-out error: on the voxels of the network's grid (harmonized where the
+network's were), and, where the cohort has label maps, on the volumes of their regions. Prints JSON: errors
+with 95 % bootstrap intervals over people, differences from the network paired by person, and mean errors by
+third of age, raw and after the age-bias correction by a line that leaves the person out.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="JSON of an age checkpoint")
     parser.add_argument("cohort", type=Path)
+    parser.add_argument("--site", required=True)
     parser.add_argument("--harmonizer", type=Path, help="checkpoint that the scans passed through")
     given = parser.parse_args()
 
@@ -41,24 +42,26 @@ def main() -> None:
 
     meta = json.loads(given.checkpoint.read_text())
     kept, recipe = meta["held_out_predictions"], Recipe.from_dict(meta["recipe"])
-    scans = {pseudonym(s.subject): s for s in read_participants(given.cohort).at(meta["sources"]).scans}
-    cohort = Cohort(tuple(scans[name] for name in kept["subjects"]))
-    ages, raw = np.array(kept["age"]), np.array(kept["raw"])
+    scans = {pseudonym(s.subject): s for s in read_participants(given.cohort).at([given.site]).scans}
+    rows = [k for k, name in enumerate(kept["subjects"]) if name in scans]
+    people = [kept["subjects"][k] for k in rows]
+    cohort = Cohort(tuple(scans[name] for name in people))
+    ages, raw = np.array(kept["age"])[rows], np.array(kept["raw"])[rows]
     inputs = load(cohort, recipe)
     grids = inputs.grids
     if given.harmonizer:
         with Run.start(Schedule(), "auto") as run:
             grids = harmonized(grids, given.harmonizer, recipe, run)
     answers = {"network": raw}
-    folds = [np.isin(kept["subjects"], fold["subjects"]) for fold in kept["folds"]]
-    answers["ridge on voxels"] = on_voxels(grids, ages, kept["subjects"], folds)
+    folds = [np.isin(people, fold["subjects"]) for fold in kept["folds"]]
+    answers["ridge on voxels"] = on_voxels(grids, ages, people, folds)
     if all(scan.labels for scan in cohort.scans):
         answers["ridge on volumes of regions"] = on_volumes(cohort, ages, folds)
     print(
         json.dumps(
             {
-                "scores": scored(ages, answers, kept["subjects"]),
-                "thirds": thirds(ages, raw),
+                "scores": scored(ages, answers, people),
+                "thirds": thirds(ages, raw, people, age_bias(kept)),
                 "split": meta["split"],
                 "n": len(ages),
                 "machine": describe_machine(),
@@ -121,13 +124,20 @@ def scored(ages: F64, answers: dict[str, F64], people: list[str]) -> dict[str, A
     }
 
 
-def thirds(ages: F64, raw: F64) -> list[dict[str, Any]]:
+def age_bias(kept: dict[str, Any]) -> Any:
+    """By pseudonym: the correction by everybody else, of all sites."""
+    from hz_calibration.age_bias import fit_age_bias
+
+    ages, raw, people = (np.array(kept[key]) for key in ("age", "raw", "subjects"))
+    return {
+        name: fit_age_bias(ages[people != name], raw[people != name], "", subjects=people[people != name])
+        for name in set(kept["subjects"])
+    }
+
+
+def thirds(ages: F64, raw: F64, people: list[str], bias: Any) -> list[dict[str, Any]]:
     """Mean error, answer minus age, in each third of age."""
-    corrected = np.empty_like(raw)
-    for k in range(len(ages)):
-        rest = np.arange(len(ages)) != k
-        slope, intercept = np.polyfit(ages[rest], raw[rest], 1)
-        corrected[k] = (raw[k] - intercept) / slope
+    corrected = np.array([bias[who].corrected(one) for who, one in zip(people, raw, strict=True)])
     rows = []
     for part in np.array_split(np.argsort(ages, kind="stable"), 3):
         rows.append(

@@ -16,11 +16,11 @@ keep() { # a study's numbers, without its page and pictures
   cp "$work/$1"/*.json "$work/$1"/*.tsv "$results/$2/"
 }
 
-python "$here/age_skill.py" "$work/age/age.json" "$work/participants.tsv" \
+python "$here/age_skill.py" "$work/age/age.json" "$work/participants.tsv" --site ixi_hh \
   --harmonizer "$work/anchored/harmonizer.safetensors" >"$results/age_skill-ixi_hh.json"
 python "$here/age_interval.py" real "$work/age/age.json" "$work/judged.tsv" --bundle "$bundle" \
   >"$results/age_interval-real_sites.json"
-python "$here/age_at_sites.py" "$work/judged.tsv" --bundle "$bundle" --sites ds002748,ds000011,oasis1,philips \
+python "$here/age_at_sites.py" "$work/judged.tsv" --bundle "$bundle" --sites ds002748,ds000011,oasis1 \
   >"$results/age_at_sites-real.json"
 for study in appearance audit; do
   hz-evaluate $study --cohort "$work/judged.tsv" --reference ixi_hh --harmonizer "$bundle" --written-only \

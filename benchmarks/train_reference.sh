@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# How the next reference bundle is made, in hours of two CPU cores; every step goes on where it was stopped.
-# The shipped one was made by this script as it was in commit d675434.
+# How the reference bundle is made, in hours of two CPU cores; every step goes on where it was stopped.
+# judge_reference.sh says what it is worth.
 #   benchmarks/train_reference.sh SCANS WORK_FOLDER
 # SCANS holds the folders ixi_hh and real_cohort_2mm (`reference_cohort.py` says what they are). Only
 # permissively licensed sites train, and no weight sees oasis1 or any other site.
@@ -28,8 +28,11 @@ harmonizer "$before" "$work/harmonizer" --coarse 4 --warmup 2 --warmup-lr 2e-4 -
 # Brains that were stripped otherwise have another median, and came out brighter than the target's.
 harmonizer "$work/harmonizer/harmonizer.safetensors" "$work/anchored" \
   --gain 0.25 --coarse 1 --warmup 1 --warmup-lr 1e-4 --epochs 2
-hz-train age --cohort "$cohort" --sites ixi_hh --preset ensemble \
-  --harmonizer "$work/anchored/harmonizer.safetensors" --out "$work/age" --licence "IXI CC BY-SA 3.0"
+# Of all three sites: an age network of the reference site alone took what is left of the others for age, and
+# made their people twenty to thirty years older.
+hz-train age --cohort "$cohort" --sites ixi_hh,ds002748,ds000011 --preset ensemble \
+  --harmonizer "$work/anchored/harmonizer.safetensors" --out "$work/age" \
+  --licence "IXI CC BY-SA 3.0, ds002748 CC0, ds000011 PDDL 1.0"
 
 # The plan of INT8 and the parity of the files are measured on different people of the cohort.
 mapfile -t files < <(awk -F'\t' 'NR > 1 {print $1}' "$cohort")
@@ -40,7 +43,10 @@ for i in "${!files[@]}"; do
     9) [ ${#parity[@]} -lt 12 ] && parity+=(--scans "$work/${files[i]}") ;;
   esac
 done
-hz-calibrate "$work/anchored/harmonizer.safetensors" "${calibration[@]}" --participants "$cohort" \
+# The plan is made with the age network behind the harmonizer: ages move further than intensities.
+hz-export "$work/anchored/harmonizer.safetensors" "$work/age/age.safetensors" --out "$work/plain.hz" \
+  --no-parity --overwrite
+hz-calibrate "$work/plain.hz" --role harmonizer "${calibration[@]}" --participants "$cohort" \
   --no-half --out "$work/plan.json" --overwrite
 hz-export --fp16 --int8 --plan "$work/plan.json" --half-weights \
   "$work/anchored/harmonizer.safetensors" "$work/age/age.safetensors" \

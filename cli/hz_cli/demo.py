@@ -52,7 +52,7 @@ def main(out: Path, model: Path | None) -> None:
     click.echo(
         "One head (the MNI152 template), seen by three simulated scanners: contrast, bias field, noise."
     )
-    click.echo("hz-run maps them to one reference site; the template is too large a brain for its ages.\n")
+    click.echo("hz-run maps them to one reference site; the template is no person, and has no age.\n")
     from hz_cli.demo_scans import mni152_head
 
     sys.exit(run_demo(out, mni152_head(), model))

@@ -143,12 +143,12 @@ class AgeEnsemble(nn.Module):
         self.width, self.grid = width, grid
         self.features = nn.Sequential(
             *_conv(TISSUES, width),
+            nn.MaxPool3d(2),
             *_conv(width, 2 * width),
             nn.MaxPool3d(2),
             *_conv(2 * width, 4 * width),
             nn.MaxPool3d(2),
             *_conv(4 * width, 8 * width),
-            nn.MaxPool3d(2),
             *_conv(8 * width, 8 * width),
             nn.AdaptiveAvgPool3d(1),
             nn.Flatten(),
