@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the shipped bundle is worth on real people: the tables of docs/studies.md, in about two hours of two CPU cores.
+# What a bundle of train_reference.sh is worth on real people, in about two hours of two CPU cores.
 #   benchmarks/judge_reference.sh SCANS WORK_FOLDER
 # SCANS as for reference_cohort.py; WORK_FOLDER as train_reference.sh leaves it. Results: benchmarks/results/.
 set -euo pipefail

@@ -17,10 +17,7 @@ from hz_cli.simulate import simulate
 
 # Presets of the 3D system and of the slice system, and what the help says of them.
 VOLUMES = ("paper", "quick", "reference"), "reference: as the reference bundle."
-AGES = (
-    (*VOLUMES[0], "ensemble"),
-    "reference: the paper's network, hours on a CPU; ensemble: for a hundred people, as the shipped bundle.",
-)
+AGES = (*VOLUMES[0], "ensemble"), f"{VOLUMES[1]} ensemble: for a hundred people."
 SLICES = ("paper", "small", "quick"), "small: 64^3 volumes, hours on a CPU."
 
 

@@ -60,7 +60,7 @@ PRESETS = {
         folds=4,
         controls_only=False,
     ),
-    # What the reference bundle was trained with: nobody is spared, and all are held out once.
+    # For the next reference bundle: nobody is spared, and all are held out once.
     "ensemble": AgePreset(
         Schedule(
             epochs=20, batch=8, lr=4e-3, milestones=(12, 17), gamma=0.3, betas=(0.9, 0.999),
