@@ -52,7 +52,9 @@ class RunOutputs:
         """For which ages the ages hold, in words."""
         if self.ages is None:
             return "people of the age network's training range"
-        return f"people of {self.ages[0]:.0f} to {self.ages[1]:.0f} years, whom the age network was trained on"
+        return (
+            f"people of {self.ages[0]:.0f} to {self.ages[1]:.0f} years, whom the age network was trained on"
+        )
 
     @property
     def interval_name(self) -> str:
