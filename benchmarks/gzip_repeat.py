@@ -1,15 +1,17 @@
 """Whether igzip gives the same bytes for the same volume every time, by level.
 
     python benchmarks/gzip_repeat.py [--processes N] [--volumes N]
+    python benchmarks/gzip_repeat.py --written VOLUME.nii.gz ...
 
 Compresses the same made-up int16 volumes in many fresh processes, more at a time than there are cores,
-and counts the files that differ from what most processes wrote; seconds and size a level beside it. Prints
-JSON.
+and counts the files that differ from what most processes wrote; seconds and size a level beside it. With
+--written only the size a level of volumes that hz-run wrote. Prints JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import hashlib
 import json
 import statistics
@@ -17,6 +19,8 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from isal import isal_zlib
@@ -54,11 +58,27 @@ def digests(volumes: int) -> dict[int, tuple[list[str], int, float]]:
     return found
 
 
+def written(paths: list[Path]) -> dict[str, Any]:
+    """Bytes of the same voxels by level, and their share of level 0's."""
+    sizes = dict.fromkeys(LEVELS, 0)
+    for path in paths:
+        data = gzip.decompress(path.read_bytes())
+        for level in LEVELS:
+            squeeze = isal_zlib.compressobj(level, isal_zlib.DEFLATED, 31)
+            sizes[level] += len(squeeze.compress(data)) + len(squeeze.flush())
+    share = {level: round(size / sizes[0], 3) for level, size in sizes.items()}
+    return {"volumes": len(paths), "bytes": sizes, "share": share}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--processes", type=int, default=200)
     parser.add_argument("--volumes", type=int, default=20)
+    parser.add_argument("--written", nargs="+", type=Path, metavar="VOLUME")
     given = parser.parse_args()
+    if given.written:
+        print(json.dumps({**written(given.written), "machine": describe_machine()}, indent=2))
+        return
     at_once = 2 * usable_cpus()
     with ProcessPoolExecutor(at_once, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         runs = list(pool.map(digests, [given.volumes] * given.processes))

@@ -28,8 +28,8 @@ harmonizer "$before" "$work/harmonizer" --coarse 4 --warmup 2 --warmup-lr 2e-4 -
 # Brains that were stripped otherwise have another median, and came out brighter than the target's.
 harmonizer "$work/harmonizer/harmonizer.safetensors" "$work/anchored" \
   --gain 0.25 --coarse 1 --warmup 1 --warmup-lr 1e-4 --epochs 2
-# Of all three sites: an age network of the reference site alone took what is left of the others for age, and
-# made their people twenty to thirty years older.
+# Of all three sites: an age network of the reference site alone takes for age what harmonization leaves of the
+# others, and answers decades too old there (age_at_sites.py).
 hz-train age --cohort "$cohort" --sites ixi_hh,ds002748,ds000011 --preset ensemble \
   --harmonizer "$work/anchored/harmonizer.safetensors" --out "$work/age" \
   --licence "IXI CC BY-SA 3.0, ds002748 CC0, ds000011 PDDL 1.0"

@@ -43,7 +43,7 @@ def gzipped(pieces: Iterable[bytes | memoryview]) -> bytes:
     """`pieces`, one after the other, as one gzip member without name or time.
 
     The same bytes for the same input, which a resumed run has to end in: of igzip's levels that is so of 0
-    and 3 alone, of which 3 is a quarter smaller on scans (benchmarks/gzip_repeat.py).
+    and 3 alone, of which 3 is smaller, by a fifth on scans (benchmarks/gzip_repeat.py).
     """
     from isal import isal_zlib
 

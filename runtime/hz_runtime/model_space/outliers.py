@@ -19,18 +19,15 @@ import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import BundleError
 from hz_runtime.model_space.foreground import foreground_threshold
-from hz_runtime.model_space.recipe import WORDS
+from hz_runtime.model_space.recipe import WORDS, ModelInput
 from hz_runtime.model_space.resample import resample, scaled_affine
-
-if TYPE_CHECKING:
-    from hz_runtime.model_space.recipe import ModelInput
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
