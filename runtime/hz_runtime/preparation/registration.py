@@ -1,7 +1,7 @@
 """Registration to the template: twelve degrees of freedom, and six by polar decomposition.
 
 A coarse search (`search`) and refinement (`refinement`) find nearly all heads. What they do not find,
-niimath's coreg_fast does, which maximizes Hellinger and correlation ratio from many coarse starts, in four
+niimath's coreg_fast does, which maximizes Hellinger and correlation ratio from many coarse starts, in three
 times the time. No rigid mode is used: with twelve degrees of freedom the brain's size does not pull at its
 place, and the rotation nearest to the affine (Higham 1986) is the pose.
 """
@@ -33,7 +33,7 @@ LEAST_SIMILARITY = 0.40  # real heads 0.49 to 0.72; a head that registration los
 WILL_DO = 0.45  # similarity of a captured head: 25 real T1w scans reach 0.49 or more; a lost one had 0.26
 STEPS = 323.7  # to the bright end; no simple ratio to the few hundred values of an 8-bit scan
 SCALP_MM, UPPER_MM = 6.0, 100.0
-FROM_COARSE_MM = 45.0  # refinement may go so far from a pose of the coarse search; heads take up to 25
+FROM_COARSE_MM = 45.0  # the coarse search may end centimetres off at the brain's edge
 
 
 def affine_pose(data: F32, affine: F64, template: Template, threads: int = 1) -> F64:
