@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# How the next reference bundle is made, in hours of two CPU cores; every step goes on where it was stopped.
-# judge_reference.sh says what it is worth. The shipped one was made by this script as it was in commit d675434.
+# How the reference bundle was made, in hours of two CPU cores; every step goes on where it was stopped.
+# judge_reference.sh says what it is worth.
 #   benchmarks/train_reference.sh SCANS WORK_FOLDER
 # SCANS holds the folders ixi_hh and real_cohort_2mm (`reference_cohort.py` says what they are). Only
 # permissively licensed sites train, and no weight sees oasis1 or any other site.

@@ -16,8 +16,8 @@ from hz_cli.outliers import outliers
 from hz_cli.simulate import simulate
 
 # Presets of the 3D system and of the slice system, and what the help says of them.
-VOLUMES = ("paper", "quick", "reference"), "reference: as the reference bundle."
-AGES = (*VOLUMES[0], "ensemble"), f"{VOLUMES[1]} ensemble: for a hundred people."
+VOLUMES = ("paper", "quick", "reference"), "reference: hours on a CPU."
+AGES = (*VOLUMES[0], "ensemble"), f"{VOLUMES[1]} ensemble: for a hundred people, as the reference bundle."
 SLICES = ("paper", "small", "quick"), "small: 64^3 volumes, hours on a CPU."
 
 

@@ -71,8 +71,8 @@ PRESETS = {
         Settings(Weights(restore=10.0), Augmentation.strong(), coarse=2, warmup=1),
         n4=False,
     ),
-    # What the reference bundle was trained with: hours of CPU, not days of GPU. Restoration, which has a
-    # known answer, does most of the work; the adversarial epochs are few.
+    # Hours of CPU, not days of GPU. Restoration, which has a known answer, does most of the work; the
+    # adversarial epochs are few. The reference bundle went on from such a training by restoration alone.
     "reference": Preset(
         Schedule(epochs=150, batch=1, lr=5e-5, milestones=(), precision="bf16", seed=2023, picture_every=10),
         Settings(

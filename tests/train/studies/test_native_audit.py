@@ -37,8 +37,9 @@ def test_a_change_of_scale_keeps_everything(run) -> None:
         for metric in ("volume", "contrast"):
             kept = value(result, "native_lesions", "judged", "all sites", metric, lesion=lesion)
             assert kept == pytest.approx(1, abs=1e-3), (lesion, metric)
-    for metric in ("csf", "grey", "white", "brain", "csf_off_worst"):
-        assert value(result, "native_volumes", "judged", "all sites", metric) == pytest.approx(0, abs=0.05)
+    for method in ("judged", "levels alone"):
+        for metric in ("csf", "grey", "white", "brain", "csf_off_worst"):
+            assert value(result, "native_volumes", method, "all sites", metric) == pytest.approx(0, abs=0.05)
     found = {m: value(result, "native_atrophy", m, "all sites", "recovered") for m in ("raw", "judged")}
     assert found["raw"] == pytest.approx(-3, abs=0.8)  # of voxels of 5 mm
     assert found["judged"] == pytest.approx(found["raw"], abs=1e-3)
@@ -68,3 +69,12 @@ def test_a_harmonizer_that_undoes_atrophy_is_found(run) -> None:
     result = run(lambda volume: first.setdefault(volume.sha256, volume.data / np.float32(200)))
     assert value(result, "native_atrophy", "judged", "all sites", "recovered") == pytest.approx(0)
     assert value(result, "native_atrophy", "judged", "all sites", "off_worst") == pytest.approx(3)
+
+
+def test_what_contrast_alone_does_to_a_segmentation_stands_beside_it(run) -> None:
+    """A curve that is bent between the tissues differs from the straight one through the same medians."""
+    result = run(lambda volume: np.sqrt(np.maximum(volume.data, 0) / np.float32(200)))
+    written, alone = (
+        value(result, "native_volumes", method, "all sites", "grey") for method in ("judged", "levels alone")
+    )
+    assert abs(written - alone) > 0.5

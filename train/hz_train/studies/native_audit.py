@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from hz_train.cohort import Cohort, Scan
 from hz_train.scores import Statistic
 from hz_train.studies import atrophy, lesions
-from hz_train.studies.anatomy import CSF, TISSUES, WHITE, partial_volumes, percent_change, tissue_means
+from hz_train.studies.anatomy import (
+    CSF,
+    GREY,
+    TISSUES,
+    WHITE,
+    partial_volumes,
+    percent_change,
+    tissue_means,
+)
 from hz_train.studies.baselines import Raw
 from hz_train.studies.estimate import estimates
 from hz_train.studies.native_scans import NativeScan, over_scans, without_field
@@ -33,6 +41,7 @@ PLANTED_IN = 20  # people of each site: six more volumes of each are harmonized
 RESAMPLES = 1000
 WORST = "_worst"
 BRAIN = "brain"
+LEVELS_ALONE = "levels alone"
 HOW = "volumes as written; 95 % bootstrap intervals over subjects"
 LESIONS = (
     Column("volume", "Volume kept", "", 3),
@@ -59,12 +68,13 @@ VOLUMES = tuple(
 class Findings:
     """What was found in one scan.
 
-    volumes : (4,) % change of CSF, grey and white matter, and of the latter two together, raw to written.
+    volumes : by method, (4,) % change of CSF, grey and white matter, and of the latter two together, raw to
+        written.
     kept : (kind and size) -> (volume, contrast) as shares of what they are in the raw scan.
     recovered : by method, % change of the brain's volume where atrophy was planted; empty where it was not.
     """
 
-    volumes: F64
+    volumes: Mapping[str, F64]
     kept: Mapping[str, tuple[float, float]]
     recovered: Mapping[str, float]
 
@@ -98,7 +108,7 @@ def native_tables(cohort: Cohort, settings: StudySettings) -> tuple[Table, ...]:
                 "Tissues as written",
                 VOLUMES_CAPTION,
                 VOLUMES,
-                volume_rows(name, found, scans, seed),
+                volume_rows(found, scans, seed),
             ),
         )
         if rows
@@ -111,7 +121,11 @@ def findings(scan: Scan, harmonizer: TrainedHarmonizer, plant: bool) -> Findings
     sound = native.sound
     written = harmonizer.written(sound)
     flat = without_field(replace(sound, data=np.asfortranarray(written)))
-    change = percent_change(segmented(flat, native.brain), segmented(native.flat, native.brain))
+    before = segmented(native.flat, native.brain)
+    change = {
+        harmonizer.name: percent_change(segmented(flat, native.brain), before),
+        LEVELS_ALONE: percent_change(segmented(at_levels_of(flat, native), native.brain), before),
+    }
     if not plant:
         return Findings(change, {}, {})
     return Findings(change, kept_lesions(native, written, harmonizer), recovered_atrophy(native, harmonizer))
@@ -159,6 +173,22 @@ def recovered_atrophy(native: NativeScan, harmonizer: TrainedHarmonizer) -> dict
     return found
 
 
+def at_levels_of(flat: F32, native: NativeScan) -> F32:
+    """The raw scan through straight pieces that bring its tissues' medians to those of the written scan.
+
+    What a segmentation makes of that differs from the raw scan by contrast alone. Brighter than white matter
+    it goes on as between grey and white.
+    """
+    before, after = (
+        np.array([0.0, *(np.median(scan[native.labels == tissue]) for tissue in (CSF, GREY, WHITE))])
+        for scan in (native.flat, flat)
+    )
+    beyond = max(float(native.flat.max()), float(before[-1]) + 1)
+    slope = (after[-1] - after[-2]) / (before[-1] - before[-2])
+    knots = np.append(before, beyond), np.append(after, after[-1] + slope * (beyond - before[-1]))
+    return np.interp(native.flat, *knots).astype(np.float32)
+
+
 def segmented(flat: F32, brain: Mask) -> F64:
     """(4,) voxels of CSF, grey and white matter and of the latter two, of a volume without its field."""
     volumes = partial_volumes(flat, brain)
@@ -190,13 +220,16 @@ def atrophy_rows(found: Sequence[Findings], scans: Sequence[Scan], seed: int) ->
     return rows
 
 
-def volume_rows(method: str, found: Sequence[Findings], scans: Sequence[Scan], seed: int) -> list[Row]:
-    """Over all scans, and by site."""
-    change = np.stack([f.volumes for f in found])
-    values: dict[str, F64] = {}
-    for k, name in enumerate(SHORT.values()):
-        values |= {name: change[:, k], f"{name}_off": change[:, k]}
-    return summary_rows(method, values, scans, seed)
+def volume_rows(found: Sequence[Findings], scans: Sequence[Scan], seed: int) -> list[Row]:
+    """By method, over all scans, and by site."""
+    rows = []
+    for method in found[0].volumes:
+        change = np.stack([f.volumes[method] for f in found])
+        values: dict[str, F64] = {}
+        for k, name in enumerate(SHORT.values()):
+            values |= {name: change[:, k], f"{name}_off": change[:, k]}
+        rows += summary_rows(method, values, scans, seed)
+    return rows
 
 
 def summary_rows(
@@ -252,5 +285,7 @@ ATROPHY_CAPTION = (
 VOLUMES_CAPTION = (
     "Change of each tissue's volume from the raw scan to the written one, by the one segmentation (N4, "
     "Otsu's three classes, mixed voxels in parts) inside one outline: mean, mean |change|, and worst "
-    "person. Brain is grey and white matter together. Where fluid is little, its percents are large."
+    "person. Brain is grey and white matter together. Where fluid is little, its percents are large. "
+    f"'{LEVELS_ALONE}' is the raw scan at the written scan's levels, with straight lines between: what "
+    "contrast alone does to this segmentation."
 )

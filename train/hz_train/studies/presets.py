@@ -60,8 +60,7 @@ def _volume_presets() -> dict[str, StudyPreset]:
             Schedule(epochs=2, batch=4, lr=1e-3, milestones=(), betas=adam, picture_every=0),
             AgeSettings(width=2),
         ),
-        # The networks and schedules of the reference bundle: simulated scanners and restoration beside
-        # the paper's losses. Hours on a CPU.
+        # Simulated scanners and restoration beside the paper's losses. Hours on a CPU.
         "reference": StudyPreset(
             Recipe(),
             replace(CYCLEGAN_PRESETS["reference"], n4=False),
