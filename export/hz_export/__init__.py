@@ -10,7 +10,7 @@
     bench, speed     how fast they are, in turns: candidates and torch_baselines
     parity           how far the files stray from the network they came from, on real volumes
     onnx_files       a network's graphs, each with its parity
-    model_card       MODEL_CARD.md from a checkpoint's own numbers
+    model_card       MODEL_CARD.md from a checkpoint's own numbers, with the items of reporting guidelines
     assemble         all of it together, published atomically
 
 Importing this package imports neither torch nor onnx.

@@ -6,6 +6,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from hz_export.markdown import as_range, as_text, as_words, flat, joined, section, table
+from hz_export.reporting_items import reporting_items
 from hz_runtime.model_space.anatomy import MEASURES
 from hz_runtime.model_space.outliers import THRESHOLD
 
@@ -54,35 +56,36 @@ def model_card(
     parts = [
         f"# {name}",
         "Research use only. " + _what(metas),
-        _section("Intended use", manifest["intended_use"]),
-        _section("Must not be used for", "\n".join(f"- {line}" for line in NOT_FOR)),
+        section("Intended use", manifest["intended_use"]),
+        section("Must not be used for", "\n".join(f"- {line}" for line in NOT_FOR)),
     ]
-    parts.append(_section("Note", note))
+    parts.append(section("Note", note))
     parts += [_network(role, meta) for role, meta in metas.items()]
     parts.append(
-        _section("Age-bias correction", _age_bias(manifest.get("age_bias"))) if "age" in metas else ""
+        section("Age-bias correction", _age_bias(manifest.get("age_bias"))) if "age" in metas else ""
     )
     parts.append(
-        _section("Age interval", _age_interval(manifest.get("age_interval"))) if "age" in metas else ""
+        section("Age interval", _age_interval(manifest.get("age_interval"))) if "age" in metas else ""
     )
-    parts.append(_section("Files and their parity with the trained networks", _files(manifest["models"])))
-    parts.append(_section("TensorRT engines", _engines(manifest.get("engines", []))))
-    parts.append(_section("Precision plans", _plans(manifest["models"])))
-    parts.append(_section("Input range", _statistics(manifest.get("statistics", {}))))
+    parts.append(section("Files and their parity with the trained networks", _files(manifest["models"])))
+    parts.append(section("TensorRT engines", _engines(manifest.get("engines", []))))
+    parts.append(section("Precision plans", _plans(manifest["models"])))
+    parts.append(section("Input range", _statistics(manifest.get("statistics", {}))))
     parts += _compared(manifest)
-    parts.append(_section("Preparation", _table(("parameter", "value"), _flat(manifest["recipe"]))))
+    parts.append(section("Preparation", table(("parameter", "value"), flat(manifest["recipe"]))))
     parts.append(
-        _section("Licence of the training data", manifest["licence"] or "Not stated in the checkpoints.")
+        section("Licence of the training data", manifest["licence"] or "Not stated in the checkpoints.")
     )
-    parts.append(_section("Papers", _papers(metas)))
-    return "\n\n".join(part for part in parts if part) + "\n"
+    parts.append(section("Papers", _papers(metas)))
+    card = "\n\n".join(part for part in parts if part)
+    return f"{card}\n\n{section('Reporting guidelines', reporting_items(manifest, metas))}\n"
 
 
 def _compared(manifest: Mapping[str, Any]) -> list[str]:
     """What scans and people are compared with, beside the input range."""
     return [
-        _section("Anatomy of those who get an age", _who_gets_an_age(manifest)),
-        _section("Outlier score", _outliers(manifest.get("cohort", {}).get("reference"))),
+        section("Anatomy of those who get an age", _who_gets_an_age(manifest)),
+        section("Outlier score", _outliers(manifest.get("cohort", {}).get("reference"))),
     ]
 
 
@@ -103,7 +106,7 @@ def _what(metas: Mapping[str, Mapping[str, Any]]) -> str:
     if "harmonizer" in metas:
         meta = metas["harmonizer"]
         said.append(
-            f"Maps scans of {_join(meta.get('sources', []))} (and of scanners like theirs) "
+            f"Maps scans of {joined(meta.get('sources', []))} (and of scanners like theirs) "
             f"to {meta.get('target')}."
         )
     if "age" in metas:
@@ -123,18 +126,19 @@ def _network(role: str, meta: Mapping[str, Any]) -> str:
     parts = [f"## {TITLES[role]}" + (f": {system}" if system else "")]
     for part, described in cohort.items():
         if described:
-            parts.append(f"### Data: {_words(part)}\n\n{_cohort(described)}")
+            parts.append(f"### Data: {as_words(part)}\n\n{_cohort(described)}")
     how = {
         "split": meta.get("split"),
         "seed": meta.get("seed"),
         "network": meta.get("network"),
         "labels": meta.get("labels") or None,
         "n4": meta.get("n4"),
+        "started_from": (meta.get("started_from") or {}).get("sha256"),
         "schedule": meta.get("schedule"),
         "settings": meta.get("settings"),
     }
     parts.append(
-        "### Training\n\n" + _table(("what", "value"), _flat({k: v for k, v in how.items() if v is not None}))
+        "### Training\n\n" + table(("what", "value"), flat({k: v for k, v in how.items() if v is not None}))
     )
     scores = _scores(meta.get("metrics") or {})
     parts.append(
@@ -144,17 +148,17 @@ def _network(role: str, meta: Mapping[str, Any]) -> str:
 
 
 def _cohort(described: Mapping[str, Any]) -> str:
-    ages = _range(described.get("age_range"))
+    ages = as_range(described.get("age_range"))
     mean, sd = described.get("age_mean"), described.get("age_sd")
     spread = f", mean {mean:.1f}, SD {sd:.1f}" if mean is not None and sd is not None else ""
     first = (
         f"{described.get('n_scans')} scans of {described.get('n_subjects')} subjects; ages {ages}{spread}."
     )
     rows = [
-        (site, str(row.get("scans")), str(row.get("subjects")), _range(row.get("age_range")))
+        (site, str(row.get("scans")), str(row.get("subjects")), as_range(row.get("age_range")))
         for site, row in described.get("sites", {}).items()
     ]
-    return f"{first}\n\n{_table(('site', 'scans', 'subjects', 'ages'), rows)}"
+    return f"{first}\n\n{table(('site', 'scans', 'subjects', 'ages'), rows)}"
 
 
 def _scores(metrics: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str, Mapping[str, Any]]]:
@@ -165,20 +169,20 @@ def _scores(metrics: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tupl
         if isinstance(item, Mapping) and "value" not in item:
             rows += _scores(item, where)
         else:
-            rows.append((_words(" / ".join(where)), item if isinstance(item, Mapping) else {"value": item}))
+            rows.append((as_words(" / ".join(where)), item if isinstance(item, Mapping) else {"value": item}))
     return rows
 
 
 def _scores_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    return _table(
+    return table(
         ("score", "value", "95 % interval", "n", "how"),
         [
             (
                 name,
-                _text(row["value"]),
-                " to ".join(_text(end) for end in row["ci95"]) if row.get("ci95") else "not stored",
-                _text(row.get("n", "")),
-                _text(row.get("how", "")),
+                as_text(row["value"]),
+                " to ".join(as_text(end) for end in row["ci95"]) if row.get("ci95") else "not stored",
+                as_text(row.get("n", "")),
+                as_text(row.get("how", "")),
             )
             for name, row in rows
         ],
@@ -218,7 +222,7 @@ def _age_interval(interval: Mapping[str, Any] | None) -> str:
             coverage = width["coverage"]
             measured = f"{coverage['value']:.1%} ({coverage['ci95'][0]:.1%} to {coverage['ci95'][1]:.1%})"
             by_age = [
-                f"{t['coverage']:.0%} of {t['n']} aged {_range(t['age_range'])}" for t in width["by_age"]
+                f"{t['coverage']:.0%} of {t['n']} aged {as_range(t['age_range'])}" for t in width["by_age"]
             ]
             rows.append((kind, f"+- {width['half_width']:.1f}", measured, *by_age))
     shown = interval.get("corrected") or interval["raw"]
@@ -243,7 +247,7 @@ def _age_interval(interval: Mapping[str, Any] | None) -> str:
         "it was made on. Nothing guarantees it at other sites, harmonized or not, or for flagged scans."
     )
     head_row = ("age", "years", "covers", "youngest third", "middle third", "oldest third")
-    return head + _table(head_row, rows) + tail
+    return head + table(head_row, rows) + tail
 
 
 def _scatter(n: int, level: float) -> float:
@@ -263,8 +267,8 @@ def _files(models: Sequence[Mapping[str, Any]]) -> str:
             rows.append((entry["file"], entry["precision"], f"{entry['parameters']:,}", ran, said))
     volumes = next((e["parity"]["volumes"] for e in models if e.get("parity", {}).get("volumes")), None)
     source = f"Measured on {volumes['n']} volumes: {volumes['source']}.\n\n" if volumes else ""
-    table = _table(("file", "precision", "parameters", "engine", "difference from PyTorch float32"), rows)
-    return source + table + _seams(models)
+    listed = table(("file", "precision", "parameters", "engine", "difference from PyTorch float32"), rows)
+    return source + listed + _seams(models)
 
 
 def _seams(models: Sequence[Mapping[str, Any]]) -> str:
@@ -318,13 +322,13 @@ def _engines(engines: Sequence[Mapping[str, Any]]) -> str:
             engine["precision"],
             ", ".join(engine["capability"]),
             "{least} to {most}, best {tuned}".format(**engine["profile"]),
-            _text([_words(flag) for flag in engine["flags"]]),
+            as_text([as_words(flag) for flag in engine["flags"]]),
             f"{engine['sha256'][:12]}...",
         )
         for engine in engines
     ]
     head = ("file", "builder", "precision", "compute capability", "batches", "options", "sha256")
-    return ("" if measured else said) + _table(head, rows)
+    return ("" if measured else said) + table(head, rows)
 
 
 def _plans(models: Sequence[Mapping[str, Any]]) -> str:
@@ -333,18 +337,18 @@ def _plans(models: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _plan(file: str, plan: Mapping[str, Any]) -> str:
-    scans, sites = plan["calibration"]["n"], _join(list(plan["calibration"]["sites"]))
+    scans, sites = plan["calibration"]["n"], joined(list(plan["calibration"]["sites"]))
     error = plan["error"].get("int8") or {}
-    found = " and ".join(f"{_text(error[key])} {word}" for key, word in UNITS.items() if error.get(key))
+    found = " and ".join(f"{as_text(error[key])} {word}" for key, word in UNITS.items() if error.get(key))
     budget = " and ".join(
-        f"{_text(plan['budget'][key])} {word}" for key, word in UNITS.items() if plan["budget"].get(key)
+        f"{as_text(plan['budget'][key])} {word}" for key, word in UNITS.items() if plan["budget"].get(key)
     )
     head = (
         f"{file}: {len(plan['int8'])} convolutions in int8 ({plan['weight_bits']}-bit weights, ranges by "
         f"{plan['method']}), made on {scans} scans of {sites}, which are no part of the parity above. "
         f"On them the worst scans stray by {found or 'nothing'}; the budget was {budget or 'not limited'}."
     )
-    return f"{head}\n\n" + _table(
+    return f"{head}\n\n" + table(
         ("kept in float32", "why"), [(f"{k['operation']} {k['node']}", k["why"]) for k in plan["kept"]]
     )
 
@@ -353,11 +357,11 @@ def _statistics(statistics: Mapping[str, Mapping[str, float]]) -> str:
     if not statistics:
         return ""
     rows = [
-        (_words(name), *(_text(row[key]) for key in ("min", "max", "mean", "sd")))
+        (as_words(name), *(as_text(row[key]) for key in ("min", "max", "mean", "sd")))
         for name, row in statistics.items()
     ]
     said = "Scans further from these ranges than one SD are flagged in the results.\n\n"
-    return said + _table(("feature of the scan", "min", "max", "mean", "SD"), rows)
+    return said + table(("feature of the scan", "min", "max", "mean", "SD"), rows)
 
 
 def _who_gets_an_age(manifest: Mapping[str, Any]) -> str:
@@ -379,7 +383,7 @@ def _anatomy(anatomy: Mapping[str, Mapping[str, float]]) -> str:
     rows = [
         (
             MEASURES[name].words,
-            *(_text(MEASURES[name].factor * row[key]) for key in ("min", "max", "sd")),
+            *(as_text(MEASURES[name].factor * row[key]) for key in ("min", "max", "sd")),
             f"{MEASURES[name].slack:g} SD {'above' if MEASURES[name].sides == 'high' else 'to either side'}",
         )
         for name, row in anatomy.items()
@@ -389,7 +393,7 @@ def _anatomy(anatomy: Mapping[str, Mapping[str, float]]) -> str:
         "from these ranges than the last column says gets no age. Old people of usual anatomy still get one, "
         "which is wrong: ages hold for the training range alone.\n\n"
     )
-    return said + _table(("measure (shares in %, volume in cm3)", "min", "max", "SD", "no age beyond"), rows)
+    return said + table(("measure (shares in %, volume in cm3)", "min", "max", "SD", "no age beyond"), rows)
 
 
 def _outliers(reference: Mapping[str, Any] | None) -> str:
@@ -403,47 +407,3 @@ def _outliers(reference: Mapping[str, Any] | None) -> str:
         f"A scan is compared with {reference['n']} training scans in size, place, contrast and correlation, "
         f"and flagged where the robust score of any of them exceeds {THRESHOLD:g}."
     )
-
-
-def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
-    """(dotted key, text) of every leaf."""
-    if isinstance(value, Mapping):
-        return [
-            row for key, item in value.items() for row in _flat(item, f"{path}.{key}" if path else str(key))
-        ]
-    return [(path, _text(value))]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    if not rows:
-        return ""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_text(item) for item in value) or "none"
-    return "none" if value is None else str(value)
-
-
-def _range(ages: Sequence[float] | None) -> str:
-    return f"{ages[0]:g} to {ages[1]:g}" if ages else "unknown"
-
-
-def _words(text: str) -> str:
-    return text.replace("_", " ")
-
-
-def _join(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) or "any site"
-
-
-def _section(title: str, body: str) -> str:
-    return f"## {title}\n\n{body}" if body else ""
