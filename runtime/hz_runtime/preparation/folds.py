@@ -71,9 +71,8 @@ def detail(data: F32, inside: Mask, reach: int) -> F64:
 def _box_sums(values: F64, reach: int) -> F64:
     """Sums over the box around every voxel; nothing lies outside the array."""
     side = 2 * reach + 1
-    for axis in range(values.ndim):
-        size = values.shape[axis]
+    for axis, size in enumerate(values.shape):
         pad = [(reach + 1, reach) if k == axis else (0, 0) for k in range(values.ndim)]
-        total = np.cumsum(np.pad(values, pad), axis=axis)
-        values = total.take(range(side, size + side), axis) - total.take(range(size), axis)
+        total = np.moveaxis(np.cumsum(np.pad(values, pad), axis=axis), axis, 0)
+        values = np.moveaxis(total[side : size + side] - total[:size], 0, axis)
     return values

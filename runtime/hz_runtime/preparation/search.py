@@ -38,7 +38,10 @@ class _View:
 
     def __init__(self, data: F32, affine: F64, start: F64, template: Template, mm: float) -> None:
         thin, grid = averaged(data, affine, mm)
-        self._padded = np.pad(np.ascontiguousarray(thin), 1)
+        padded = np.pad(np.ascontiguousarray(thin), 1)
+        self._flat = padded.ravel().astype(np.float64)
+        self._last = np.array(padded.shape)[:, None] - 1.001
+        self._strides = padded.shape[1] * padded.shape[2], padded.shape[2]
         self._from_world = np.linalg.inv(start @ grid)
         brain, at = averaged(template.data, template.affine, mm)
         parts = (template.mask, dilated(template.mask, RING))
@@ -61,16 +64,18 @@ class _View:
 
     def _seen(self, to_voxels: F64) -> F64:
         """(n,): the scan at the template's points, linear between voxels, zero outside."""
-        at = self._at @ to_voxels[:3, :3].T + to_voxels[:3, 3] + 1
-        at = np.clip(at, 0, np.array(self._padded.shape) - 1.001)
+        at = np.ascontiguousarray((self._at @ to_voxels[:3, :3].T + to_voxels[:3, 3] + 1).T)
+        np.clip(at, 0, self._last, out=at)
         low = at.astype(np.int64)
-        part = at - low
-        strides = np.array([self._padded.shape[1] * self._padded.shape[2], self._padded.shape[2], 1])
-        first, flat = low @ strides, self._padded.ravel()
-        seen = np.zeros(len(at))
-        for corner in product((0, 1), repeat=3):
-            weight = np.prod(np.where(corner, part, 1 - part), axis=1)
-            seen += weight * flat[first + int(np.dot(corner, strides))]
+        at -= low
+        x, y, z = ((1 - part, part) for part in at)  # weights of the near and the far corner along each axis
+        across, along = self._strides
+        first = low[0] * across + low[1] * along + low[2]
+        seen = np.zeros(low.shape[1])
+        for i, j in product((0, 1), repeat=2):
+            edge = x[i] * y[j]
+            for k in (0, 1):
+                seen += edge * z[k] * self._flat.take(first + (i * across + j * along + k))
         return seen
 
 
