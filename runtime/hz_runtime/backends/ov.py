@@ -48,22 +48,26 @@ def open_model(model: bytes, _device: str, threads: int, where: str) -> OpenVino
         raise BackendError(f"OpenVINO cannot open {where}: {_brief(error)}", _REMEDY) from None
 
 
+_UNSEEN = ("openvino_telemetry", "openvino.tools.ovc")
+
+
 @cache
 def quiet_openvino() -> Any:
-    """The package, imported without its telemetry.
+    """The package, imported without its telemetry and its converter.
 
     The mere import of openvino 2026.4 writes a client id to ~/intel and queues an event for Google
     Analytics, without asking; its switch is a file in the user's home. A hospital's machine does not do
-    that: with openvino_telemetry out of sight the package takes its own silent stub.
+    that: with openvino_telemetry out of sight the package takes its own silent stub. The converter of other
+    frameworks' networks takes as long to import as all the rest; whoever needs it can import it afterwards.
     """
-    unseen = "openvino_telemetry" not in sys.modules
-    if unseen:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # "cannot be imported"
+    unseen = [name for name in _UNSEEN if name not in sys.modules]
+    for name in unseen:
+        sys.modules[name] = None  # type: ignore[assignment]  # "cannot be imported"
     try:
         return import_module("openvino")
     finally:
-        if unseen:
-            sys.modules.pop("openvino_telemetry", None)
+        for name in unseen:
+            sys.modules.pop(name, None)
 
 
 class OpenVinoBackend:
