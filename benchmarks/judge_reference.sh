@@ -16,6 +16,8 @@ keep() { # a study's numbers, without its page and pictures
   cp "$work/$1"/*.json "$work/$1"/*.tsv "$results/$2/"
 }
 
+python "$here/scanner_spread.py" "$work/judged.tsv" "$work/anchored/harmonizer.safetensors" \
+  >"$results/scanner_spread-real.json"
 python "$here/age_skill.py" "$work/age/age.json" "$work/participants.tsv" --site ixi_hh \
   --harmonizer "$work/anchored/harmonizer.safetensors" >"$results/age_skill-ixi_hh.json"
 python "$here/age_interval.py" real "$work/age/age.json" "$work/judged.tsv" --bundle "$bundle" \
@@ -32,8 +34,8 @@ hz-evaluate transfer --cohort "$work/ixi_hh-ds002748-oasis1.tsv" --reference ixi
   --predictor ensemble --out "$work/transfer"
 keep transfer transfer-real
 at ixi_hh ds002748
-hz-evaluate pooled --cohort "$work/ixi_hh-ds002748.tsv" --reference ixi_hh --preset reference --grid 32 \
-  --epochs 40 --predictor ensemble --seeds 0,1,2 --precision float32 --out "$work/pooled"
+hz-evaluate pooled --cohort "$work/ixi_hh-ds002748.tsv" --reference ixi_hh --preset reference --grid 32 --width 16 \
+  --batch 2 --epochs 16 --predictor ensemble --seeds 0,1,2 --precision float32 --out "$work/pooled"
 keep pooled pooled-real-32
 python "$here/travelling_head.py" "$scans/real_cohort_2mm/participants.tsv" --site oasis1 --bundle "$bundle" \
   >"$results/travelling_head-oasis1.json"
