@@ -62,13 +62,13 @@ locks audit: $(RELEASE_VENV)/.installed
 # source or of the bundle installs again (pip keeps the dependencies).
 $(DEMO_VENV)/.installed: pyproject.toml constraints.txt README.md $(SOURCES) | $(DEMO_VENV)/bin/python
 	@echo "installing the lean runtime into $(DEMO_VENV)"
-	$(DEMO_VENV)/bin/python -m pip install $(PIP_FLAGS) ".[cpu,demo]"
+	$(DEMO_VENV)/bin/python -m pip install $(PIP_FLAGS) ".[cpu]"
 	@touch $@
 
 # Tests run on the sources in place.
 $(TEST_VENV)/.installed: pyproject.toml constraints.txt | $(TEST_VENV)/bin/python
 	@echo "installing everything the tests need into $(TEST_VENV); torch is large"
-	$(TEST_VENV)/bin/python -m pip install $(PIP_FLAGS) --editable ".[dev,train,export,evaluate,prep,dicom,cpu,openvino,demo,sign,dask]"
+	$(TEST_VENV)/bin/python -m pip install $(PIP_FLAGS) --editable ".[dev,train,export,evaluate,prep,dicom,cpu,openvino,sign,dask]"
 	@touch $@
 
 # So is the reference; it needs no engine, no torch.

@@ -161,7 +161,7 @@ def audit() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("step", choices=("build", "locks", "boms", "check", "audit"))
-    parser.add_argument("extras", nargs="*", help="check: those installed here, e.g. cpu demo")
+    parser.add_argument("extras", nargs="*", help="check: those installed here, e.g. cpu prep")
     given = parser.parse_args()
     steps = {"build": build, "locks": locks, "boms": boms, "audit": audit}
     try:

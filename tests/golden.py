@@ -47,7 +47,7 @@ def machine_key() -> str:
         flags = " ".join(
             sorted(f for f in told.split() if f.startswith(("avx", "sse", "amx", "fma", "neon")))
         )
-    packages = [f"{name} {version(name)}" for name in ("numpy", "onnxruntime", "isal", "niimath", "nilearn")]
+    packages = [f"{name} {version(name)}" for name in ("numpy", "onnxruntime", "isal", "niimath")]
     text = "|".join([platform.machine(), flags, platform.python_version(), *packages])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -48,7 +48,6 @@ class Agreement:
 @options.model
 def main(out: Path, model: Path | None) -> None:
     """Harmonize one head as three simulated scanners see it, and show how far they agree."""
-    options.need("the demo", "demo", "nilearn")
     click.echo(
         "One head (the MNI152 template), seen by three simulated scanners: contrast, bias field, noise."
     )

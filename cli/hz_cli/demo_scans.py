@@ -1,7 +1,7 @@
 """One head through simulated scanners: real anatomy for the demo and the benchmarks, without a download.
 
-The head is the MNI152 T1 template (ICBM 2009a symmetric, skull-stripped, 1 mm) that ships inside
-nilearn. A scanner is a tone curve, a smooth receive field, Rician noise, and its own way of storing the
+The head is the MNI152 T1 template (ICBM 2009a symmetric, skull-stripped, 1 mm) that ships with hz.
+A scanner is a tone curve, a smooth receive field, Rician noise, and its own way of storing the
 result: intensity scale, dtype, orientation and field of view. The three scanners of the demo were chosen
 once, from ordinary figures (a field of 20-30 %, noise of about 1 %), and are not tuned to any harmonizer.
 
@@ -82,17 +82,15 @@ def random_scanner(seed: int) -> Scanner:
 
 
 def mni152_head() -> Head:
-    """The MNI152 T1 brain at 1 mm, 197 x 233 x 189 voxels, from the installed nilearn."""
-    import nibabel as nib
-    from nilearn import datasets
+    """The MNI152 T1 brain at 1 mm, 197 x 233 x 189 voxels."""
+    from hz_runtime.preparation.template import mni152_volume
 
-    template = nib.as_closest_canonical(datasets.load_mni152_template(resolution=1))
-    mask = nib.as_closest_canonical(datasets.load_mni152_brain_mask(resolution=1))
-    data = np.clip(np.asarray(template.dataobj, np.float32), 0, None)
+    template = mni152_volume()
+    data = template.data / template.data.max()
+    brain = data > 0.2
     # The template fades out in a faint halo; what a skull-stripping tool keeps ends where tissue does.
     data[data < 0.05] = 0
-    data /= data.max()
-    return Head(data, np.asarray(template.affine, np.float64), np.asarray(mask.dataobj) > 0)
+    return Head(data / data.max(), template.affine, brain)
 
 
 def tone(data: F32, gamma: float, shoulder: float) -> F32:

@@ -65,7 +65,7 @@ def brain_mask(out: Path | None, wheel: Path | None, overwrite: bool) -> None:
       hz-export brain-mask
       hz-prepare raw/*.nii.gz --out prepared
     """
-    options.need("hz-export", "export", *NEEDED, "nilearn")
+    options.need("hz-export", "export", *NEEDED)
     from hz_export.brain_mask import export_brain_mask
     from hz_runtime.errors import UsageError
     from hz_runtime.io.atomic import shown
@@ -149,7 +149,7 @@ def brain_mask(out: Path | None, wheel: Path | None, overwrite: bool) -> None:
     multiple=True,
     type=click.Path(path_type=Path, exists=True),
     help="Skull-stripped scans, or a folder of them, to measure parity on; repeatable.  "
-    "[default: nilearn's MNI152 brain]",
+    "[default: the MNI152 brain]",
 )
 @click.option("--name", metavar="TEXT", help="Name in the manifest and on the model card.  [default: NAME]")
 @click.option("--note", metavar="TEXT", default="", help="A remark for the model card.")

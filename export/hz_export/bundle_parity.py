@@ -46,7 +46,7 @@ class ParityOptions:
     """What to measure.
 
     checkpoints : .safetensors files that the bundle was exported from, any of them.  scans : files and
-    folders; none for the MNI152 brain of nilearn.  engines : names of those to measure, none
+    folders; none for the MNI152 brain that ships with hz.  engines : names of those to measure, none
     for all.  tolerance : fields of Tolerance to replace, for all files.  threads : of the CPU, None for all.
     """
 

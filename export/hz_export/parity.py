@@ -13,7 +13,6 @@ throughout. Evidence for a GPU's float16 units needs an engine on a GPU; the pro
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,6 +39,7 @@ from hz_runtime.io.atomic import sha256_bytes, sha256_file
 from hz_runtime.io.scan_files import find_scans
 from hz_runtime.io.volume import read_volume
 from hz_runtime.model_space.recipe import Recipe, to_model_space
+from hz_runtime.preparation.template import mni152_volume
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,7 +62,6 @@ Network: TypeAlias = Union["nn.Module", Callable[[F32], F32]]
 BRAIN_ABOVE = 0.02  # of a prepared volume in [0, 1], zero outside the brain
 MOST_VOLUMES = 8
 TEMPLATE_VIEWS = 4
-TEMPLATE = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 
 
 @dataclass(frozen=True)
@@ -285,27 +284,13 @@ def calibrated_on(models: Iterable[Mapping[str, Any]]) -> frozenset[str]:
 
 
 def template_volumes(recipe: Recipe, views: int = TEMPLATE_VIEWS) -> Volumes:
-    """The MNI152 T1 brain of the installed nilearn, as it is and through simulated scanners (seeded).
-
-    Raises UsageError where nilearn is not installed.
-    """
+    """The MNI152 T1 brain that ships with hz, as it is and through simulated scanners (seeded)."""
     from hz_train.augment import Augmentation, scanner
 
-    package = importlib.util.find_spec("nilearn")
-    path = (
-        Path(package.submodule_search_locations[0]) / TEMPLATE
-        if package and package.submodule_search_locations
-        else None
-    )
-    if path is None or not path.is_file():
-        raise UsageError(
-            "parity needs real volumes: there are no --scans, and no nilearn whose MNI152 brain would serve.",
-            "Give some (--scans FOLDER), or pip install 'hz-mri[export]'.",
-        )
-    volume = read_volume(path)
+    volume = mni152_volume()
     head = to_model_space(volume, recipe).grid
     seen = [scanner(head, np.random.default_rng([7, k]), Augmentation.strong()) for k in range(1, views)]
-    source = f"MNI152 T1 brain shipped in nilearn, as it is and through {views - 1} simulated scanners"
+    source = f"MNI152 T1 brain that ships with hz, as it is and through {views - 1} simulated scanners"
     return Volumes(np.stack([head, *seen]), (volume.sha256,), source)
 
 

@@ -68,7 +68,6 @@ def test_scans_are_raw_heads_unless_it_is_said(
 ) -> None:
     """An ellipsoid is no head: a gate refuses it, and the record says what was asked and why not."""
     pytest.importorskip("niimath", reason="needs the extra prep")
-    pytest.importorskip("nilearn", reason="needs the extra prep")
     only = ("--participant-label", "01", "--session-label", "1")
     run = hz_bids(study, tmp_path / "out", "participant", "--dof", 12, "--model", tiny_bundle, *only)
     assert run.exit_code == 3 and "1 scan: 1 failed" in run.stdout

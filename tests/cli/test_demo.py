@@ -165,7 +165,6 @@ def test_a_failed_run_fails_the_demo(small: Head, tmp_path: Path, capfd) -> None
 
 @pytest.mark.slow
 def test_the_real_head() -> None:
-    pytest.importorskip("nilearn")
     head = mni152_head()
     assert head.data.shape == head.brain.shape
     np.testing.assert_allclose(np.linalg.norm(head.affine[:3, :3], axis=0), 1)

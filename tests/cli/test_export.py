@@ -197,7 +197,6 @@ def test_the_brain_mask_is_an_export_of_its_own() -> None:
 def test_a_wheel_that_is_none_is_one_message(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
-    pytest.importorskip("nilearn")
     (tmp_path / "other.whl").write_bytes(b"no archive")
     done = export("brain-mask", "--wheel", tmp_path / "other.whl", "--out", tmp_path / "masks.hz")
     assert done.exit_code == 2

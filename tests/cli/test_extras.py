@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from hz_cli import demo, evaluate, options
+from hz_cli import evaluate, options
 from hz_cli.train import train
 from hz_runtime.errors import UsageError
 
@@ -26,7 +26,6 @@ SITES = ["--source", "A", "--target", "B"]
         (train, ["slice-age", *COHORT], "torch", "train"),
         (train, ["diagnosis", *COHORT, "--labels", "a,b"], "scipy", "train"),
         (evaluate.main, ["transfer", *COHORT, "--reference", "A"], "matplotlib", "evaluate"),
-        (demo.main, ["--out", "out"], "nilearn", "demo"),
     ],
 )
 def test_the_extra_is_named(

@@ -17,7 +17,6 @@ from hz_runtime.io.volume import read_volume
 from hz_runtime.model_space.recipe import Recipe, to_model_space
 from small_heads import made_head, write_head
 
-pytest.importorskip("nilearn")
 pytest.importorskip("niimath")
 
 

@@ -24,7 +24,6 @@ from small_dicom import write_other, write_series
 from small_heads import fruit, write_head
 from small_scans import SHAPE, small_head, write_scan
 
-pytest.importorskip("nilearn")
 pytest.importorskip("niimath")
 
 DICOM = ("pydicom", "dcm2niix")

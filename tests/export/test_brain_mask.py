@@ -19,7 +19,6 @@ from hz_runtime.errors import HzError, UsageError
 from hz_runtime.io.atomic import sha256_bytes
 from hz_runtime.preparation.network_mask import find_mask_network
 
-pytest.importorskip("nilearn")
 pytest.importorskip("onnxruntime")
 
 GRIDS = ((64, 64, 64), (96, 96, 96))

@@ -16,7 +16,6 @@ STRIPPED = ("--brain-mask", "none", "--plain")
 @pytest.fixture(scope="session")
 def brains(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of four stripped brains, cut to a box around them."""
-    pytest.importorskip("nilearn", reason="needs the extra prep")
     folder = tmp_path_factory.mktemp("brains")
     head, brain, affine = made_head()
     corners = np.argwhere(brain)

@@ -63,7 +63,6 @@ def test_a_disk_that_fills_up_in_a_run(tmp_path: Path, disk: Path, tiny_bundle: 
 
 
 def test_temporary_files_that_do_not_fit(tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("nilearn")
     pytest.importorskip("niimath")
     from small_heads import made_head, write_head
 

@@ -42,7 +42,6 @@ def test_it_is_told_before_any_work(
     tmp_path: Path, read_only: Path, tiny_bundle: Path, command: str, name: str
 ) -> None:
     if command == "prepare":
-        pytest.importorskip("nilearn")
         pytest.importorskip("niimath")
     write_scans(tmp_path / "in", 1)
     more = ("--model", tiny_bundle) if command == "run" else ()

@@ -12,7 +12,6 @@ import pytest
 from processes import finished
 from small_heads import SHAPE, grid, made_head, write_head
 
-pytest.importorskip("nilearn")
 pytest.importorskip("niimath")
 
 

@@ -52,7 +52,6 @@ RUN_REFUSED = {  # of these, what hz-run refuses too; else it takes what it is g
 @pytest.mark.parametrize("command", ["run", "prepare"])
 def test_every_file_is_explained(scans: Path, tmp_path: Path, tiny_bundle: Path, command: str) -> None:
     if command == "prepare":
-        pytest.importorskip("nilearn", reason="needs the extra prep")
         pytest.importorskip("niimath", reason="needs the extra prep")
     given = sorted([*(scans / "nasty").iterdir(), *(scans / "hostile").iterdir()])
     more = ("--model", tiny_bundle, "--no-report") if command == "run" else ("--workers", 2)

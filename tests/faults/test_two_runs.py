@@ -28,7 +28,6 @@ def test_started_at_once(tmp_path: Path, tiny_bundle: Path) -> None:
 
 
 def test_the_second_is_refused_and_a_dead_one_holds_nothing(tmp_path: Path, tiny_bundle: Path) -> None:
-    pytest.importorskip("nilearn")
     pytest.importorskip("niimath")
     write_scans(tmp_path / "in", 20)
     out = tmp_path / "out"

@@ -35,7 +35,7 @@ KEPT_TO = {
     "polygraphy": {"hz_export", "hz_calibration"},
     "sklearn": {"hz_train"},
     "matplotlib": {"hz_train"},
-    "nilearn": {"hz_cli", "hz_export", "hz_train"},
+    "nilearn": {"hz_train"},
 }
 # What the runtime may import when a module of it is imported; anything else inside functions.
 RUNTIME_AT_TOP = {"numpy", "nibabel", "hz_runtime", "isal"}

@@ -111,7 +111,7 @@ def built_in_head(grid: Grid) -> Head:
     except ImportError as error:
         raise UsageError(
             "the built-in anatomy is the MNI152 maps of nilearn, which is not installed.",
-            "pip install 'hz-mri[demo]'   or give label maps (--anatomy).",
+            "pip install 'hz-mri[train]'   or give label maps (--anatomy).",
         ) from error
     import nibabel as nib
 

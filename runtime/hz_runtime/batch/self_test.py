@@ -135,8 +135,6 @@ def _template_check() -> Check:
     name = "template"
     try:
         found = mni152().sha256
-    except UsageError:
-        return Check(name, note="not here (raw heads need it; extra prep)", run=False)
     except HzError as error:
         return Check(name, f"cannot be read: {error.message}")
     if found != TEMPLATE_SHA256:

@@ -1,8 +1,7 @@
-"""The MNI152 template that heads are registered to: the file that ships inside nilearn, read as data."""
+"""The MNI152 template that heads are registered to: a file that ships with hz (mni152/LICENSES.txt)."""
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -10,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_runtime.errors import UsageError
-from hz_runtime.io.volume import read_volume
+from hz_runtime.io.volume import Volume, read_volume
 from hz_runtime.model_space.recipe import Recipe
 from hz_runtime.model_space.resample import resample
 
@@ -20,8 +18,7 @@ F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 # ICBM 2009a symmetric non-linear (Fonov 2011), T1, skull-stripped, 1 mm, uint8.
-FILE = "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
-_FOLDER = ("datasets", "data")
+FILE = Path(__file__).parent / "mni152" / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,21 +49,15 @@ def points(mask: Mask, affine: F64) -> F64:
     return at
 
 
+def mni152_volume() -> Volume:
+    """The T1-weighted MNI152 brain as its file holds it: 197 x 233 x 189 voxels of 1 mm, 0 to 255."""
+    return read_volume(FILE)
+
+
 @lru_cache(maxsize=1)
 def mni152() -> Template:
-    """The MNI152 template at 2 mm, 91 x 109 x 91 voxels. Raises UsageError where nilearn is not installed.
-
-    nilearn is found and not imported: that would bring scikit-learn and scipy for one picture.
-    """
-    found = importlib.util.find_spec("nilearn")
-    places = list(found.submodule_search_locations or ()) if found else []
-    files = [path for place in places if (path := Path(place, *_FOLDER, FILE)).is_file()]
-    if not files:
-        raise UsageError(
-            "preparing raw heads needs the MNI152 template, which ships inside nilearn; it is not here.",
-            "pip install 'hz-mri[prep]'",
-        )
-    volume = read_volume(files[0])
+    """The MNI152 template at 2 mm, 91 x 109 x 91 voxels."""
+    volume = mni152_volume()
     recipe = Recipe()
     grid = recipe.template_shape, recipe.template_affine
     data = resample(volume.data / volume.data.max(), volume.affine, *grid)

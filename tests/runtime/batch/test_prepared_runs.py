@@ -26,7 +26,6 @@ from small_heads import fruit, made_head, moved, write_head
 from small_scans import results
 from snapshots import snapshot
 
-pytest.importorskip("nilearn")
 pytest.importorskip("niimath")
 
 MOVE = moved((25, -12, 8), (12, -20, 9))

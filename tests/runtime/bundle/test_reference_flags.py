@@ -34,7 +34,6 @@ def test_no_training_person_is_flagged_as_a_stripped_brain(scans: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["ds000011_sub-03_T1w", "IXI034-HH-1260_T1_2mm"])
 def test_no_training_person_is_flagged_as_a_raw_head(head: str, scans: Path) -> None:
-    pytest.importorskip("nilearn")
     pytest.importorskip("niimath")
     bundle = load_bundle(REFERENCE)
     preparer = Preparer(Preparation(brain_mask="template"))

@@ -155,7 +155,6 @@ def test_a_head_goes_through_without_identity(bundle: Bundle, tmp_path: Path) ->
     """A head that all gates let pass, marked wherever DICOM has room for text: no mark comes out, but for the
     UIDs of its images that the objects refer to."""
     pytest.importorskip("niimath")
-    pytest.importorskip("nilearn")
     plant(write_head_series(tmp_path / FOLDER, name=f"{FILE}_{{:04}}.dcm"))
     (outcome,) = process_studies([Study(tmp_path / FOLDER, tmp_path / "out")], bundle, ProcessOptions())
     assert outcome.exported is not None and len(outcome.exported.images) == SLICES, outcome.text

@@ -17,7 +17,6 @@ from hz_runtime.preparation.steps import PreparedHead, prepare_head
 from hz_runtime.preparation.template import mni152, points
 from small_heads import as_volume, made_head, moved, write_head
 
-pytest.importorskip("nilearn")
 pytest.importorskip("niimath")
 
 MOVES = {

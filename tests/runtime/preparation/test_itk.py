@@ -14,7 +14,6 @@ from hz_runtime.preparation import registration
 from hz_runtime.preparation.n4 import corrected
 from hz_runtime.preparation.template import mni152, points
 
-pytest.importorskip("nilearn")
 pytest.importorskip("niimath")
 itk = pytest.importorskip("itk_reference", reason="needs SimpleITK")
 

@@ -134,7 +134,6 @@ def test_a_network_fed_otherwise_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_head_is_stripped_by_the_network() -> None:
-    pytest.importorskip("nilearn")
     pytest.importorskip("niimath")
     head, brain, affine = made_head()
     asked = []
@@ -155,7 +154,6 @@ def test_a_head_is_stripped_by_the_network() -> None:
 
 def test_a_fruit_that_the_network_takes_for_a_brain_is_refused() -> None:
     """deepbet found 2020 cm3 of brain in a melon: the gates behind the mask must not."""
-    pytest.importorskip("nilearn")
     pytest.importorskip("niimath")
     melon, affine = fruit()
     flesh = melon > 0.25 * melon.max()

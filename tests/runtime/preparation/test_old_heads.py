@@ -19,8 +19,6 @@ from hz_runtime.preparation.steps import prepare_head
 from hz_runtime.preparation.template import mni152, points
 from small_heads import SHAPE, as_volume, fruit, grid, made_head, moved
 
-pytest.importorskip("nilearn")
-
 FLUID = 0.15
 VENTRICLES = (4, 49, 50, 51, 52)  # labels of ixi_hh/labels.tsv
 INTO = (35, 36, 37, 47, 48, 57, 58, 59, 60, *range(81, 96))  # deep grey and white matter

@@ -5,14 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hz_runtime.errors import UsageError
 from hz_runtime.model_space import morphology
 from hz_runtime.model_space.recipe import Recipe
 from hz_runtime.preparation import gates, mask, registration, template
 from hz_runtime.preparation.steps import prepare_head
 from small_heads import as_volume, fruit, made_head, moved
-
-pytest.importorskip("nilearn")
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +54,11 @@ def test_the_template_lies_on_the_recipes_grid(mni: template.Template) -> None:
     assert not mni.data[~mni.mask].any()
 
 
-def test_without_nilearn_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    template.mni152.cache_clear()
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(UsageError) as error:
-        template.mni152()
-    assert "hz-mri[prep]" in error.value.remedy
+def test_the_template_ships_with_its_terms(mni: template.Template) -> None:
+    """The notice must appear in all copies, and this is the file that it stands beside."""
+    terms = template.FILE.with_name("LICENSES.txt").read_text()
+    assert template.FILE.name in terms and mni.sha256 in terms
+    assert "Copyright (C) 1993-2004 Louis Collins" in terms and "The nilearn developers" in terms
 
 
 def test_the_rigid_part_of_an_affine(mni: template.Template) -> None:

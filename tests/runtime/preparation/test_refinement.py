@@ -11,8 +11,6 @@ from hz_runtime.preparation.registration import mean_distance
 from hz_runtime.preparation.template import mni152, points
 from small_heads import SHAPE, fruit, grid, made_head, moved
 
-pytest.importorskip("nilearn")
-
 MOVE = moved((6.0, -4.0, 8.0), (4.0, -3.0, 5.0))
 
 

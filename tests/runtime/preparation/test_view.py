@@ -10,8 +10,6 @@ from hz_runtime.preparation.template import mni152
 from hz_runtime.preparation.view import view_of
 from small_heads import as_volume, made_head
 
-pytest.importorskip("nilearn")
-
 
 @pytest.fixture(scope="module")
 def made() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
