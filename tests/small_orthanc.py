@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import ssl
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,9 +26,9 @@ def hashed(*parts: str) -> str:
 
 
 class SmallOrthanc:
-    """Starts at once, on a free port of this machine, or on `port`."""
+    """Starts at once, on a free port of this machine, or on `port`; with `tls`, by https."""
 
-    def __init__(self, port: int = 0, password: str = "") -> None:
+    def __init__(self, port: int = 0, password: str = "", tls: ssl.SSLContext | None = None) -> None:
         self.files: dict[str, bytes] = {}
         self.series_of: dict[str, str] = {}
         self.facts: dict[str, dict[str, str]] = {}  # of series: SOP class, modality, patient, study
@@ -62,11 +63,14 @@ class SmallOrthanc:
 
         self.server = Server(("127.0.0.1", port), Handler)
         self.port = self.server.server_address[1]
+        self.scheme = "https" if tls else "http"
+        if tls:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def stop(self) -> None:
         self.server.shutdown()

@@ -162,6 +162,9 @@ class Orthanc:
             raise
         except TimeoutError:
             raise self._broken(f"it does not answer within {self._server.timeout:g} s") from None
+        except ssl.SSLCertVerificationError as error:
+            why = f"its certificate is not trusted ({error.verify_message}); --ca names those that are"
+            raise self._broken(why) from None
         except ssl.SSLError as error:
             raise self._broken(f"TLS: {error.reason or 'failed'}") from None
         except (OSError, http.client.HTTPException) as error:

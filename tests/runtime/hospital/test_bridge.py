@@ -242,6 +242,33 @@ def test_a_password_and_addresses(orthanc: SmallOrthanc, heads: Callable, tmp_pa
         Orthanc(Server("https://x", ca=tmp_path / "secret"))
 
 
+def test_https_with_certificates_of_ones_own(heads: Callable, tmp_path: Path) -> None:
+    """A server is spoken to that the authority of --ca vouches for, at the address it vouches for; to any
+    other nothing is said, and a study waits."""
+    pytest.importorskip("cryptography", reason="needs the extra sign")
+    from small_tls import Authority
+
+    ours, other = (Authority(tmp_path / name, name) for name in ("ours", "other"))
+    password = f"Basic {base64.b64encode(b'hz:s3cret').decode()}"
+    login = {"user": "hz", "password": "s3cret"}
+    for tls in (other.server(), ours.server("127.0.0.2")):
+        stranger, asked = SmallOrthanc(password=password, tls=tls), []
+        stranger.fault = lambda method, path, asked=asked: asked.append(path) or ""  # type: ignore[misc]
+        run = Run(stranger, tmp_path, ca=ours.certificates, **login)
+        assert not run.once() and "certificate is not trusted" in run.said and "--ca" in run.said
+        assert not asked and "s3cret" not in run.said
+        stranger.stop()
+    orthanc = SmallOrthanc(password=password, tls=ours.server())
+    source = orthanc.send(heads(2))
+    without = Run(orthanc, tmp_path, **login)
+    assert not without.once() and "certificate is not trusted" in without.said
+    refused = Run(orthanc, tmp_path, ca=ours.certificates)
+    assert not refused.once() and "user or password (401)" in refused.said
+    assert Run(orthanc, tmp_path, ca=ours.certificates, **login).once()
+    check_once(orthanc, tmp_path, [source])
+    orthanc.stop()
+
+
 def test_answers_that_are_none(orthanc: SmallOrthanc, tmp_path: Path) -> None:
     client = Orthanc(Server(orthanc.url))
     orthanc.fault = lambda method, path: "418"
