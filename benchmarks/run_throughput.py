@@ -1,13 +1,16 @@
 """hz-run against the plain sequential script, and against its own slowest stage.
 
     python benchmarks/run_throughput.py [--bundle NAME.hz] [--scans N] [--repeat N] [--checkpoint FILE]
-                                        [--against CHECKOUT]
+                                        [--against CHECKOUT] [--precision fast] [--brains FOLDER]
 
-N 1 mm scans (20) are made in a temporary folder: the MNI152 head of the demo through N random scanners.
+N 1 mm scans (20) are made in a temporary folder: the MNI152 head of the demo through N random scanners; or
+the first N brains (.nii.gz) below FOLDER are taken.
 Over the same scans, in turns, are timed
 
     plain    benchmarks/plain_script.py: nibabel, scipy, eager torch; in this process, already imported
     hz-run   the command in a process of its own, start-up, report and all
+    fast     the same with --precision, where one is named: what it ran in, how much sooner it is done, how
+             far its voxels and ages are from those of hz-run
     stages   hz-run's own steps, one kind at a time, each with the threads it has in hz-run
     against  the command of another checkout of hz, with that one's reference bundle, where one is named
 
@@ -58,6 +61,17 @@ def make_scans(folder: Path, number: int) -> list[Path]:
     return write_scans(folder, mni152_head(), tuple(random_scanner(seed) for seed in range(number)))
 
 
+def copied(folder: Path, brains: Path, number: int) -> list[Path]:
+    """The first `number` brains below a folder, under names that say nothing of them."""
+    folder.mkdir(parents=True)
+    made = []
+    for k, path in enumerate(sorted(brains.rglob("*.nii.gz"))[:number]):
+        made.append(Path(shutil.copyfile(path, folder / f"sub-{k:03d}_T1w.nii.gz")))
+    if not made:
+        raise SystemExit(f"no .nii.gz below {brains.name}")
+    return made
+
+
 def networks(bundle: Path, checkpoint: Path | None) -> tuple[torch.nn.Module, torch.nn.Module | None, str]:
     """(generator, age network or None, where the generator's weights are from)."""
     from hz_runtime.bundle.store import load_bundle
@@ -89,11 +103,13 @@ def run_hz(
     report: bool,
     require: str | None,
     checkout: Path = ROOT,
+    precision: str | None = None,
 ) -> dict[str, float]:
-    """hz-run over a folder as a user would start it: wall seconds, peak memory, its own account."""
+    """hz-run over a folder as a user would start it: wall and CPU seconds, peak memory, its own account."""
     command = ["-m", "hz_cli.run", str(scans), "--out", str(out), "--model", str(bundle), "--quiet"]
     command += ["--threads", str(threads), *([] if report else ["--no-report"])]
     command += ["--require", require] if require else []
+    command += ["--precision", precision] if precision else []
     paths = [*(str(checkout / room) for room in ROOMS), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -106,7 +122,8 @@ def run_hz(
     if process.returncode:
         raise SystemExit(f"hz-run ended with exit code {process.returncode}")
     inside = json.loads((out / "run.json").read_text())["timings"]["wall_s"]
-    return {"wall_s": seconds, "inside_s": inside, "peak_gb": usage.ru_maxrss * 1024 / 1e9}
+    cpu = usage.ru_utime + usage.ru_stime
+    return {"wall_s": seconds, "cpu_s": cpu, "inside_s": inside, "peak_gb": usage.ru_maxrss * 1024 / 1e9}
 
 
 def time_stages(
@@ -152,10 +169,45 @@ def agreement(plain: Path, harmonized: Path) -> float:
     """Mean absolute difference of the two ways' volumes inside the brain, [0, 1] units; worst scan."""
     worst = 0.0
     for path in sorted(plain.glob("*.nii.gz")):
-        other = harmonized / path.name.replace("_T1w", "_desc-harmonized_T1w")
+        name = path.name if "_desc-" in path.name else path.name.replace("_T1w", "_desc-harmonized_T1w")
+        other = harmonized / name
         a, b = (np.asarray(nib.load(p).dataobj, np.float32) for p in (path, other))
         worst = max(worst, float(np.abs(a - b)[(a > 0) | (b > 0)].mean()))
     return worst
+
+
+def in_precision(
+    asked: str,
+    hz: list[dict[str, float]],
+    others: list[dict[str, float]],
+    chosen: list[dict[str, float]],
+    threads: int,
+    work: Path,
+) -> dict[str, Any]:
+    """hz-run in the precision asked for, beside hz-run as it is and the other checkout's: medians."""
+    runs = [json.loads((work / name / "run.json").read_text()) for name in ("hz", "chosen")]
+    ages = [[scan.get("age_raw") for scan in run["scans"]] for run in runs]
+    gaps = [abs(a - b) for a, b in zip(*ages, strict=True) if a is not None and b is not None]
+    keys = ("name", "version", "precision", "operators", "hint", "ladder")
+
+    def times(slower: list[dict[str, float]]) -> float:
+        return round(
+            statistics.median(s["wall_s"] / c["wall_s"] for s, c in zip(slower, chosen, strict=True)), 3
+        )
+
+    return {
+        "asked": asked,
+        "ran": {key: runs[1]["backend"][key] for key in keys if key in runs[1]["backend"]},
+        "wall_s": round(statistics.median(c["wall_s"] for c in chosen), 3),
+        "cpu_s": round(statistics.median(c["cpu_s"] for c in chosen), 3),
+        "wall_over_cpu_a_core": round(
+            statistics.median(c["wall_s"] * threads / c["cpu_s"] for c in chosen), 3
+        ),
+        "hz_run_over_it": times(hz),
+        **({"against_over_it": times(others)} if others else {}),
+        "voxels_differ_by": round(agreement(work / "hz", work / "chosen"), 6),
+        "ages_differ_by": {"median": statistics.median(gaps), "most": max(gaps)} if gaps else None,
+    }
 
 
 def against(hz: list[dict[str, float]], others: list[dict[str, float]]) -> dict[str, float]:
@@ -173,8 +225,11 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     machine = describe_machine()
     torch.set_num_threads(args.threads)
     generator, age, weights = networks(args.bundle, args.checkpoint)
-    paths = make_scans(work / "scans", args.scans)
-    plain, hz, stage_times, others = [], [], [], []
+    if args.brains:
+        paths = copied(work / "scans", args.brains, args.scans)
+    else:
+        paths = make_scans(work / "scans", args.scans)
+    plain, hz, stage_times, others, chosen = [], [], [], [], []
     harmonize_all(paths[:1], work / "warm", generator, age)  # torch's first call plans its kernels
     for _ in range(args.repeat):
         started = time.perf_counter()
@@ -188,6 +243,10 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
             shutil.rmtree(work / "against", ignore_errors=True)
             reference = theirs / "models" / "reference.hz"
             others.append(run_hz(reference, work / "scans", work / "against", *how, checkout=theirs))
+        if args.precision:
+            shutil.rmtree(work / "chosen", ignore_errors=True)
+            out = work / "chosen"
+            chosen.append(run_hz(args.bundle, work / "scans", out, *how, precision=args.precision))
         stage_times.append(time_stages(args.bundle, paths, work / "alone", *how))
     run = json.loads((work / "hz" / "run.json").read_text())
     stages = {name: statistics.median(t[name] for t in stage_times) for name in stage_times[0]}
@@ -199,7 +258,7 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     )
     peak = max(h["peak_gb"] for h in hz)
     return {
-        "scans": args.scans,
+        "scans": len(paths),
         "shape": list(nib.load(paths[0]).shape),
         "threads": args.threads,
         "repeat": args.repeat,
@@ -214,6 +273,11 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         "hz_run_over_slowest_stage": round(over_stage, 3),
         "hz_run_peak_gb": round(peak, 3),
         **against(hz, others),
+        **(
+            {"in_precision": in_precision(args.precision, hz, others, chosen, args.threads, work)}
+            if chosen
+            else {}
+        ),
         "plain_weights": weights,
         "outputs_differ_by": round(agreement(work / "plain", work / "hz"), 5),
         "met": {
@@ -234,6 +298,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--require", help="engine of hz-run, e.g. onnxruntime-cuda: fails rather than falls")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout of hz")
+    parser.add_argument(
+        "--precision", metavar="P", help="of hz-run, beside its default in turns: fast, int8, bf16"
+    )
+    parser.add_argument("--brains", type=Path, metavar="FOLDER", help="prepared brains in place of made ones")
     parser.add_argument("--no-report", action="store_true", help="hz-run without pictures and report")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:

@@ -148,6 +148,22 @@ def speed(
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="Judge earlier numbers (--json, or a bundle.json) by these tolerances; runs nothing.",
 )
+@click.option(
+    "--count", type=click.IntRange(1), default=8, show_default=True,
+    help="Scans of --scans to measure on, spread evenly.",
+)  # fmt: skip
+@click.option(
+    "--write",
+    is_flag=True,
+    help="Keep what was measured in BUNDLE, so that hz-run --precision fast goes by it on processors with "
+    "the instructions of this one; the bundle's id changes.",
+)
+@click.option(
+    "--key",
+    metavar="KEY",
+    type=click.Path(path_type=Path),
+    help="With --write: private key (PEM) to sign the bundle with. Without it the bundle is unsigned.",
+)
 @_threads
 @_json
 @click.pass_context
@@ -155,6 +171,8 @@ def parity(
     ctx: click.Context,
     /,
     bundle: Path | None,
+    write: bool,
+    key: Path | None,
     rejudge: Path | None,
     json_out: Path | None,
     tolerance: dict[str, float],
@@ -164,8 +182,11 @@ def parity(
     """Compare BUNDLE's files on every engine here with PyTorch, on real volumes.
 
     Differences are in intensity units inside the brain (volumes are in [0, 1]) and in years. The evidence
-    names each file by its sha256 and keeps every volume's numbers.
+    names each file by its sha256 and keeps every volume's numbers. OpenVINO is also asked to compute float32
+    in bfloat16, where this processor can. Last stands what hz-run --precision fast may take here.
     """
+    if write and (bundle is None or rejudge is not None):
+        raise click.UsageError("--write needs the BUNDLE that is measured.")
     if rejudge is not None:
         wrong = _rejudged(rejudge, bundle, tolerance)
     else:
@@ -182,11 +203,21 @@ def parity(
 
             raise BackendError(f"{'; '.join(wrong)}.", "pip install 'hz-mri[cpu]'  (or leave --backend out)")
         _publish(result, parity_lines(result), json_out)
+        if write and bundle is not None:
+            _write_evidence(result, bundle, key)
     for line in wrong:
         render.say(click.style("past: ", fg="red") + line, err=True)
     if not wrong:
         render.say("within tolerance", err=json_out is not None and str(json_out) == "-")
     ctx.exit(1 if wrong else 0)
+
+
+def _write_evidence(result: Mapping[str, Any], path: Path, key: Path | None) -> None:
+    from hz_export.bundle_evidence import add_evidence
+    from hz_runtime.bundle.signing_keys import SigningKey
+
+    written = add_evidence(path, result, None if key is None else SigningKey.read(key))
+    render.say(f"{written.path.name} holds this evidence; {'signed, ' if key else ''}{written.id}", err=True)
 
 
 def _failures(model: Mapping[str, Any]) -> bool:

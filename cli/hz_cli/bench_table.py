@@ -46,11 +46,18 @@ def parity_lines(result: Mapping[str, Any]) -> Iterator[str]:
             answer = f"{row['years']['max']:.3f} years" if "years" in row else "-"
             answer = f"{row['probability']['max']:.1e}" if "probability" in row else answer
             numbers = [f"{brain[k]:.1e}" for k in ("mean", "p999", "max")] if brain else ["-"] * 3
-            rows.append(
-                (model["file"], row["backend"]["rung"], row["backend"]["precision"], *numbers, answer)
-            )
+            ran = row["backend"]
+            engine = f"{ran['rung']} in {ran['hint']}" if "hint" in ran else ran["rung"]
+            rows.append((model["file"], engine, ran["precision"], *numbers, answer))
     yield from references
     yield from table(rows)
+    for model in result["models"]:
+        for row in model["parity"]["measured"]:
+            if "not_fast" in row and row["backend"]["precision"] != "fp32":
+                ran = row["backend"]
+                verdict = f"no: {'; '.join(row['not_fast'])}" if row["not_fast"] else "yes"
+                where = f"{ran['rung']}, {ran['instructions']}"
+                yield f"fast: {model['file']} as {ran['precision']} on {where}: {verdict}"
     for model in result["models"]:
         for item in model["not_run"]:
             yield f"not run: {model['file']} on {item['backend']}: {item['why']}"

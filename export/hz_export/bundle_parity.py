@@ -17,18 +17,22 @@ from hz_export.bench import F32, words
 from hz_export.candidates import entries
 from hz_export.differences import TOLERANCES, Tolerance, checks
 from hz_export.engine import builder
+from hz_export.fast_evidence import tolerance_kind
 from hz_export.machine import describe_machine
 from hz_export.parity import (
+    MOST_VOLUMES,
     Network,
     ParityCheck,
     Volumes,
     brains,
     calibrated_on,
     scan_volumes,
+    takes_hints,
     template_volumes,
 )
-from hz_runtime.backends.base import Backend, describe
+from hz_runtime.backends.base import Backend
 from hz_runtime.backends.fallback import choose
+from hz_runtime.backends.file_choice import FileChoice
 from hz_runtime.backends.registry import ENGINES
 from hz_runtime.errors import BackendError, UsageError
 from hz_runtime.inference.slice_wise import of_volumes
@@ -48,6 +52,7 @@ class ParityOptions:
     checkpoints : .safetensors files that the bundle was exported from, any of them.  scans : files and
     folders; none for the MNI152 brain that ships with hz.  engines : names of those to measure, none
     for all.  tolerance : fields of Tolerance to replace, for all files.  threads : of the CPU, None for all.
+    count : of the scans, at most, spread evenly.
     """
 
     checkpoints: tuple[Path, ...] = ()
@@ -56,6 +61,7 @@ class ParityOptions:
     to: str | None = None
     tolerance: Mapping[str, float] | None = None
     threads: int | None = None
+    count: int = MOST_VOLUMES
 
 
 def measure_bundle(bundle: Bundle, options: ParityOptions, say: Say = lambda _: None) -> dict[str, Any]:
@@ -72,7 +78,9 @@ def measure_bundle(bundle: Bundle, options: ParityOptions, say: Say = lambda _: 
     recipe = Recipe.from_dict(dict(bundle.recipe))
     fitted = calibrated_on(bundle.raw["models"])
     volumes = (
-        scan_volumes(options.scans, recipe, without=fitted) if options.scans else template_volumes(recipe)
+        scan_volumes(options.scans, recipe, options.count, without=fitted)
+        if options.scans
+        else template_volumes(recipe)
     )
     say(f"parity on {len(volumes.grids)} volumes: {volumes.source}")
     networks = _networks(bundle, options)
@@ -205,30 +213,34 @@ def _parity_checks(
 def _file(
     bundle: Bundle, entry: ModelEntry, parity_check: ParityCheck, options: ParityOptions, say: Say
 ) -> dict[str, Any]:
-    """One file on every engine."""
+    """One file on every engine, in every type that the engine can be asked to compute its float32 in."""
     kind = kind_of(bundle, entry)
     tolerance = replace(TOLERANCES[kind], **(options.tolerance or {}))
     rows, not_run = [], []
-    for engine in (row.name for row in ENGINES):
-        if options.engines and engine not in options.engines:
+    for engine in ENGINES:
+        if options.engines and engine.name not in options.engines:
             continue
-        try:
-            backend, _ = choose(
-                bundle,
-                entry.role,
-                require=engine,
-                to=entry.target,
-                precision=entry.precision,
-                threads=options.threads,
-                build=builder(say),
-            )
-        except BackendError as error:
-            not_run.append({"backend": engine, "failed": False, "why": error.message})
-            continue
-        row = _row(parity_check, backend, engine, not_run)
-        if row is not None:
-            rows.append(row)
-            say(f"{entry.file} on {engine}: {parity_line(row, tolerance)}")
+        for hint in engine.hints if takes_hints(kind) else engine.hints[:1]:
+            asked = FileChoice(entry, hint)
+            shown = engine.name if hint == "fp32" else f"{engine.name} in {hint}"
+            try:
+                backend, _ = choose(
+                    bundle,
+                    entry.role,
+                    require=engine.name,
+                    to=entry.target,
+                    precision=asked,
+                    threads=options.threads,
+                    build=builder(say),
+                )
+            except BackendError as error:
+                not_run.append({"backend": shown, "failed": False, "why": error.message})
+                continue
+            row = _row(parity_check, backend, kind, engine.name, shown, not_run)
+            if row is not None:
+                rows.append(row)
+                held = replace(TOLERANCES[tolerance_kind(row, kind)], **(options.tolerance or {}))
+                say(f"{entry.file} on {shown}: {parity_line(row, held)}")
     evidence = parity_check.evidence(entry.sha256, kind, tolerance, rows)
     return {
         "role": entry.role,
@@ -241,15 +253,20 @@ def _file(
 
 
 def _row(
-    parity_check: ParityCheck, backend: Backend, engine: str, not_run: list[dict[str, Any]]
+    parity_check: ParityCheck,
+    backend: Backend,
+    kind: str,
+    engine: str,
+    shown: str,
+    not_run: list[dict[str, Any]],
 ) -> dict[str, Any] | None:
     try:
-        row = parity_check.row(backend)
+        row = parity_check.row(backend, kind)
         # What ran may be an engine built from the file; it then has a sha256 of its own.
-        row["backend"] = {**describe(backend), "rung": engine, "sha256": ran_sha256(backend)}
+        row["backend"] = {**row["backend"], "rung": engine, "sha256": ran_sha256(backend)}
         return row
     except BackendError as error:
-        not_run.append({"backend": engine, "failed": True, "why": words(error)})
+        not_run.append({"backend": shown, "failed": True, "why": words(error)})
         return None
     finally:
         backend.close()

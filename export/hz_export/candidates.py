@@ -14,6 +14,7 @@ from hz_export.bench import F32, Candidate, OpenCandidate
 from hz_export.engine import builder
 from hz_runtime.backends.base import Backend, describe
 from hz_runtime.backends.fallback import choose
+from hz_runtime.backends.file_choice import FileChoice
 from hz_runtime.backends.registry import ENGINES
 from hz_runtime.inference.slice_wise import answer_of
 
@@ -37,7 +38,8 @@ def engine_candidates(
     threads: int | None = None,
     names: Sequence[str] = (),
 ) -> list[Candidate]:
-    """Every engine with every file that makes sense there, e.g. "openvino int8".
+    """Every engine with every file that makes sense there, e.g. "openvino int8", and with every type that it
+    can be asked to compute the file's float32 in: "openvino bf16", "openvino int8 in bf16".
 
     names : of the engines to keep, none for all.  threads : of the CPU, None for all.
     """
@@ -47,26 +49,29 @@ def engine_candidates(
         for entry in entries(bundle, role, to):
             if (names and name not in names) or (device == "cpu" and entry.precision not in ON_CPU):
                 continue
-            found.append(
-                Candidate(f"{name} {entry.precision}", _opener(bundle, entry, name, device, threads))
-            )
+            for hint in engine.hints:
+                choice = FileChoice(entry, hint)
+                opener = _opener(bundle, choice, name, device, threads)
+                found.append(Candidate(f"{name} {choice.precision}", opener))
     return found
 
 
 def _opener(
-    bundle: Bundle, entry: ModelEntry, name: str, device: str, threads: int | None
+    bundle: Bundle, choice: FileChoice, name: str, device: str, threads: int | None
 ) -> Callable[[], OpenCandidate]:
+    entry = choice.entry
+
     def open_it() -> OpenCandidate:
         backend, _ = choose(
             bundle,
             entry.role,
             require=name,
             to=entry.target,
-            precision=entry.precision,
+            precision=choice,
             threads=threads,
             build=builder(),
         )
-        return from_backend(f"{name} {entry.precision}", backend, device, entry.precision)
+        return from_backend(f"{name} {choice.precision}", backend, device, entry.precision)
 
     return open_it
 

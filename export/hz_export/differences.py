@@ -89,12 +89,15 @@ def measured(
     rows: dict[str, Any] = {
         "brain": {
             **differences(found[brain], expected[brain]),
-            "reference_mean": float(expected[brain].mean(dtype=np.float64)) if brain.any() else 0.0,
+            "reference_mean": _mean(expected[brain]),
         },
         "overall": differences(found, expected),
     }
     volumes: list[dict[str, Any]] = [
-        {"brain": spread(f[b], e[b]), "overall": spread(f, e)}
+        {
+            "brain": {**spread(f[b], e[b]), "reference_mean": _mean(e[b])},
+            "overall": spread(f, e),
+        }
         for f, e, b in zip(found, expected, brain, strict=True)
     ]
     if years is not None:
@@ -156,7 +159,9 @@ def checks(row: Mapping[str, Any], tolerance: Tolerance) -> tuple[Check, ...]:
         if tolerance.years95 is not None:
             years = [volume["years"] for volume in _kept(row, "per_volume")]
             found.append(
-                Check("years95", "years that 95 % of scans keep to", _most(years, 95), tolerance.years95)
+                Check(
+                    "years95", "years that 95 % of scans keep to", most_keep_to(years, 95), tolerance.years95
+                )
             )
     if "probability" in row:
         gap = row["probability"]
@@ -172,6 +177,10 @@ def tolerance_values(row: Mapping[str, Any], tolerance: Tolerance) -> dict[str, 
     return {check.key: check.limit for check in checks(row, tolerance) if check.key in KEYS}
 
 
+def _mean(values: F32) -> float:
+    return float(values.mean(dtype=np.float64)) if values.size else 0.0
+
+
 def _gap(found: F32, expected: F32) -> tuple[NDArray[np.float64], int]:
     """Absolute differences of the finite values, (k,) float64, and how many values are not finite."""
     finite = np.isfinite(found)
@@ -185,7 +194,7 @@ def _signed(found: F32, expected: F32) -> list[float | None]:
     return [float(gap) if np.isfinite(gap) else None for gap in gaps]
 
 
-def _most(values: Sequence[float | None], percent: float) -> float:
+def most_keep_to(values: Sequence[float | None], percent: float) -> float:
     """The smallest size that `percent` of the values keep to; infinite values are missing ones."""
     sizes = [float("inf") if value is None else abs(value) for value in values]
     return float(np.percentile(sizes, percent, method="inverted_cdf"))

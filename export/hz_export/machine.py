@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from hz_runtime.backends.instruction_set import instruction_set
 from hz_runtime.cpus import usable_cpus
 
 PACKAGES = (
@@ -42,6 +43,7 @@ def describe_machine() -> dict[str, Any]:
     """CPU, cores this process may use, memory, load, GPU and driver, and package versions."""
     return {
         "cpu": cpu_model(),
+        "instruction_set": instruction_set(),
         "cores": usable_cpus(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         # A machine that is busy with something else spoils every ratio here: the reader should know.

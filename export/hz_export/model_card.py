@@ -284,7 +284,8 @@ def _seams(models: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _engine(ran: Mapping[str, str]) -> str:
-    return f"{ran['name']} {ran['provider']}, arithmetic: {ran['precision']}"
+    asked = f", asked for {ran['hint']}" if "hint" in ran else ""
+    return f"{ran['name']} {ran['provider']}{asked}, arithmetic: {ran['precision']}"
 
 
 def _parity(row: Mapping[str, Any]) -> str:

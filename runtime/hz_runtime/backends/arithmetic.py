@@ -1,13 +1,16 @@
 """In which types a network is computed, from the graph that an engine really runs, not from the file it got.
 
 The convolutions and matrix products count, which are nearly all of the work; where there are none, all
-operations do. An engine may compute in float32 what a file holds as int8: then the answer is "fp32".
-Knows ONNX graphs; engines with graphs of their own hand in types (`precision_of`).
+operations do. An engine may compute in float32 what a file holds as int8: then the answer is "fp32". Beside
+it stands the share of all operators that is computed in each type.
+Knows ONNX graphs; engines with graphs of their own hand in types (`executed_types`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from hz_runtime.backends.protobuf import fields, inside, texts
 
@@ -23,8 +26,40 @@ _CONVERTS = ("Cast", "QuantizeLinear", "DequantizeLinear", "Constant", "Identity
 _NODES, _TENSORS, _VALUES = 1, 5, (11, 12, 13)
 
 
+@dataclass(frozen=True)
+class Executed:
+    """What an engine's own graph says.
+
+    precision : one of WORDS, or several joined by "+": the types that the counting operations compute in.
+    operators : share of all operators that compute, by type, narrowest first; they add up to 1.
+    """
+
+    precision: str
+    operators: Mapping[str, float]
+
+
+ALL_FLOAT32 = Executed("fp32", {"fp32": 1.0})
+
+
+def executed_types(operators: Iterable[tuple[bool, str]]) -> Executed:
+    """Of every operator that computes: whether it is a convolution or matrix product, and its type.
+
+    Types that are none of WORDS, those of counts and shapes, are passed over.
+    """
+    known = [(heavy, word) for heavy, word in operators if word in WORDS]
+    counting = [word for heavy, word in known if heavy] or [word for _, word in known]
+    counts = Counter(word for _, word in known)
+    return Executed(precision_of(counting), shares(counts) or ALL_FLOAT32.operators)
+
+
+def shares(counts: Mapping[str, int]) -> dict[str, float]:
+    """Of operators counted by type, the share of each type, narrowest first; of WORDS alone."""
+    whole = sum(counts.get(word, 0) for word in WORDS)
+    return {word: round(counts[word] / whole, 4) for word in WORDS if counts.get(word, 0)}
+
+
 def precision_of(types: Iterable[str]) -> str:
-    """One of WORDS, or several joined by "+": the types that the counting operations compute in."""
+    """One of WORDS, or several joined by "+"; types that are none of them are passed over."""
     found = set(types)
     return "+".join(word for word in WORDS if word in found) or "fp32"
 
@@ -43,8 +78,8 @@ def holds_only_float32(model: bytes) -> bool:
     return True
 
 
-def executed_precision(graph: bytes) -> str:
-    """The precision of an ONNX model as an engine has optimized it: what it runs, node by node."""
+def executed_graph(graph: bytes) -> Executed:
+    """Of an ONNX model as an engine has optimized it: what it runs, node by node."""
     types: dict[str, str] = {}
     nodes: list[tuple[str, list[str]]] = []
     for part in inside(memoryview(graph), 7):
@@ -52,9 +87,11 @@ def executed_precision(graph: bytes) -> str:
         types.update((name, _TYPES[kind]) for name, kind in _values(part) if kind in _TYPES)
         for node in inside(part, _NODES):
             nodes.append(("".join(texts(node, 4)), texts(node, 1) + texts(node, 2)))
-    heavy = [node for node in nodes if any(word in node[0] for word in _HEAVY)]
-    counting = heavy or [node for node in nodes if node[0] not in _CONVERTS]
-    return precision_of(_type_of(operator, tensors, types) for operator, tensors in counting)
+    return executed_types(
+        (any(word in operator for word in _HEAVY), _type_of(operator, tensors, types))
+        for operator, tensors in nodes
+        if operator not in _CONVERTS
+    )
 
 
 def _type_of(operator: str, tensors: list[str], types: dict[str, str]) -> str:

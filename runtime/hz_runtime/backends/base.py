@@ -37,7 +37,9 @@ class Backend(Protocol):
     products are computed in, read back or pinned: "fp32", "fp16", "bf16", "int8", or several, the narrowest
     first ("int8+fp32").
     inputs, outputs : the tensors, with their free axes.  sha256 : of the ONNX model's bytes.
-    A backend may also have `engine_sha256`, of a built engine's bytes, and `notes`, see `notes`.
+    A backend may also have `operators`, the share of its operators that is computed in each type, read back
+    likewise; `hint`, in what it was asked to compute what the file holds as float32 ("bf16"; where there is
+    none, "fp32"); `engine_sha256`, of a built engine's bytes; and `notes`, see `notes`.
     """
 
     name: str
@@ -63,13 +65,22 @@ class Backend(Protocol):
         ...
 
 
-def describe(backend: Backend) -> dict[str, str]:
+def describe(backend: Backend) -> dict[str, Any]:
     """What run.json says about a backend."""
     keys = ("name", "version", "provider", "device", "precision")
-    described = {key: str(getattr(backend, key)) for key in keys}
+    described: dict[str, Any] = {key: str(getattr(backend, key)) for key in keys}
+    if operators := getattr(backend, "operators", None):
+        described["operators"] = dict(operators)
+    if (hint := hint_of(backend)) != "fp32":
+        described["hint"] = hint
     if engine := getattr(backend, "engine_sha256", ""):
         described["engine_sha256"] = str(engine)
     return described
+
+
+def hint_of(backend: Backend) -> str:
+    """In what a backend was asked to compute what its file holds as float32: "fp32" or "bf16"."""
+    return str(getattr(backend, "hint", "fp32"))
 
 
 def notes(backend: Backend) -> tuple[str, ...]:

@@ -6,21 +6,22 @@ Every engine that was tried is kept as an `Attempt`. What engines there are is k
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from hz_runtime.backends.base import REMEDY, Backend, EngineFailure, notes, on_gpu
+from hz_runtime.backends.base import REMEDY, Backend, EngineFailure, hint_of, notes, on_gpu
 from hz_runtime.backends.built_engines import Build, open_built
+from hz_runtime.backends.file_choice import FAST, FileChoice, file_choices
 from hz_runtime.backends.registry import ENGINES, Engine, engines_named, missing, open_model
-from hz_runtime.errors import BackendError
+from hz_runtime.errors import BackendError, BundleError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from hz_runtime.bundle.store import Bundle, ModelEntry
+    from hz_runtime.bundle.store import Bundle
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Attempt:
     outcome : "ran" (it opened, and runs the model), "unavailable" (it could not be tried here) or "failed"
     (it did not open).  reason : why not; of one that ran, what it runs and on which device.
     file : the model's, "" where it was not looked for.  remedy : what would let it run.
+    caveat : of one that ran, what is known against the precision that was asked for; "" for nothing.
     """
 
     engine: Engine
@@ -37,6 +39,7 @@ class Attempt:
     reason: str
     file: str = ""
     remedy: str = ""
+    caveat: str = ""
 
     def __str__(self) -> str:
         """One line, as run.json and the log have it."""
@@ -45,7 +48,7 @@ class Attempt:
             "unavailable": f"not available ({self.reason})",
             "failed": f"could not open {self.file} ({self.reason})",
         }
-        return f"{self.engine.label}: {said[self.outcome]}"
+        return f"{self.engine.label}: {said[self.outcome]}{'; ' if self.caveat else ''}{self.caveat}"
 
 
 class RequiredBackendUnavailable(BackendError):
@@ -62,7 +65,7 @@ def choose(
     require: str | None = None,
     *,
     to: str | None = None,
-    precision: str | None = None,
+    precision: str | FileChoice | None = None,
     threads: int | None = None,
     build: Build | None = None,
     cuda_graphs: bool = False,
@@ -71,7 +74,8 @@ def choose(
 
     backend : one of `registry.backend_names`; its engines are tried first, the others after them.
     require : the same names, and no other engine is tried.
-    precision : None for the fastest on the engine (fp16 on CUDA, fp32 on a CPU).
+    precision : None for the engine's own (fp16 on CUDA, fp32 on a CPU); else as `file_choices` takes it, or
+    the very file to open.
     build : makes a TensorRT engine where neither bundle nor cache holds one; None forbids it.
     cuda_graphs : let TensorRT replay CUDA graphs.
     Returns the backend and every attempt, the last one being the engine taken. Where a GPU engine fails
@@ -113,7 +117,7 @@ class _Remaining:
     bundle: Bundle
     role: str
     to: str | None
-    precision: str | None
+    precision: str | FileChoice | None
     threads: int | None
     build: Build | None
     cuda_graphs: bool
@@ -127,35 +131,65 @@ class _Remaining:
             if problem:
                 self.attempts.append(Attempt(engine, "unavailable", problem, remedy=remedy))
                 continue
-            wanted = self.precision or engine.fastest
-            entry = _entry(self.bundle, self.role, self.precision, engine.fastest, self.to)
+            opened = self._open_first(engine)
+            if opened is not None:
+                return opened
+        return None
+
+    def _open_first(self, engine: Engine) -> Backend | None:
+        """The first of the files to try on an engine that opens there; None where none does."""
+        try:
+            choices = self._choices(engine)
+        except BundleError as error:
+            if self.precision != "bf16":  # which one engine takes as a hint, and another as a file
+                raise
+            self.attempts.append(
+                Attempt(engine, "unavailable", error.message.rstrip("."), remedy=error.remedy)
+            )
+            return None
+        for choice in choices:
+            entry = choice.entry
             try:
-                opened, what = self._open(engine, entry)
+                opened, what = self._open(engine, choice)
             except BackendError as error:
                 reason = error.message.rstrip(".")
                 self.attempts.append(Attempt(engine, "failed", reason, entry.file, error.remedy))
                 continue
-            held = entry.precision
-            held += "" if held == wanted else f", {wanted} is not in the bundle"
-            self.attempts.append(Attempt(engine, "ran", f"{what} ({held}) on {opened.device}", entry.file))
+            if choice.proven and opened.precision != choice.proven:
+                opened.close()
+                reason = f"it computes in {opened.precision}, its evidence is of {choice.proven}"
+                self.attempts.append(Attempt(engine, "failed", reason, entry.file))
+                continue
+            reason = f"{what} ({self._shown(engine, choice)}) on {opened.device}"
+            self.attempts.append(Attempt(engine, "ran", reason, entry.file, caveat=choice.caveat))
             return opened
         return None
 
-    def _open(self, engine: Engine, entry: ModelEntry) -> tuple[Backend, str]:
+    def _choices(self, engine: Engine) -> tuple[FileChoice, ...]:
+        if isinstance(self.precision, FileChoice):
+            return (self.precision,)
+        return file_choices(self.bundle, self.role, engine, self.precision, self.to)
+
+    def _shown(self, engine: Engine, choice: FileChoice) -> str:
+        """The precision that runs, and what was wanted of it where that is another."""
+        asked = self.precision
+        if asked == FAST and engine.device == "cpu":
+            return f"{choice.precision}, the quickest that the bundle has evidence for here"
+        wanted = asked if isinstance(asked, str) and asked != FAST else engine.fastest
+        held = choice.precision
+        return (
+            held
+            if isinstance(asked, FileChoice) or held == wanted
+            else f"{held}, {wanted} is not in the bundle"
+        )
+
+    def _open(self, engine: Engine, choice: FileChoice) -> tuple[Backend, str]:
         """The opened backend, and the name of what it runs."""
+        entry = choice.entry
         if engine.built:
             return open_built(self.bundle, entry, engine.package, self.build, self.cuda_graphs)
         data = self.bundle.read(entry)
-        return open_model(engine, data, self.threads, entry.file), entry.file
-
-
-def _entry(bundle: Bundle, role: str, precision: str | None, fastest: str, to: str | None) -> ModelEntry:
-    """The model in the precision asked for; else in the fastest one, else in any that there is."""
-    if precision:
-        return bundle.model(role, precision=precision, to=to)
-    any_precision = bundle.model(role, to=to)
-    same = [e for e in bundle.models if e.role == role and e.target == any_precision.target]
-    return next((entry for entry in same if entry.precision == fastest), any_precision)
+        return open_model(engine, data, self.threads, entry.file, choice.hint), entry.file
 
 
 class FallbackBackend:
@@ -176,6 +210,14 @@ class FallbackBackend:
         self.name, self.version, self.provider = opened.name, opened.version, opened.provider
         self.device, self.precision, self.sha256 = opened.device, opened.precision, opened.sha256
         self.inputs, self.outputs = opened.inputs, opened.outputs
+
+    @property
+    def operators(self) -> Mapping[str, float]:
+        return dict(getattr(self._backend, "operators", {}))
+
+    @property
+    def hint(self) -> str:
+        return hint_of(self._backend)
 
     @property
     def engine_sha256(self) -> str:

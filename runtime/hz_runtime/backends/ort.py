@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hz_runtime.backends import cuda_driver
-from hz_runtime.backends.arithmetic import executed_precision, holds_only_float32
+from hz_runtime.backends.arithmetic import ALL_FLOAT32, executed_graph, holds_only_float32
 from hz_runtime.backends.base import EngineFailure, OutOfMemory, check_batch, check_outputs
 from hz_runtime.bundle.manifest import TensorSpec
 from hz_runtime.errors import BackendError
@@ -165,10 +165,11 @@ class OrtBackend:
             return onnxruntime.InferenceSession(model, sess_options=options, providers=[choice])
 
         if holds_only_float32(model):
-            session, self.precision = opened(), "fp32"
+            session, executed = opened(), ALL_FLOAT32
         else:
             session, graph = _with_graph(opened, options)
-            self.precision = executed_precision(graph)
+            executed = executed_graph(graph)
+        self.precision, self.operators = executed.precision, executed.operators
         session.disable_fallback()  # else a failing run silently rebuilds the session on the CPU
         self._session = session
         self.version = str(onnxruntime.__version__)

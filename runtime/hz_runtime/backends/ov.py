@@ -16,8 +16,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from hz_runtime.backends.arithmetic import precision_of
+from hz_runtime.backends.arithmetic import Executed, executed_types
 from hz_runtime.backends.base import EngineFailure, check_batch, check_outputs
+from hz_runtime.backends.instruction_set import instruction_set
 from hz_runtime.bundle.manifest import TensorSpec
 from hz_runtime.errors import BackendError
 
@@ -30,6 +31,7 @@ _CUTS = ("Clamp", "Maximum", "Minimum", "Relu")  # operations that end a network
 _HEAVY = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 _NO_ARITHMETIC = ("Const", "Input", "Output", "Reorder", "Reshape", "Concatenation", "FakeQuantize")
 _TYPES = {"i8": "int8", "u8": "int8", "f16": "fp16", "bf16": "bf16", "f32": "fp32"}
+_HINTS = {"fp32": "f32", "bf16": "bf16"}  # what an engine is asked to compute in what a file holds as float32
 _REMEDY = "Re-export the bundle, or use another backend (--backend onnxruntime-cpu)."
 
 
@@ -38,10 +40,10 @@ def missing(package: str, _device: str) -> tuple[str, str]:
     return ("", "") if find_spec(package) else (f"{package} is not installed", "")
 
 
-def open_model(model: bytes, _device: str, threads: int, where: str) -> OpenVinoBackend:
-    """Open ONNX bytes on the CPU; BackendError where OpenVINO cannot."""
+def open_model(model: bytes, _device: str, threads: int, where: str, hint: str = "fp32") -> OpenVinoBackend:
+    """Open ONNX bytes on the CPU; BackendError where OpenVINO cannot, or not in the type of the hint."""
     try:
-        return OpenVinoBackend(model, threads)
+        return OpenVinoBackend(model, threads, hint)
     except BackendError as error:
         raise BackendError(f"{where}: {error.message}", error.remedy) from None
     except Exception as error:  # OpenVINO raises plain RuntimeError
@@ -76,7 +78,7 @@ class OpenVinoBackend:
     name = "openvino"
     provider = "CPU"
 
-    def __init__(self, model: bytes, threads: int) -> None:
+    def __init__(self, model: bytes, threads: int, hint: str = "fp32") -> None:
         openvino = quiet_openvino()
         core = openvino.Core()
         network = core.read_model(model)
@@ -88,7 +90,7 @@ class OpenVinoBackend:
             "CPU",
             {
                 # Left to itself it computes in bfloat16 where the CPU can; fp32 means fp32.
-                "INFERENCE_PRECISION_HINT": "f32",
+                "INFERENCE_PRECISION_HINT": _HINTS[hint],
                 "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_NUM_THREADS": threads,
                 "NUM_STREAMS": 1,
@@ -100,7 +102,12 @@ class OpenVinoBackend:
         self.device = str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
         self.inputs = tuple(_spec(port) for port in self._compiled.inputs)
         self.outputs = tuple(_spec(port) for port in self._compiled.outputs[: self._results])
-        self.precision = precision_of(_computed_types(self._compiled))
+        executed = _executed(self._compiled)
+        self.precision, self.operators, self.hint = executed.precision, executed.operators, hint
+        if hint not in ("fp32", *executed.operators):
+            raise BackendError(
+                f"this CPU does not compute in {hint} ({instruction_set()}).", "Use --precision fp32 or fast."
+            )
         self.sha256 = hashlib.sha256(model).hexdigest()
 
     def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
@@ -157,15 +164,18 @@ def _kind(port: Any) -> str:
     return kinds.get(kind, kind)
 
 
-def _computed_types(compiled: Any) -> list[str]:
-    """The types in which the compiled network computes, of the graph that it runs; see arithmetic.py."""
-    ran = [
-        (str(node.get_rt_info()["layerType"].value), str(node.get_rt_info()["runtimePrecision"].value))
-        for node in compiled.get_runtime_model().get_ordered_ops()
-    ]
-    heavy = [kind for layer, kind in ran if layer in _HEAVY]
-    counting = heavy or [kind for layer, kind in ran if layer not in _NO_ARITHMETIC]
-    return [_TYPES.get(kind, "") for kind in counting]
+def _executed(compiled: Any) -> Executed:
+    """What the compiled network computes in, of the graph that it runs; see arithmetic.py."""
+    ran = []
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = node.get_rt_info()
+        layer, kind = (str(info[key].value) for key in ("layerType", "runtimePrecision"))
+        # The kernel's own word, e.g. "brgconv_avx2_f32", where it has one: on a CPU without int8 products a
+        # Deconvolution of int8 weights runs in float32, and is int8 by its runtimePrecision all the same.
+        kernel = str(info["primitiveType"].value).rpartition("_")[2].lower()
+        if layer not in _NO_ARITHMETIC:
+            ran.append((layer in _HEAVY, _TYPES.get(kernel) or _TYPES.get(kind, "")))
+    return executed_types(ran)
 
 
 def _spec(port: Any) -> TensorSpec:

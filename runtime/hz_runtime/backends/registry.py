@@ -38,6 +38,8 @@ class Engine:
     fastest : the precision of file that is fastest on it.  extra : of hz-mri that installs it.
     file : its module in this folder.  package : what it imports.  distributions : that bring the package.
     built : it runs engines that were built from an ONNX file, not that file.
+    hints : the types that it can be asked to compute in what a file holds as float32; with more than "fp32"
+    its `open_model` takes one of them as `hint`, and raises BackendError where this machine has no such type.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Engine:
     package: str
     distributions: tuple[str, ...]
     built: bool = False
+    hints: tuple[str, ...] = ("fp32",)
 
     @property
     def install(self) -> str:
@@ -109,6 +112,7 @@ ENGINES = (
         file="ov",
         package="openvino",
         distributions=("openvino",),
+        hints=("fp32", "bf16"),
     ),
     Engine(
         name="onnxruntime-cpu",
@@ -161,7 +165,7 @@ def installed() -> tuple[tuple[str, str], ...]:
     return tuple(found.items())
 
 
-def open_model(engine: Engine, model: bytes, threads: int | None, where: str) -> Backend:
+def open_model(engine: Engine, model: bytes, threads: int | None, where: str, hint: str = "fp32") -> Backend:
     """Open ONNX bytes with an engine that takes them; arguments and errors are those of `open_backend`."""
     from hz_runtime.backends.external_data import check_self_contained  # not for every command's --help
     from hz_runtime.cpus import usable_cpus
@@ -171,17 +175,29 @@ def open_model(engine: Engine, model: bytes, threads: int | None, where: str) ->
     if find_spec(engine.package) is None:
         raise BackendError(f"{engine.package} is not installed.", engine.install)
     check_self_contained(model, where)
-    opened: Backend = engine.module().open_model(model, engine.device, threads or usable_cpus(), where)
+    if hint not in engine.hints:
+        raise BackendError(f"{engine.label} does not compute float32 files in {hint}.", "Leave it out.")
+    hinted = {} if hint == "fp32" else {"hint": hint}
+    opened: Backend = engine.module().open_model(
+        model, engine.device, threads or usable_cpus(), where, **hinted
+    )
     return opened
 
 
 def open_backend(
-    name: str, model: bytes, *, device: str = "auto", threads: int | None = None, where: str = "model"
+    name: str,
+    model: bytes,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    where: str = "model",
+    hint: str = "fp32",
 ) -> Backend:
     """Open ONNX bytes with the engine of a name or family, e.g. "onnxruntime".
 
     device : "cpu", "cuda", or "auto" for the first on which the engine can run here.  threads : CPU threads
     of one run, None for all this process may use.  where : the model's name for messages.
+    hint : the type in which to compute what the file holds as float32, one of `Engine.hints`.
     Raises BackendError where the engine is absent or cannot run the model there, BundleError where the model
     points at other files.
     """
@@ -191,4 +207,4 @@ def open_backend(
         known = ", ".join(engine.name for engine in ENGINES if not engine.built)
         raise BackendError(f"{name} does not open an ONNX file on {device}.", f"Those that do: {known}.")
     usable = (engine for engine in fitting[:-1] if not missing(engine)[0])
-    return open_model(next(usable, fitting[-1]), model, threads, where)
+    return open_model(next(usable, fitting[-1]), model, threads, where, hint)

@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from hz_runtime.backends import cuda_driver
+from hz_runtime.backends.arithmetic import shares
 from hz_runtime.backends.base import EngineFailure, OutOfMemory, check_batch, check_outputs
 from hz_runtime.backends.cuda_driver import DriverState
 from hz_runtime.backends.trt_buffers import Loaded, Workspace, failure, pieces
@@ -226,6 +227,7 @@ class TensorRtBackend:
         self.provider = f"CUDA ({trt.__name__})"
         self.device = device
         self.precision = record.precision
+        self.operators = shares(record.layers)
         self.sha256 = record.model_sha256
         self.engine_sha256 = record.sha256
         self._notes: list[str] = []

@@ -66,6 +66,10 @@ class FolderRun:
             for line, attempt in self._attempts:
                 if attempt.outcome != "ran":
                     self._emit(Event("note", line))
+        if self._opened.options.precision is not None:  # what became of it, and what is known against it
+            for line, attempt in self._attempts:
+                if attempt.outcome == "ran":
+                    self._emit(Event("note", line))
         self._emit(Event("start", f"{backend.name} on {backend.device}", total=total))
         for note in self.chosen.notes:
             log.write(note.text)

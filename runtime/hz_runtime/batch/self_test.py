@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hz_runtime.backends.fallback import choose
+from hz_runtime.backends.file_choice import FileChoice
 from hz_runtime.backends.registry import ENGINES, Engine, missing
 from hz_runtime.bundle.manifest import RUN_ROLES
 from hz_runtime.errors import BackendError, HzError, UsageError
@@ -193,7 +194,7 @@ def _engine_checks(
                 engine.name,
                 engine.name,
                 to=entry.target,
-                precision=entry.precision,
+                precision=FileChoice(entry),
                 threads=count,
             )
         except BackendError as error:

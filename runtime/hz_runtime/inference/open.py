@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from hz_runtime.backends.base import Backend
 from hz_runtime.backends.fallback import Attempt, choose
+from hz_runtime.backends.file_choice import FAST
+from hz_runtime.backends.registry import engines_named, missing
 from hz_runtime.errors import UsageError
 from hz_runtime.inference.predictors import AgePredictor, DiagnosisPredictor, Harmonizer
 from hz_runtime.model_space.recipe import Recipe
@@ -25,7 +27,7 @@ class NetworkOptions:
 
     to : site to harmonize to; None for the only one.  backend : "auto", "openvino", "onnxruntime", ...: tried
     first.  require : the same, and no other is tried.  precision : of the files to run, for the networks of
-    which the bundle holds such a file; None for the fastest on the engine.
+    which the bundle holds such a file, or "fast" (`backends.file_choice`); None for the engine's own.
     threads : CPU threads of one network run; None for all that this process may use.
     build : makes a TensorRT engine where neither bundle nor cache holds one; None forbids it.
     cuda_graphs : let TensorRT record the GPU's work once and replay it.
@@ -85,13 +87,15 @@ def open_networks(bundle: Bundle, options: NetworkOptions | None = None) -> Netw
     """
     options = options or NetworkOptions()
     recipe = Recipe.from_dict(dict(bundle.recipe))
+    roles = {model.role for model in bundle.models}
     in_precision = {model.role for model in bundle.models if model.precision == options.precision}
+    if options.precision == FAST or (not in_precision and _takes_hint(options)):
+        in_precision = roles
     if options.precision and not in_precision:
         raise UsageError(
             f"{bundle.path.name} holds no {options.precision} file.",
             "Leave --precision out, or export one:  hz-export --help",
         )
-    roles = {model.role for model in bundle.models}
     attempts: dict[str, tuple[Attempt, ...]] = {}
     with ExitStack() as opened:  # where one cannot be opened, none stays open
 
@@ -130,3 +134,11 @@ def open_networks(bundle: Bundle, options: NetworkOptions | None = None) -> Netw
             diagnosis_predictor = DiagnosisPredictor(backend, bundle.entry(backend.sha256), recipe)
         opened.pop_all()
     return Networks(harmonizer, age_predictor, diagnosis_predictor, attempts)
+
+
+def _takes_hint(options: NetworkOptions) -> bool:
+    """Whether an engine that may run here can be asked to compute float32 files in the precision wanted."""
+    return any(
+        options.precision in engine.hints[1:] and not missing(engine)[0]
+        for engine in engines_named(options.require or "auto")
+    )

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tiny
-from hz_runtime.backends.arithmetic import executed_precision, holds_only_float32, precision_of
+from hz_runtime.backends.arithmetic import executed_graph, executed_types, holds_only_float32, precision_of
 from hz_runtime.backends.registry import installed, open_backend
 
 SHAPE = ["N", 4, 8, 8, 8]
@@ -60,6 +60,14 @@ def test_words_are_few_and_in_order() -> None:
     assert precision_of([]) == "fp32"
 
 
+def test_shares_are_of_all_operators_and_the_word_is_of_the_heavy_ones() -> None:
+    ran = [(True, "int8"), (True, "fp32"), (False, "fp32"), (False, "fp32"), (False, "")]
+    executed = executed_types(ran)
+    assert executed.precision == "int8+fp32"
+    assert executed.operators == {"int8": 0.25, "fp32": 0.75}
+    assert executed_types([(False, "")]).operators == {"fp32": 1.0}
+
+
 def test_a_file_of_float32_needs_no_look() -> None:
     kernel = {"w": np.ones((4, 4, 3, 3, 3), np.float32)}
     assert holds_only_float32(model([helper.make_node("Conv", ["volume", "w"], ["made"])], kernel))
@@ -68,8 +76,8 @@ def test_a_file_of_float32_needs_no_look() -> None:
 
 def test_convolutions_count_and_what_is_around_them_does_not() -> None:
     """Of the file as it stands, which an engine may run otherwise: a float Conv behind DequantizeLinear."""
-    assert executed_precision(quantized()) == "fp32"
-    assert executed_precision(half()) == "fp16"
+    assert executed_graph(quantized()).precision == "fp32"
+    assert executed_graph(half()).precision == "fp16"
     integer = [
         helper.make_node("DynamicQuantizeLinear", ["volume"], ["q", "scale", "zero"]),
         helper.make_node("ConvInteger", ["q", "w"], ["i"], pads=[1] * 6),
@@ -77,8 +85,8 @@ def test_convolutions_count_and_what_is_around_them_does_not() -> None:
         helper.make_node("Conv", ["f", "k"], ["made"], pads=[1] * 6),
     ]
     constants = {"w": np.ones((4, 4, 3, 3, 3), np.int8), "k": np.ones((4, 4, 3, 3, 3), np.float32)}
-    assert executed_precision(model(integer, constants)) == "int8+fp32"
-    assert executed_precision(model([helper.make_node("Relu", ["volume"], ["made"])], {})) == "fp32"
+    assert executed_graph(model(integer, constants)).precision == "int8+fp32"
+    assert executed_graph(model([helper.make_node("Relu", ["volume"], ["made"])], {})).precision == "fp32"
 
 
 @pytest.mark.parametrize(
@@ -97,6 +105,8 @@ def test_engines_say_what_they_run(engine: str, achieved: dict[str, str]) -> Non
     for data, precision in ((quantized(), "int8"), (half(), "fp16")):
         backend = open_backend(engine, data, device="cpu", threads=1)
         assert backend.precision == achieved[precision]
+        assert abs(sum(backend.operators.values()) - 1) < 1e-3
+        assert achieved[precision] in backend.operators
         assert backend.run(batch)["made"].shape == batch.shape  # the graph that was looked at still runs
         backend.close()
 

@@ -47,8 +47,8 @@ def test_a_precision_is_for_the_networks_that_have_it(tmp_path: Path) -> None:
     with open_networks(bundle, options) as networks:
         ran = {role: bundle.entry(backend.sha256).file for role, backend in networks.backends.items()}
     assert ran == {"harmonizer": "harmonizer.fp16.onnx", "age": "age.onnx"}
-    with pytest.raises(UsageError, match=r"half\.hz holds no bf16 file"):
-        open_networks(bundle, NetworkOptions(precision="bf16"))
+    with pytest.raises(UsageError, match=r"half\.hz holds no int8 file"):
+        open_networks(bundle, NetworkOptions(precision="int8"))
 
 
 def test_nothing_stays_open_where_one_does_not_open(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
