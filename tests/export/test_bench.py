@@ -251,6 +251,7 @@ def test_a_cpu_is_not_asked_to_run_float16_graphs(tiny_bundle: Path) -> None:
     assert "onnxruntime-cpu fp32" in names
     assert "onnxruntime-cpu fp16" not in names
     assert "onnxruntime-cuda fp16" in names
+    assert "openvino bf16" in names and "onnxruntime-cpu bf16" not in names
 
 
 def test_speed_of_a_bundle_describes_itself(tiny_bundle: Path, tmp_path: Path) -> None:

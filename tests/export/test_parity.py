@@ -135,11 +135,17 @@ def test_an_age_network_is_judged_in_years_alone(volumes: Volumes) -> None:
 
 
 def test_every_installed_engine_is_asked(volumes: Volumes) -> None:
+    from hz_runtime.backends.instruction_set import instruction_set, multiplies
     from hz_runtime.backends.registry import installed
 
     parity_check = ParityCheck(Affine(), volumes.grids[:1], parity.brains(volumes.grids[:1]), volumes)
     rows = parity_check.measure(harmonizer_onnx(), "fp32", TOLERANCES["fp32"], "harmonizer.onnx")["measured"]
-    assert [row["backend"]["name"] for row in rows] == [name for name, _ in installed()]
+    plain = [row for row in rows if "hint" not in row["backend"]]
+    assert [row["backend"]["name"] for row in plain] == [name for name, _ in installed()]
+    hinted = [row["backend"]["name"] for row in rows if "hint" in row["backend"]]
+    assert hinted == (["openvino"] if multiplies("bf16", instruction_set()) else [])
+    assert all(row["backend"]["instructions"] == instruction_set() for row in rows)
+    assert [row["not_fast"] for row in plain] == [["it computes in fp32"]] * len(plain)
 
 
 def test_scans_are_picked_evenly_and_named_by_content_only(tmp_path: Path) -> None:
