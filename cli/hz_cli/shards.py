@@ -19,6 +19,7 @@ SHOWN = 20  # scans of each state
 _OUT = click.argument("out", metavar="OUT", type=click.Path(path_type=Path, file_okay=False, exists=True))
 STATUS_CODES = """\b
 Exit codes: 0 all done; 2 usage; 3 some scans failed, were left half done or never reached, or are running.
+With --affected: 0 no fix concerns any result; 3 some are, or may be, concerned.
 """
 GATHER_CODES = """\b
 Exit codes: 0 all done; 1 a file could not be written; 2 usage; 3 some scans failed; 130 some not reached.
@@ -33,8 +34,11 @@ Exit codes: 0 all done; 1 a file could not be written; 2 usage; 3 some scans fai
 @click.option(
     "--missing", is_flag=True, help="Print only the command that runs what is missing, if anything is."
 )
+@click.option(
+    "--affected", is_flag=True, help="List the results of versions that a fix of a later release concerns."
+)
 @click.pass_context
-def status(ctx: click.Context, /, out: Path, as_json: bool, missing: bool) -> None:
+def status(ctx: click.Context, /, out: Path, as_json: bool, missing: bool, affected: bool) -> None:
     """Say what has become of all scans of a run that was divided with --shard, also while it goes on.
 
     Done, flagged, failed and why, running, never reached, or left half done by a job that was killed.
@@ -42,7 +46,14 @@ def status(ctx: click.Context, /, out: Path, as_json: bool, missing: bool) -> No
     \b
       hz-run status harmonized
       eval "$(hz-run status harmonized --missing)"
+      hz-run status harmonized --affected
     """
+    if affected:
+        if missing:
+            raise click.UsageError("--affected and --missing ask for different things: leave one out.")
+        from hz_cli import affected as affected_results
+
+        ctx.exit(affected_results.show(affected_results.affected(Path(out)), as_json))
     from hz_runtime.batch.status import folder_status
 
     found = folder_status(Path(out).absolute())
