@@ -7,6 +7,7 @@ DEMO_VENV ?= .venv-demo
 TEST_VENV ?= .venv-test
 DOCS_VENV ?= .venv-docs
 RELEASE_VENV ?= .venv-release
+FUZZ_VENV ?= .venv-fuzz
 ARGS ?=
 WORKERS ?= 2
 
@@ -14,7 +15,7 @@ PIP_FLAGS = --disable-pip-version-check --no-compile --quiet --constraint constr
 ROOMS = runtime calibration train export cli
 SOURCES = $(shell find $(ROOMS) -type f -not -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: help demo test coverage lint format docs release locks audit clean python-ok
+.PHONY: help demo test coverage lint format docs release locks audit fuzz clean python-ok
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +28,7 @@ help:
 	@echo "make release   sdist and wheel, twice and compared; SBOMs and the bundle's ML-BOM; writes dist"
 	@echo "make locks     the lock files of every extra anew; after constraints.txt has changed"
 	@echo "make audit     known advisories of every locked package; one that cannot be audited fails"
+	@echo "make fuzz      a coverage-guided fuzzer on the five parsers; FUZZ_RUNS and FUZZ_SECONDS bound each"
 	@echo "make clean     remove what the above made, their environments too"
 
 demo: $(DEMO_VENV)/.installed
@@ -58,6 +60,10 @@ release: $(RELEASE_VENV)/.installed
 locks audit: $(RELEASE_VENV)/.installed
 	PATH="$(CURDIR)/$(RELEASE_VENV)/bin:$$PATH" $(RELEASE_VENV)/bin/python release/make.py $@
 
+# atheris has wheels for Linux and CPython up to 3.13.
+fuzz: $(FUZZ_VENV)/.installed
+	$(FUZZ_VENV)/bin/python tests/attacks/fuzz.py
+
 # The demo runs from a real install, so it also shows that the wheel is complete: any change of a
 # source or of the bundle installs again (pip keeps the dependencies).
 $(DEMO_VENV)/.installed: pyproject.toml constraints.txt README.md $(SOURCES) | $(DEMO_VENV)/bin/python
@@ -82,7 +88,12 @@ $(RELEASE_VENV)/.installed: pyproject.toml constraints.txt | $(RELEASE_VENV)/bin
 	$(RELEASE_VENV)/bin/python -m pip install $(PIP_FLAGS) --editable ".[release]"
 	@touch $@
 
-$(DEMO_VENV)/bin/python $(TEST_VENV)/bin/python $(DOCS_VENV)/bin/python $(RELEASE_VENV)/bin/python: | python-ok
+$(FUZZ_VENV)/.installed: pyproject.toml constraints.txt | $(FUZZ_VENV)/bin/python
+	@echo "installing the runtime and atheris into $(FUZZ_VENV)"
+	$(FUZZ_VENV)/bin/python -m pip install $(PIP_FLAGS) --editable ".[dicom]" atheris==3.0.0
+	@touch $@
+
+$(DEMO_VENV)/bin/python $(TEST_VENV)/bin/python $(DOCS_VENV)/bin/python $(RELEASE_VENV)/bin/python $(FUZZ_VENV)/bin/python: | python-ok
 	$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
 
 python-ok:
@@ -91,5 +102,5 @@ python-ok:
 	  echo "  Name another:  PYTHON=python3.12 make ..."; exit 1; }
 
 clean:
-	rm -rf $(DEMO_VENV) $(TEST_VENV) $(DOCS_VENV) $(RELEASE_VENV) hz-demo hz-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf $(DEMO_VENV) $(TEST_VENV) $(DOCS_VENV) $(RELEASE_VENV) $(FUZZ_VENV) hz-demo hz-out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

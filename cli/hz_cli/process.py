@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -116,9 +117,19 @@ def _set(ctx: click.Context, settings: Mapping[str, Any], choices: dict[str, Any
         name = key.strip().lstrip("-").replace("-", "_")
         if name not in known:
             unknown.append(f"the setting {key} is none of hz-dicom process: ignored")
-        elif ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
-            choices[name] = known[name].type_cast_value(ctx, value)
+        elif value is not None and ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            choices[name] = _cast(ctx, known[name], key, value)
     return unknown
+
+
+def _cast(ctx: click.Context, param: click.Parameter, key: str, value: Any) -> Any:
+    """A setting as its option takes it from the command line: a text, a number, true or false; several of
+    them for an option that may be repeated."""
+    several = value if isinstance(value, list) and param.multiple else [value]
+    if not all(isinstance(one, str | int | float) for one in several):
+        raise click.BadParameter(f"the setting {key} is {json.dumps(value)[:80]}.", ctx, param)
+    texts = [one if isinstance(one, bool) else str(one) for one in several]
+    return param.type_cast_value(ctx, texts if param.multiple else texts[0])
 
 
 def _each(source: Path, out: Path) -> list[Study]:

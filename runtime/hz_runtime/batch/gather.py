@@ -48,7 +48,7 @@ def gather(out: Path) -> RunReport:
         entries = [_entry(label, name, words) for label, name in plan.scans]
         scans = tuple(ScanResult.from_dict(entry) for entry in entries)
         run = _run([source for source in found if source.shard is not None], entries, scans)
-        report = bool(run["options"].get("report"))
+        report = bool((run.get("options") or {}).get("report"))
         log = b"".join(place.log(shard).read_bytes() for shard in place.shards() if place.log(shard).exists())
         if holds(out / "run.json", to_json(run)) and _whole(out, report):
             return RunReport(out, scans, run, run["interrupted"], unchanged=True)

@@ -17,9 +17,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
+
+from hz_runtime.results.scan_result import ScanResult
 
 DONE = ("ok", "flagged")
+MAX_LINE_BYTES = 1 << 22  # no scan's word is as long; what is longer is read in pieces, which are no lines
 
 
 @dataclass
@@ -37,29 +40,66 @@ class Noted:
 
 
 def read_journal(path: Path) -> list[Noted]:
-    """The runs of a journal, in order; none where there is no such file. Lines cut short are passed over."""
+    """The runs of a journal, in order; none where there is no such file. Lines that are cut short, or that no
+    run wrote, are passed over."""
     runs: list[Noted] = []
     for line in _objects(path):
-        if isinstance(run := line.get("run"), dict):
+        if is_run(run := line.get("run")):
             runs.append(Noted(run))
         elif not runs:
             continue
         elif isinstance(name := line.get("begun"), str):
             runs[-1].begun.add(name)
-        elif isinstance(scan := line.get("scan"), dict):
-            runs[-1].scans[str(scan.get("name"))] = scan
-            runs[-1].begun.discard(str(scan.get("name")))
-        elif isinstance(end := line.get("end"), dict):
+        elif is_scan(scan := line.get("scan")):
+            runs[-1].scans[scan["name"]] = scan
+            runs[-1].begun.discard(scan["name"])
+        elif _is_end(end := line.get("end")):
             runs[-1].end = end
     return runs
 
 
 def _objects(path: Path) -> Iterator[dict[str, Any]]:
     with suppress(FileNotFoundError), open(path, "rb") as stream:
-        for line in stream:
+        while line := stream.readline(MAX_LINE_BYTES):
             with suppress(ValueError, RecursionError):
                 if isinstance(found := json.loads(line), dict):
                     yield found
+
+
+def is_run(found: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether this is how a run is done, as far as others go by it."""
+    if not isinstance(found, dict):
+        return False
+    return all(isinstance(found.get(key) or {}, dict) for key in ("bundle", "options"))
+
+
+def is_scan(found: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether this is an object of run.json["scans"], as far as others go by it."""
+    if not isinstance(found, dict):
+        return False
+    texts = [found.get(key) for key in ("input", "name", "status", "reason")]
+    for key in ("outputs", "flags"):
+        texts += found[key] if isinstance(found.get(key), list) else [None]
+    if not all(isinstance(text, str) for text in (*texts, found.get("figure") or "")):
+        return False
+    seconds, gates = found.get("seconds") or {}, found.get("gates") or []
+    if not (isinstance(seconds, dict) and all(map(_is_number, seconds.values()))):
+        return False
+    if not (isinstance(gates, list) and all(isinstance(gate, dict) for gate in gates)):
+        return False
+    try:
+        ScanResult.from_dict(found)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return status_of(found) in ("failed", "skipped", *DONE) and _is_number(found.get("age") or 0)
+
+
+def _is_end(found: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(found, dict) and _is_number(found.get("seconds", 0))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and -1e300 < value < 1e300
 
 
 def status_of(scan: Mapping[str, Any]) -> str:

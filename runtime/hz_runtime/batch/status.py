@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from hz_runtime.batch.journal import DONE, Noted, status_of
+from hz_runtime.batch.journal import DONE, Noted, is_run, is_scan, status_of
 from hz_runtime.batch.shard import Shard
 from hz_runtime.batch.shard_folder import Plan, ShardFolder
 from hz_runtime.errors import UsageError
@@ -139,7 +139,9 @@ def latest(found: Iterable[Source]) -> dict[str, tuple[Source, Mapping[str, Any]
 def _whole_run(path: Path) -> list[Noted]:
     try:
         run = json.loads(path.read_bytes())
-        scans = {str(scan["name"]): scan for scan in run["scans"] if scan["reason"] != NOT_REACHED}
+        if not (is_run(run) and all(map(is_scan, run["scans"]))):
+            raise ValueError("a scan, or the whole, in another form")
+        scans = {scan["name"]: scan for scan in run["scans"] if scan["reason"] != NOT_REACHED}
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -13,6 +13,7 @@ import struct
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,6 +114,9 @@ def _some(files: list[Path]) -> list[Path]:
 
 
 def _unpacked(path: Path, folder: Path, limits: IntakeLimits) -> list[Path]:
+    from isal import igzip_lib
+
+    of_streams = (zlib.error, cast(type[Exception], igzip_lib.error))  # its stub declares an instance
     try:
         with open(path, "rb") as file:
             head = file.read(HEAD)
@@ -130,12 +134,8 @@ def _unpacked(path: Path, folder: Path, limits: IntakeLimits) -> list[Path]:
         if error.errno is None:  # isal's BadGzipFile
             raise _damaged() from error
         raise HzError(f"the archive cannot be unpacked ({error.strerror}).", _ROOM) from error
-    except _DAMAGED as error:
+    except (*_DAMAGED, *of_streams) as error:
         raise _damaged() from error
-    except Exception as error:  # isal and zlib raise errors of their own for a damaged stream
-        if type(error).__name__ == "error" or "isal" in type(error).__module__:
-            raise _damaged() from error
-        raise
 
 
 def _damaged() -> UnreadableScan:

@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hz_runtime.dicom.intake import IntakeLimits
 from hz_runtime.errors import HzError
+from hz_runtime.hospital.answers import Arrived, Changes, stored_in
 from hz_runtime.hospital.arrival import announced, refused_by
 from hz_runtime.hospital.journal import WAITING, Entry, Journal
 from hz_runtime.hospital.orthanc import Orthanc, OrthancAway, OrthancRefuses
@@ -30,7 +30,6 @@ _PAGE = 500  # changes an answer
 _AUDITED_SECONDS = 86400.0
 _FATAL = (4, 5)  # exit codes that are about the installation, not about a study
 _LEAST_FREE = 2**30  # bytes of the disk with the state
-_EVENTS = ("NewSeries", "StableSeries")
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ class Bridge:
 
     def _begin(self, since: int | None) -> None:
         if since is None:
-            since = int(self._changes("/changes?last").get("Last", 0))
+            since = self._changes("/changes?last").last or 0
         self._journal.read_to(since, ())
 
     def _step(self) -> bool:
@@ -144,29 +143,27 @@ class Bridge:
         cursor = self._journal.cursor or 0
         moved = False
         while not self._stop.is_set():
-            answer = self._changes(f"/changes?since={cursor}&limit={_PAGE}")
-            changes = answer["Changes"]
-            last = int(answer.get("Last", cursor))
-            series = [str(c["ID"]) for c in changes if c.get("ChangeType") in _EVENTS]
-            if last != cursor or series:
-                self._journal.read_to(last, dict.fromkeys(series))
-                moved = moved or bool(series)
+            page = self._changes(f"/changes?since={cursor}&limit={_PAGE}")
+            last = cursor if page.last is None else page.last
+            more = not page.done and not page.empty
+            if more and last <= cursor:  # the same page would be asked for without end
+                raise OrthancRefuses("Orthanc says that there are more changes, and gives no later ones.", 0)
+            if last != cursor or page.series:
+                self._journal.read_to(last, page.series)
+                moved = moved or bool(page.series)
             cursor = last
-            if answer.get("Done", True) or not changes:
+            if not more:
                 return moved
         return moved
 
-    def _changes(self, path: str) -> dict[str, Any]:
-        answer = self._orthanc.get(path)
-        if not isinstance(answer, dict) or not isinstance(answer.get("Changes"), list):
-            raise OrthancRefuses("what answers is no Orthanc.", 0)
-        return answer
+    def _changes(self, path: str) -> Changes:
+        return Changes.read(self._orthanc.get(path))
 
     def _audit(self) -> None:
         """Look again at what ended in the last day: an Orthanc that was restarted forgets what is not stable,
         and says nothing of it later. Another archive behind the same address counts its changes anew."""
         breaks = self._orthanc.breaks
-        if int(self._changes("/changes?last").get("Last", 0)) < (self._journal.cursor or 0):
+        if (self._changes("/changes?last").last or 0) < (self._journal.cursor or 0):
             self._say("Orthanc counts its changes anew, as another archive does: read from its start")
             self._journal.read_to(0, ())
         for entry in self._journal.changed_since(time.time() - _AUDITED_SECONDS):
@@ -183,9 +180,9 @@ class Bridge:
             self._journal.forget(entry.id)
             self._emptied(entry.id)
             return True
-        if not found.get("IsStable", True):
+        if not found.stable:
             return False
-        images = _digest(found["Instances"])
+        images = _digest(found.instances)
         if entry.state == "new" or images != entry.images:
             self._emptied(entry.id)
             self._journal.set(entry.id, "pending", images=images, tries=0, due=0.0, text="", look=0)
@@ -193,16 +190,13 @@ class Bridge:
             self._journal.looked_at(entry.id)
         return True
 
-    def _found(self, series: str) -> dict[str, Any] | None:
+    def _found(self, series: str) -> Arrived | None:
         try:
-            found = self._orthanc.get(f"/series/{series}")
+            return Arrived.read(self._orthanc.get(f"/series/{series}"))
         except OrthancRefuses as error:
             if error.status == 404:
                 return None
             raise
-        if not isinstance(found, dict) or not isinstance(found.get("Instances"), list):
-            raise OrthancRefuses("what answers is no Orthanc.", 0)
-        return found
 
     # What is to be done
 
@@ -256,18 +250,17 @@ class Bridge:
     def _fetched(self, entry: Entry) -> bool:
         """Whether all images of a series are in its folder, and it may be a T1-weighted head."""
         found = self._found(entry.id)
-        if found is None or _digest(found["Instances"]) != entry.images:
+        if found is None or _digest(found.instances) != entry.images:
             self._journal.look_again(entry.id)
             return False
-        modality = (found.get("MainDicomTags") or {}).get("Modality")
-        if modality != "MR":
+        if found.modality != "MR":
             self._passed(entry, "not MR")
             return False
         self._emptied(entry.id)
         folder = self._at(entry.id) / "in"
         folder.mkdir(parents=True)
         left = self._limits.max_bytes
-        instances = sorted(str(one) for one in found["Instances"])
+        instances = sorted(found.instances)
         for number, instance in enumerate(instances, 1):
             if self._stop.is_set():
                 return False
@@ -306,8 +299,8 @@ class Bridge:
             return
         stored: list[str] = []
         for file in outcome["files"]:
-            answer = self._orthanc.upload((out / str(file["name"])).read_bytes())
-            if (series := str(answer.get("ParentSeries", ""))) and series not in stored:
+            series = stored_in(self._orthanc.upload((out / str(file["name"])).read_bytes()))
+            if series and series not in stored:
                 stored.append(series)
                 self._journal.own([series])
         self._replaced(entry, stored)
@@ -345,5 +338,5 @@ class Bridge:
         return self._pace.poll if due is None else min(self._pace.poll, max(0.05, due - time.time()))
 
 
-def _digest(instances: Sequence[object]) -> str:
-    return hashlib.sha256("\n".join(sorted(map(str, instances))).encode()).hexdigest()
+def _digest(instances: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(instances)).encode()).hexdigest()

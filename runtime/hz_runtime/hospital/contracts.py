@@ -6,6 +6,8 @@ Each contract is names alone. What a study becomes under it is the same, to the 
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 from hz_runtime.errors import UsageError
 
 TASK_NAME = "task.json"
+_MOST_TEXT = 1 << 20  # characters; mercure's tasks have some thousands
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,12 @@ def read_job(source: Path | None, out: Path | None, environment: Mapping[str, st
 def _settings(path: Path) -> Mapping[str, Any]:
     """process.settings of a task.json; nothing where there is no such file."""
     try:
-        text = path.read_text("utf-8")
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            raise OSError
+        with open(path, encoding="utf-8") as file:
+            text = file.read(_MOST_TEXT + 1)
+        if len(text) > _MOST_TEXT:
+            raise ValueError
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

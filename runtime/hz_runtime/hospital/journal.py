@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hz_runtime.errors import HzError
 
@@ -89,15 +90,25 @@ class Journal:
         except sqlite3.Error as error:
             raise HzError(f"the journal cannot be written ({error}).", "Make room on its disk.") from error
 
+    def _read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """All rows. Raises HzError where the file is damaged."""
+        try:
+            return self._file.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise _damaged(str(error)) from error
+
     @property
     def cursor(self) -> int | None:
         """The last change that was read, or None where nothing was."""
         value = self.fact("cursor")
-        return None if value is None else int(value)
+        try:
+            return None if value is None else int(value)
+        except ValueError:
+            raise _damaged("no number of a change") from None
 
     def fact(self, key: str) -> str | None:
-        row = self._file.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
+        rows = self._read("SELECT value FROM facts WHERE key = ?", (key,))
+        return str(rows[0][0]) if rows else None
 
     def remember(self, **facts: object) -> None:
         with self._writing() as file:
@@ -128,9 +139,7 @@ class Journal:
         )
 
     def next_due(self) -> float | None:
-        row = self._file.execute(
-            "SELECT MIN(due) FROM series WHERE state IN ('pending', 'storing')"
-        ).fetchone()
+        (row,) = self._read("SELECT MIN(due) FROM series WHERE state IN ('pending', 'storing')")
         return None if row[0] is None else float(row[0])
 
     def changed_since(self, moment: float) -> list[Entry]:
@@ -145,7 +154,7 @@ class Journal:
         return self._entries("state = 'aside' ORDER BY changed")
 
     def counts(self) -> dict[str, int]:
-        rows = self._file.execute("SELECT state, COUNT(*) FROM series GROUP BY state ORDER BY state")
+        rows = self._read("SELECT state, COUNT(*) FROM series GROUP BY state ORDER BY state")
         return {str(state): int(count) for state, count in rows}
 
     def set(self, series: str, state: str, **more: str | int | float | Sequence[str]) -> None:
@@ -189,10 +198,26 @@ class Journal:
             )
 
     def _entries(self, where: str, values: Sequence[object] = ()) -> list[Entry]:
-        rows = self._file.execute(
+        rows = self._read(
             f"SELECT id, state, images, tries, due, text, stored, changed FROM series WHERE {where}", values
         )
-        return [
-            Entry(one, state, images, tries, due, text, tuple(json.loads(stored)), changed)
-            for one, state, images, tries, due, text, stored, changed in rows
-        ]
+        try:
+            return [
+                Entry(
+                    str(one), state, images, int(tries), float(due), str(text), _names(stored), float(changed)
+                )
+                for one, state, images, tries, due, text, stored, changed in rows
+            ]
+        except (ValueError, TypeError, RecursionError):
+            raise _damaged("a series in another form") from None
+
+
+def _names(stored: str) -> tuple[str, ...]:
+    return tuple(str(one) for one in json.loads(stored))
+
+
+def _damaged(what: str) -> HzError:
+    return HzError(
+        f"the journal is damaged ({what}).",
+        "Move the folder of --state away and begin anew: what is stored twice is the same objects.",
+    )

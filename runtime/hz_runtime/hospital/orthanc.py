@@ -66,8 +66,12 @@ class Orthanc:
 
     def __init__(self, server: Server) -> None:
         """Raises UsageError for an address or certificates that cannot be used."""
-        address = urlsplit(server.url)
-        if address.scheme not in ("http", "https") or not address.hostname or address.username:
+        try:
+            address = urlsplit(server.url)
+            known = address.scheme in ("http", "https") and address.hostname and address.port != 0
+        except ValueError:  # half of an IPv6 address, a port that is no number
+            known = False
+        if not known or address.username:
             raise UsageError(
                 "the address of Orthanc is not http://HOST:PORT or https://HOST:PORT.",
                 "Give user and password by --user and $HZ_ORTHANC_PASSWORD or --password-file.",
@@ -106,12 +110,9 @@ class Orthanc:
                 self.close()
         return size
 
-    def upload(self, content: bytes) -> dict[str, Any]:
-        """Store a DICOM file; what Orthanc says of it: ID, ParentSeries, Status (Success, AlreadyStored)."""
-        answer = self._json(self._asked("POST", "/instances", content))
-        if not isinstance(answer, Mapping) or answer.get("Status") not in ("Success", "AlreadyStored"):
-            raise OrthancRefuses("Orthanc did not store a file.", 0)
-        return dict(answer)
+    def upload(self, content: bytes) -> Any:
+        """Store a DICOM file; what Orthanc says of it. Raises OrthancAway, OrthancRefuses."""
+        return self._json(self._asked("POST", "/instances", content))
 
     def delete(self, path: str) -> None:
         """Remove a resource; it may be gone already."""

@@ -94,7 +94,7 @@ class Table:
             return None
         where = f"{self.name}, line {row.line}: age {text!r}"
         try:
-            age = float(text)
+            age = float(text if "_" not in text else "no number")  # Python reads 3_1 as 31
         except ValueError:
             raise AgeIsNoNumber(
                 f"{where} is not a number of years.", "Write 31.5, or n/a where it is unknown."

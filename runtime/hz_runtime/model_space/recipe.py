@@ -96,15 +96,13 @@ class Recipe:
         known = {"orientation": ("RAS",), "placement": ("centroid", "none"), "intensity": tuple(RULES)}
         for name, values in known.items():
             if getattr(self, name) not in values:
-                raise BundleError(
-                    f"the recipe asks for {name} {getattr(self, name)!r}; this hz knows {', '.join(values)}.",
-                    UPGRADE,
-                )
+                asked = f"{name} {getattr(self, name)!r:.80}"
+                raise BundleError(f"the recipe asks for {asked}; this hz knows {', '.join(values)}.", UPGRADE)
         self._check_numbers()
         count = self.middle_slices
         if type(count) is not int or not 0 <= count <= self.grid_shape[2]:
             raise BundleError(
-                f"the recipe asks for {count!r} middle slices; its grid has {self.grid_shape[2]}.",
+                f"the recipe asks for {count!r:.80} middle slices; its grid has {self.grid_shape[2]}.",
                 "Train again with as many slices as the grid has, or fewer.",
             )
 
