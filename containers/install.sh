@@ -1,10 +1,11 @@
 #!/bin/sh
 # install.sh VENV EXTRAS: install hz from this folder into a new environment, at the tested versions, and
-# fail where that brought torch: what runs models needs none.
+# fail where that brought torch: what runs models needs none. Where there is a folder /wheels, from it alone.
 set -eu
 venv=$1
 extras=$2
 
+[ ! -d /wheels ] || export PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels
 python3 -m venv "$venv"
 "$venv/bin/pip" install --no-cache-dir --disable-pip-version-check --constraint constraints.txt ".[$extras]"
 "$venv/bin/python" - <<'END'
