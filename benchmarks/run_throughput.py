@@ -51,7 +51,7 @@ from machine import describe_machine  # noqa: E402
 from plain_script import harmonize_all  # noqa: E402
 from weights import load_from_onnx  # noqa: E402
 
-RATIO_WANTED, STAGE_RATIO_ALLOWED, MEMORY_ALLOWED_GB = 2.0, 1.25, 1.5
+RATIO_WANTED, STAGE_RATIO_ALLOWED, MEMORY_ALLOWED_GB = 2.0, 1.25, 0.7
 
 
 def make_scans(folder: Path, number: int) -> list[Path]:
