@@ -154,7 +154,7 @@ def opening(threads: int) -> dict[str, dict[str, float]]:
         times = [time.process_time()]
         backend = OpenVinoBackend(model, threads)
         times.append(time.process_time())
-        blob = bytes(backend._compiled.export_model())
+        blob = backend._compiled.export_model().getvalue()
         times.append(time.process_time())
         hashlib.sha256(blob).hexdigest()
         core.import_model(blob, "CPU", {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1})
