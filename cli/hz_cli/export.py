@@ -87,11 +87,9 @@ def brain_mask(out: Path | None, wheel: Path | None, overwrite: bool) -> None:
     metavar="CHECKPOINT...",
     nargs=-1,
     required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path),
 )
-@click.option(
-    "--out", "-o", metavar="NAME.hz", required=True, type=click.Path(path_type=Path), help="Bundle to write."
-)
+@click.option("--out", "-o", metavar="NAME.hz", type=click.Path(path_type=Path), help="Bundle to write.")
 @click.option("--fp16", is_flag=True, help="Also write a float16 graph of every network, for GPUs.")
 @click.option("--bf16", is_flag=True, help="Also write a bfloat16 graph: float32's range, for newer GPUs.")
 @click.option("--int8", is_flag=True, help="Also write an int8 graph that follows --plan.")
@@ -184,10 +182,25 @@ def brain_mask(out: Path | None, wheel: Path | None, overwrite: bool) -> None:
     help="Sign the bundle with this private key (PEM), as hz-bundle sign does.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if there is one.")
+@click.option(
+    "--triton",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Also write the bundle as a model repository of Triton, for hz-run --backend remote. Of a bundle "
+    "that is there:  hz-export --triton DIR NAME.hz",
+)
+@click.option(
+    "--instances",
+    metavar="N",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="--triton: instances of every network on each device.",
+)
 @options.version
 def main(
     checkpoints: tuple[Path, ...],
-    out: Path,
+    out: Path | None,
     scans: tuple[Path, ...],
     name: str | None,
     no_parity: bool,
@@ -195,6 +208,8 @@ def main(
     bf16: bool,
     int8: bool,
     sign: Path | None,
+    triton: Path | None,
+    instances: int,
     **choices: Any,
 ) -> None:
     """Export checkpoints of hz-train as one bundle that hz-run executes without torch.
@@ -207,6 +222,11 @@ def main(
       hz-export --fp16 runs/cyclegan/harmonizer.safetensors runs/age/age.safetensors --out site.hz
       hz-export --fp16 --engine rtx harmonizer.safetensors --out site.hz
     """
+    if triton is not None and out is None and len(checkpoints) == 1 and checkpoints[0].suffix == ".hz":
+        _serve(checkpoints[0], triton, instances)
+        return
+    if out is None:
+        raise click.UsageError("Missing option '--out' / '-o'.")
     options.need("hz-export", "export", *NEEDED)
     if no_parity and choices["localize"]:
         raise click.UsageError("--localize explains parity that failed: leave --no-parity out.")
@@ -226,7 +246,19 @@ def main(
         **choices,
     )
     export_bundle(checkpoints, out, chosen, render.say)
+    if triton is not None:
+        _serve(out, triton, instances)
     render.say(f"next:  hz-run SCAN... --model {out}")
+
+
+def _serve(bundle: Path, folder: Path, instances: int) -> None:
+    """Write a verified bundle as a model repository of Triton."""
+    from hz_export.triton import write_repository
+    from hz_runtime.bundle.store import load_bundle
+
+    write_repository(load_bundle(bundle), folder, instances, render.say)
+    render.say(f"next:  tritonserver --model-repository={folder}")
+    render.say(f"       HZ_REMOTE=http://HOST:8000 hz-run SCAN... --model {bundle} --require remote")
 
 
 def _engine_options(choices: dict[str, Any]) -> Any:

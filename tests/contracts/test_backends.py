@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,17 @@ from scipy import ndimage
 import tiny
 from hz_runtime.backends.base import Backend, describe, on_gpu
 from hz_runtime.backends.fallback import choose
-from hz_runtime.backends.registry import ENGINES, backend_names, installed, missing, open_backend
+from hz_runtime.backends.registry import (
+    ENGINES,
+    backend_names,
+    engines_named,
+    installed,
+    missing,
+    open_backend,
+)
 from hz_runtime.bundle.store import load_bundle
 from hz_runtime.errors import BackendError, GridMismatch, HzError, NonFiniteInput, UsageError
+from small_kserve import RUNNING
 
 # Those that open ONNX bytes; TensorRT has contracts of its own beside this file.
 ONNX_ENGINES = {engine.name: engine for engine in ENGINES if not engine.built}
@@ -35,6 +44,9 @@ YEARS = {"fp32": 1e-3, "fp16": 0.13}  # near 120 years float16 steps by 0.06, an
 def opened(name: str, model: bytes, threads: int | None = 2) -> Backend:
     """Open with the engine, or skip where this machine does not have it."""
     engine = ONNX_ENGINES[name]
+    if name == "remote":
+        with suppress(BackendError):  # what the server cannot load is a model that it does not have
+            RUNNING[os.environ["HZ_REMOTE"]].serve(model)
     if problem := missing(engine)[0]:
         pytest.skip(f"{problem} here")
     return open_backend(name, model, threads=threads)
@@ -42,6 +54,8 @@ def opened(name: str, model: bytes, threads: int | None = 2) -> Backend:
 
 @pytest.fixture(params=ONNX_ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
+    if request.param == "remote":
+        request.getfixturevalue("remote_server")
     return str(request.param)
 
 
@@ -252,6 +266,7 @@ assert not {"openvino_telemetry", "openvino.tools.ovc"} & set(sys.modules)
 """
 
 
+@pytest.mark.parametrize("engine", [name for name in ONNX_ENGINES if name != "remote"])  # it is there to send
 def test_nothing_is_sent_or_written(engine: str, tmp_path: Path) -> None:
     """A patient's scan is open in this process: an engine neither calls home nor leaves files behind."""
     opened(engine, tiny.age_onnx()).close()  # skips where it is not here
@@ -352,7 +367,7 @@ def test_no_engine_names_the_remedy(tiny_path: Path, monkeypatch: pytest.MonkeyP
         choose(load_bundle(tiny_path), "harmonizer")
     assert caught.value.exit_code == 5
     assert "pip install 'hz-mri[cpu]'" in caught.value.remedy
-    assert caught.value.message.count("is not installed") == len(ENGINES)
+    assert caught.value.message.count("is not installed") == len(engines_named("auto"))
 
 
 @pytest.mark.parametrize("name", [name for name in backend_names() if name != "auto"])
@@ -361,7 +376,7 @@ def test_require_fails_rather_than_falls(tiny_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(BackendError, match=f"Required backend {name}") as caught:
         choose(load_bundle(tiny_path), "harmonizer", require=name)
     assert caught.value.exit_code == 5
-    assert "pip install 'hz-mri[" in caught.value.remedy
+    assert ("HZ_REMOTE=" if name == "remote" else "pip install 'hz-mri[") in caught.value.remedy
     assert "leave --require out" in caught.value.remedy
     assert "\n" not in str(caught.value)  # message and remedy on one line, for logs
 

@@ -6,6 +6,7 @@ Truth is arithmetic (tests/tiny_slices.py); independence is byte for byte.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from hz_runtime.errors import GridMismatch
 from hz_runtime.inference.predictors import AgePredictor, DiagnosisPredictor, Harmonizer
 from hz_runtime.inference.slice_wise import SLICE_BATCH, axial_slices
 from hz_runtime.model_space.recipe import ModelInput, Recipe
+from small_kserve import RUNNING
 
 ONNX_ENGINES = {engine.name: engine for engine in ENGINES if not engine.built}
 TOLERANCE = {"fp32": 1e-6, "fp16": 1e-3}
@@ -33,6 +35,8 @@ ENTRY = ModelEntry("x", "x.onnx", "0" * 64, 0, "fp32", (), (), (), None, 0, {}, 
 
 def opened(name: str, model: bytes, threads: int = 2) -> Backend:
     """Open with the engine, or skip where this machine does not have it."""
+    if name == "remote":
+        RUNNING[os.environ["HZ_REMOTE"]].serve(model)
     if problem := missing(ONNX_ENGINES[name])[0]:
         pytest.skip(f"{problem} here")
     return open_backend(name, model, threads=threads)
@@ -40,6 +44,8 @@ def opened(name: str, model: bytes, threads: int = 2) -> Backend:
 
 @pytest.fixture(params=ONNX_ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
+    if request.param == "remote":
+        request.getfixturevalue("remote_server")
     return str(request.param)
 
 

@@ -31,7 +31,7 @@ class OutOfMemory(EngineFailure):
 class Backend(Protocol):
     """One network, opened by one engine on one device.
 
-    name : "tensorrt", "tensorrt-rtx", "onnxruntime" or "openvino".  version : of the engine.
+    name : "tensorrt", "tensorrt-rtx", "onnxruntime", "openvino" or "remote".  version : of the engine.
     provider : what really runs it, read back from the engine, e.g. "CPUExecutionProvider".
     device : the hardware, in words.  precision : the types that its convolutions and matrix
     products are computed in, read back or pinned: "fp32", "fp16", "bf16", "int8", or several, the narrowest

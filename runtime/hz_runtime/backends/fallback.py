@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from hz_runtime.backends.base import REMEDY, Backend, EngineFailure, hint_of, notes, on_gpu
 from hz_runtime.backends.built_engines import Build, open_built
 from hz_runtime.backends.file_choice import FAST, FileChoice, file_choices
-from hz_runtime.backends.registry import ENGINES, Engine, engines_named, missing, open_model
+from hz_runtime.backends.registry import Engine, engines_named, missing, open_model
 from hz_runtime.errors import BackendError, BundleError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def choose(
     the very file to open.
     build : makes a TensorRT engine where neither bundle nor cache holds one; None forbids it.
     cuda_graphs : let TensorRT replay CUDA graphs.
-    Returns the backend and every attempt, the last one being the engine taken. Where a GPU engine fails
+    Returns the backend and every attempt, the last one being the engine taken. Where a GPU or a server fails
     later, in the middle of a run, the backend goes on with the next engine by itself unless `require` is
     given; `base.notes` tells.
     Raises BackendError (exit 5) where no engine works, BundleError where the model is not the bundle's.
@@ -89,7 +89,7 @@ def choose(
     if opened is None:
         raise _unavailable(remaining.attempts, role, require)
     attempts = tuple(remaining.attempts)
-    if require in (None, "auto") and on_gpu(opened):
+    if require in (None, "auto") and (on_gpu(opened) or attempts[-1].engine.by_name):
         return FallbackBackend(remaining, opened), attempts
     return opened, attempts
 
@@ -98,7 +98,7 @@ def _order(backend: str, require: str | None) -> tuple[Engine, ...]:
     preferred, required = engines_named(backend), engines_named(require or "auto")
     if require not in (None, "auto"):
         return required
-    return preferred + tuple(engine for engine in ENGINES if engine not in preferred)
+    return preferred + tuple(engine for engine in engines_named("auto") if engine not in preferred)
 
 
 def _unavailable(attempts: list[Attempt], role: str, require: str | None) -> BackendError:

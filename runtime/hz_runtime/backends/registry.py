@@ -34,12 +34,13 @@ class Engine:
     """One way of running a network.
 
     name : for `--backend`.  family : what it shares with the same package's other devices, another name for
-    `--backend`, and `Backend.name`.  label : in messages.  device : "cpu" or "cuda".
-    fastest : the precision of file that is fastest on it.  extra : of hz-mri that installs it.
+    `--backend`, and `Backend.name`.  label : in messages.  device : "cpu", "cuda" or "server".
+    fastest : the precision of file that is fastest on it.  extra : of hz-mri that installs it, "" for none.
     file : its module in this folder.  package : what it imports.  distributions : that bring the package.
     built : it runs engines that were built from an ONNX file, not that file.
     hints : the types that it can be asked to compute in what a file holds as float32; with more than "fp32"
     its `open_model` takes one of them as `hint`, and raises BackendError where this machine has no such type.
+    by_name : taken where it is asked for by its name, never by "auto" nor in the place of another.
     """
 
     name: str
@@ -53,10 +54,13 @@ class Engine:
     distributions: tuple[str, ...]
     built: bool = False
     hints: tuple[str, ...] = ("fp32",)
+    by_name: bool = False
 
     @property
     def install(self) -> str:
-        """The command that installs it."""
+        """The command that installs it, or says where it is."""
+        if not self.extra:
+            return "export HZ_REMOTE=http://HOST:8000"
         command = f"pip install 'hz-mri[{self.extra}]'"
         return command if self.device == "cpu" else f"On a machine with an NVIDIA GPU:  {command}"
 
@@ -125,6 +129,18 @@ ENGINES = (
         package="onnxruntime",
         distributions=("onnxruntime", "onnxruntime-gpu"),
     ),
+    Engine(
+        name="remote",
+        family="remote",
+        label="KServe v2 server",
+        device="server",
+        fastest="fp32",
+        extra="",
+        file="remote",
+        package="http",
+        distributions=(),
+        by_name=True,
+    ),
 )
 
 
@@ -134,8 +150,15 @@ def backend_names() -> tuple[str, ...]:
 
 
 def engines_named(asked: str) -> tuple[Engine, ...]:
-    """The engines of a name or family, fastest first; all of them for "auto". UsageError for another word."""
-    found = tuple(engine for engine in ENGINES if asked in ("auto", engine.name, engine.family))
+    """The engines of a name or family, fastest first; for "auto" all but those that go by name alone.
+
+    UsageError for another word.
+    """
+    found = tuple(
+        engine
+        for engine in ENGINES
+        if asked in (engine.name, engine.family) or (asked == "auto" and not engine.by_name)
+    )
     if not found:
         raise UsageError(f"No backend is called {asked!r}.", f"Known: {', '.join(backend_names())}.")
     return found
@@ -153,7 +176,7 @@ def installed() -> tuple[tuple[str, str], ...]:
 
     found: dict[str, str] = {}
     for engine in sorted(ENGINES, key=lambda engine: engine.device != "cpu"):
-        if engine.built or engine.family in found or find_spec(engine.package) is None:
+        if engine.built or engine.by_name or engine.family in found or find_spec(engine.package) is None:
             continue
         found[engine.family] = "unknown"
         for distribution in engine.distributions:
@@ -195,9 +218,9 @@ def open_backend(
 ) -> Backend:
     """Open ONNX bytes with the engine of a name or family, e.g. "onnxruntime".
 
-    device : "cpu", "cuda", or "auto" for the first on which the engine can run here.  threads : CPU threads
-    of one run, None for all this process may use.  where : the model's name for messages.
-    hint : the type in which to compute what the file holds as float32, one of `Engine.hints`.
+    device : "cpu", "cuda", "server", or "auto" for the first on which the engine can run here.
+    threads : CPU threads of one run, None for all this process may use.  where : the model's name for
+    messages.  hint : the type in which to compute what the file holds as float32, one of `Engine.hints`.
     Raises BackendError where the engine is absent or cannot run the model there, BundleError where the model
     points at other files.
     """

@@ -25,6 +25,7 @@ def test_names_are_those_of_the_rows() -> None:
         "onnxruntime-cuda",
         "openvino",
         "onnxruntime-cpu",
+        "remote",
     )
     assert (
         len({engine.name for engine in ENGINES}) == len({engine.label for engine in ENGINES}) == len(ENGINES)
@@ -34,7 +35,8 @@ def test_names_are_those_of_the_rows() -> None:
 def test_a_family_stands_for_all_of_its_engines() -> None:
     assert [engine.name for engine in engines_named("onnxruntime")] == ["onnxruntime-cuda", "onnxruntime-cpu"]
     assert [engine.name for engine in engines_named("openvino")] == ["openvino"]
-    assert engines_named("auto") == ENGINES
+    # a scan leaves the machine only where that is asked for
+    assert [engine for engine in ENGINES if engine not in engines_named("auto")] == [*engines_named("remote")]
     with pytest.raises(UsageError, match="'tpu'") as caught:
         engines_named("tpu")
     assert all(name in caught.value.remedy for name in backend_names())
@@ -46,6 +48,9 @@ def test_a_row_names_what_there_is(engine: registry.Engine) -> None:
     module = engine.module()
     assert callable(module.missing)
     assert callable(module.open_engine if engine.built else module.open_model)
+    if not engine.extra:  # nothing is installed: it is elsewhere
+        assert engine.by_name and "HZ_REMOTE=" in engine.install
+        return
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     brought = {re.split(r"[\[<>=;\s]", line)[0] for line in extras[engine.extra]}
     assert brought & set(engine.distributions)
@@ -54,7 +59,9 @@ def test_a_row_names_what_there_is(engine: registry.Engine) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
 def test_what_is_missing_has_a_remedy(engine: registry.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine.module(), "find_spec", lambda _: None)
+    monkeypatch.delenv("HZ_REMOTE", raising=False)
+    if not engine.by_name:
+        monkeypatch.setattr(engine.module(), "find_spec", lambda _: None)
     problem, remedy = missing(engine)
     assert problem and remedy and not problem.endswith(".")
 
