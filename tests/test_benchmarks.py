@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,3 +48,15 @@ def test_what_is_gone_is_found() -> None:
     assert len(found) == 6
     assert [name for module, name in found if absent(module, name)] == ["NoSuchError", "nowhere", "x"]
     assert "gpu_check" in [path.stem for path in SCRIPTS]
+
+
+def test_the_table_of_costs_is_what_its_script_prints() -> None:
+    folder = SCRIPTS[0].parent
+    sys.path.insert(0, str(folder))
+    try:
+        from scale_cost import HEADS, table
+    finally:
+        sys.path.remove(str(folder))
+    assert table(HEADS) in (folder.parent / "docs" / "scale.md").read_text(), (
+        "python benchmarks/scale_cost.py"
+    )
