@@ -99,11 +99,13 @@ def _all(answers: Iterator[bool | None]) -> bool | None:
 
 def _holds(key: str, last: Any, made: Made) -> bool | None:
     if key == "bundle":
-        return made.bundle == last
+        return made.bundle == str(last)
     if key == "record":
-        return made.record <= last
+        return made.record <= int(last)
     if key == "preparation":
-        return None if made.preparation == -1 else made.preparation is not None and made.preparation <= last
+        return (
+            None if made.preparation == -1 else made.preparation is not None and made.preparation <= int(last)
+        )
     if not made.hz:
         return None
     return _parts(made.hz) <= _parts(last) < _parts(hz_version())
