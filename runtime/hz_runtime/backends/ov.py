@@ -170,8 +170,8 @@ def _executed(compiled: Any) -> Executed:
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = node.get_rt_info()
         layer, kind = (str(info[key].value) for key in ("layerType", "runtimePrecision"))
-        # The kernel's own word, e.g. "brgconv_avx2_f32", where it has one: a Deconvolution of int8 weights whose
-        # kernel takes float32 (seen on AVX2) is int8 by its runtimePrecision all the same.
+        # The kernel's own word, e.g. "brgconv_avx2_f32", where it has one: a Deconvolution of int8 weights
+        # whose kernel takes float32 (seen on AVX2) is int8 by its runtimePrecision all the same.
         kernel = str(info["primitiveType"].value).rpartition("_")[2].lower()
         if layer not in _NO_ARITHMETIC:
             ran.append((layer in _HEAVY, _TYPES.get(kernel) or _TYPES.get(kind, "")))
