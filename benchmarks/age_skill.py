@@ -13,7 +13,9 @@ third of age, raw and after the age-bias correction by a line that leaves the pe
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,8 @@ def main() -> None:
     inputs = load(cohort, recipe)
     grids = inputs.grids
     if given.harmonizer:
-        with Run.start(Schedule(), "auto") as run:
+        # What is said on the way is not part of the JSON.
+        with Run.start(Schedule(), "auto") as run, contextlib.redirect_stdout(sys.stderr):
             grids = harmonized(grids, given.harmonizer, recipe, run)
     answers = {"network": raw}
     folds = [np.isin(people, fold["subjects"]) for fold in kept["folds"]]

@@ -186,7 +186,8 @@ def at_levels_of(flat: F32, native: NativeScan) -> F32:
     beyond = max(float(native.flat.max()), float(before[-1]) + 1)
     slope = (after[-1] - after[-2]) / (before[-1] - before[-2])
     knots = np.append(before, beyond), np.append(after, after[-1] + slope * (beyond - before[-1]))
-    return np.interp(native.flat, *knots).astype(np.float32)
+    curved: F32 = np.interp(native.flat, *knots).astype(np.float32)
+    return curved
 
 
 def segmented(flat: F32, brain: Mask) -> F64:
