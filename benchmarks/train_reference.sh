@@ -14,7 +14,7 @@ cohort=$work/participants.tsv
 # The harmonizer goes on from that of the bundle before it, which mapped ds000011 and six of ixi_hh to ds002748.
 before=$work/before.safetensors
 if [ ! -f "$before" ]; then
-  bundle=runtime/hz_runtime/models/reference.hz
+  bundle=models/reference.hz
   git -C "$here/.." archive d675434 $bundle | tar -x -C "$work"
   python "$here/checkpoint_of_bundle.py" "$work/$bundle" "$before" \
     "$scans"/real_cohort_2mm/{ds002748,ds000011,IXI}*.nii.gz
