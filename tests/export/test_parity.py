@@ -130,7 +130,7 @@ def test_an_age_network_is_judged_in_years_alone(volumes: Volumes) -> None:
     evidence = parity_check.measure(age_onnx(), "fp32", TOLERANCES["fp32"], "age.onnx")
     assert evidence["tolerance"] == {"years": 0.05}
     (row,) = evidence["measured"]
-    assert set(row) == {"backend", "years", "per_volume"}
+    assert set(row) == {"backend", "years", "per_volume", "not_fast"}
     assert row["years"]["max"] < 1e-3
 
 
@@ -187,6 +187,7 @@ def test_every_volume_keeps_its_own_numbers() -> None:
     assert still["brain"] == {
         **dict.fromkeys(("mean", "p50", "p90", "p99", "p999", "max"), 0.0),
         "nonfinite": 0,
+        "reference_mean": 0.5,
     }
     assert moved["brain"]["mean"] == pytest.approx(0.2495, rel=1e-5)
     assert moved["brain"]["p90"] == pytest.approx(0.4491, rel=1e-5)  # rank 449.1 of 0..499, in thousandths
