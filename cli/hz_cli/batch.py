@@ -19,17 +19,17 @@ GRACE = 20  # of the 30 seconds that Slurm (KillWait) and most others give; the 
 def one_core_each() -> None:
     """Keep each scan's linear algebra to one core, as several scans are worked on at once.
 
-    Must be called before numpy is imported; a user's own setting wins.
+    Must be called before numpy is imported. What the environment says does not count: OpenBLAS sums in another
+    order on two cores, and results would differ in their last bits under a scheduler that sets it (Snakemake
+    and Dask do).
     """
     threads_each(1)
 
 
 def threads_each(threads: int) -> None:
-    """The same with another number; one that is more than 1 was asked for, and wins."""
+    """The same with another number."""
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        if threads > 1:
-            os.environ[variable] = str(threads)
-        os.environ.setdefault(variable, str(threads))
+        os.environ[variable] = str(threads)
 
 
 @contextmanager
