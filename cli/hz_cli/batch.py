@@ -19,9 +19,9 @@ GRACE = 20  # of the 30 seconds that Slurm (KillWait) and most others give; the 
 def one_core_each() -> None:
     """Keep each scan's linear algebra to one core, as several scans are worked on at once.
 
-    Must be called before numpy is imported. What the environment says does not count: OpenBLAS sums in another
-    order on two cores, and results would differ in their last bits under a scheduler that sets it (Snakemake
-    and Dask do).
+    Must be called before numpy is imported. What the environment says does not count: OpenBLAS sums in
+    another order on two cores, and results would differ in their last bits under a scheduler that sets it, as
+    Snakemake does.
     """
     threads_each(1)
 
