@@ -176,9 +176,9 @@ def test_int8_from_a_checkpoint_to_a_run(tmp_path: Path, monkeypatch: pytest.Mon
         gap = np.abs(found[engine, "int8"] - found[engine, "fp32"])[found[engine, "fp32"] > 0.02]
         assert 0 < gap.mean() < 0.02 * found[engine, "fp32"].mean()
 
-    absent = CliRunner().invoke(run.main, [str(a) for a in (last, "--model", bundle, "--precision", "bf16")])
+    absent = CliRunner().invoke(run.main, [str(a) for a in (last, "--model", bundle, "--precision", "fp16")])
     assert absent.exit_code == 2
-    assert "site.hz holds no bf16 file" in absent.output
+    assert "site.hz holds no fp16 file" in absent.output
 
 
 def test_localize_has_nothing_to_explain_without_parity(tmp_path: Path) -> None:

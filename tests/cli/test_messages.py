@@ -26,10 +26,13 @@ DEPENDENCIES = {
 }
 # The distribution, folders of results, a file format, a thread.
 NOT_COMMANDS = {"hz-mri", "hz-out", "hz-demo", "hz-figure", "hz-engine"}
-# Options of pip, mri_convert, docker and torchrun; a variable of a style sheet; any flag with its opposite.
+# Options of pip, mri_convert, docker, torchrun, Triton, BABS, Apptainer and Slurm; a variable of a style
+# sheet; any flag with its opposite.
 OTHERS = {
     "--disable-pip-version-check", "--no-deps", "--only-binary", "--require-hashes", "--hash", "--upgrade",
     "--frame", "--cpus", "--nproc-per-node", "--standalone", "--local-addr", "--soft", "--x", "--no-x",
+    "--model-repository", "--container_config", "--container_name", "--containall", "--cleanenv",
+    "--writable-tmpfs", "--nodes", "--ntasks", "--cpus-per-task",
 }  # fmt: skip
 UNKNOWN = "{}"  # what a formatted value becomes
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")

@@ -77,8 +77,8 @@ def test_a_precision_that_is_asked_for_runs_and_is_no_earlier_result(
     assert any("runs harmonizer.fp16.onnx (fp16)" in step for step in run["backend"]["ladder"])
     assert run["options"]["precision"] == "fp16"
     assert hz_run(scan, *asked).stdout.startswith("1 scan: 1 skipped")
-    none = hz_run(scan, *asked[:5], "bf16")
-    assert none.exit_code == 2 and "tiny.hz holds no bf16 file" in none.stderr
+    none = hz_run(scan, *asked[:5], "int8")
+    assert none.exit_code == 2 and "tiny.hz holds no int8 file" in none.stderr
 
 
 def test_some_failed_is_exit_3(hz_run, model: Path, tmp_path: Path) -> None:

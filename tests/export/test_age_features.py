@@ -53,7 +53,7 @@ def test_a_bundle_knows_the_features_of_its_people(make_age, tmp_path: Path) -> 
     assert expected[0] < stored["limit"] < expected[2]  # of nobody at all
     for precision in ("fp32", "fp16"):
         backend, _ = choose(bundle, "age", "onnxruntime-cpu", precision=precision)
-        predictor = AgePredictor(backend, None, features=bundle.age_features)
+        predictor = AgePredictor(backend, None, features=bundle.age_features.reference())
         found = predictor(seen)
         assert found.distances is not None
         np.testing.assert_allclose(found.distances, expected, rtol=0.02, atol=0.1)

@@ -58,7 +58,7 @@ def test_what_is_stored_is_what_a_bundle_reads() -> None:
     read = parse_age_features(stored, "here")
     assert read is not None and reference is not None and read.limit == stored["limit"]
     some = made_up(9)[:, ::-1].astype(np.float32)
-    np.testing.assert_allclose(read.distances(some), reference.distances(some), rtol=1e-4)
+    np.testing.assert_allclose(read.reference().distances(some), reference.distances(some), rtol=1e-4)
 
 
 def test_too_few_and_what_does_not_vary_give_no_reference() -> None:

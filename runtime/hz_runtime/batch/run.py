@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from hz_runtime.batch.cluster_executor import ClusterExecutor
 from hz_runtime.batch.executor import Event, Executor
-from hz_runtime.batch.folder_lock import locked
+from hz_runtime.batch.folder_lock import locked, remove_leftovers
 from hz_runtime.batch.folder_run import FolderRun
 from hz_runtime.batch.inputs import InputScan, collect
 from hz_runtime.batch.log import LOG_NAME, RunLog
@@ -88,6 +88,7 @@ def run_batch(
                 emit(Event("scan", chosen.scans[index].source, result, len(results), total))
         if isinstance(executor, ClusterExecutor):
             run.say(executor.notes())
+            remove_leftovers(folder)  # of workers that were killed as they wrote
         return run.end([results[index] for index in range(total)], stop.is_set())
 
 

@@ -12,16 +12,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hz_runtime.bundle.age_calibration import AgeBias, AgeInterval, parse_age_bias, parse_age_interval
-from hz_runtime.bundle.age_features import parse_age_features
+from hz_runtime.bundle.age_features import AgeFeatures, parse_age_features
 from hz_runtime.bundle.engine_cache import FLAVOURS, RECORD, EngineRecord
 from hz_runtime.bundle.fields import REMEDY, get, json_object, number, sha256, texts
 from hz_runtime.errors import BackendError, BundleError
-
-if TYPE_CHECKING:
-    from hz_runtime.model_space.feature_distance import FeatureReference
+from hz_runtime.model_space.feature_distance import FEATURES
 
 SCHEMA = "1.0"
 RUN_ROLES = ("harmonizer", "age", "diagnosis")
@@ -119,7 +117,7 @@ class Manifest:
     age_interval: AgeInterval | None
     statistics_n4: Mapping[str, Mapping[str, float]]
     anatomy: Mapping[str, Mapping[str, float]]
-    age_features: FeatureReference | None
+    age_features: AgeFeatures | None
 
 
 def canonical(manifest: Mapping[str, Any]) -> bytes:
@@ -246,13 +244,11 @@ def _refuse_twins(models: tuple[ModelEntry, ...], where: str) -> None:
         seen[asked] = entry.file
 
 
-def _check_features(reference: FeatureReference | None, models: tuple[ModelEntry, ...], where: str) -> None:
+def _check_features(features: AgeFeatures | None, models: tuple[ModelEntry, ...], where: str) -> None:
     """Every file of an age network must give the features that the bundle compares."""
-    if reference is None:
+    if features is None:
         return
-    from hz_runtime.model_space.feature_distance import FEATURES  # with numpy, which reading does not need
-
-    count = len(reference.mean)
+    count = len(features.mean)
     for entry in models:
         given = {spec.name: spec.shape[1:] for spec in entry.outputs}
         if entry.role == "age" and given.get(FEATURES) != (count,):

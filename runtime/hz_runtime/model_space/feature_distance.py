@@ -10,12 +10,14 @@ What it does not know: whether an age would be right, and what the network itsel
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # reading a manifest takes the name below from here, and not numpy
+    import numpy as np
+    from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
+    F32 = NDArray[np.float32]
+    F64 = NDArray[np.float64]
 
 FEATURES = "features"  # a network's output of that name, (N, F) float32, beside its answer
 MEASURE = "age_feature_distance"  # as results name the distance, beside a scan's other measures
@@ -38,11 +40,12 @@ class FeatureReference:
 
     def distances(self, features: F32 | F64) -> F64:
         """(N, F) features to (N,) distances, in standard deviations."""
-        away = features.astype(np.float64) - self.mean
+        away = features.astype("float64") - self.mean
         along = away @ self.directions.T
         others = away - along @ self.directions
-        squared: F64 = np.square(along) @ (1 / self.variances) + np.square(others).sum(axis=1) / self.rest
-        return np.sqrt(squared)
+        squared: F64 = (along * along) @ (1 / self.variances) + (others * others).sum(axis=1) / self.rest
+        distances: F64 = squared**0.5
+        return distances
 
     def no_age_reasons(self, distance: float) -> tuple[str, ...]:
         """Why a scan at this distance gets no age; nothing where it is like the training people's."""

@@ -70,6 +70,7 @@ def test_says_what_it_is(backend: TensorRtBackend) -> None:
         "provider": "CUDA (tensorrt)",
         "device": "Fake GPU",
         "precision": "fp16",
+        "operators": {"fp16": 1.0},
         "engine_sha256": record_of(engine).sha256,
     }
     assert backend.sha256 == "0" * 64  # of the ONNX file: what the bundle knows it by
