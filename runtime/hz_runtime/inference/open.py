@@ -127,7 +127,7 @@ def open_networks(bundle: Bundle, options: NetworkOptions | None = None) -> Netw
                 bundle.age_interval,
                 age_range,
                 bundle.anatomy,
-                bundle.age_features and bundle.age_features.reference(),
+                bundle.age_features.reference() if bundle.age_features else None,
             )
         if "diagnosis" in roles:
             backend = backend_of("diagnosis")
