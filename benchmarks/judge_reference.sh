@@ -29,6 +29,10 @@ for study in appearance audit; do
     --held-out 0.3 --out "$work/$study-written"
   keep "$study-written" "$study-written-real"
 done
+at ixi_hh # the one site whose scans all have label maps
+hz-evaluate audit --cohort "$work/ixi_hh.tsv" --reference ixi_hh --harmonizer "$bundle" --written-only \
+  --subjects 40 --held-out 0.3 --out "$work/audit-label_maps"
+keep audit-label_maps audit-label_maps-real
 at ixi_hh ds002748 oasis1
 hz-evaluate transfer --cohort "$work/ixi_hh-ds002748-oasis1.tsv" --reference ixi_hh --harmonizer "$bundle" \
   --predictor ensemble --out "$work/transfer"
