@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import describe_machine
-from raw_head import ROOMS, ROOT, hz_run, resident
+from raw_head import ROOMS, ROOT, hz_run, waited_for
 
 PINNED = (
     "antspyx==0.6.3",
@@ -166,16 +166,10 @@ def peer(python: Path, heads: Sequence[Path], out: Path, template: Path, weights
         if not key.startswith(("PYTHON", "OMP_", "OPENBLAS_", "MKL_"))
     }
     out.mkdir(parents=True)
-    started, peak = time.perf_counter(), 0
+    started = time.perf_counter()
     with (out / "said.txt").open("w+") as said:
         process = subprocess.Popen(list(map(str, command)), env=env, stdout=said)
-        while True:
-            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if ended:
-                break
-            peak = max(peak, resident(process.pid))
-            time.sleep(0.1)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        usage, peak = waited_for(process)
         wall = time.perf_counter() - started
         if process.returncode:
             raise SystemExit(f"peer_script.py ended with exit code {process.returncode}")

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -155,14 +156,7 @@ def hz_run(heads: Sequence[Path], options: Sequence[str], out: Path, checkout: P
     process = subprocess.Popen(
         [*command, *options], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
-    peak = 0
-    while True:
-        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if ended:
-            break
-        peak = max(peak, resident(process.pid))
-        time.sleep(0.1)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    usage, peak = waited_for(process)
     assert process.stderr is not None
     said = process.stderr.read().decode(errors="replace")
     if process.returncode not in (0, 3):
@@ -186,6 +180,18 @@ def scan_row(scan: dict[str, Any]) -> dict[str, Any]:
         "gates": {gate["gate"]: gate["value"] for gate in scan["gates"]},
         "seconds": {step: round(took, 2) for step, took in scan["seconds"].items()},
     }
+
+
+def waited_for(process: subprocess.Popen[Any]) -> tuple[resource.struct_rusage, int]:
+    """(what a process and all that it has waited for used, the most bytes in memory), at its end."""
+    peak = 0
+    while True:
+        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if ended:
+            process.returncode = os.waitstatus_to_exitcode(status)
+            return usage, peak
+        peak = max(peak, resident(process.pid))
+        time.sleep(0.1)
 
 
 def resident(pid: int) -> int:
