@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from hz_runtime.errors import UnreadableScan, UnsupportedScan
 from hz_runtime.io.geometry import (
+    MILLIMETRES,
     Array,
     Geometry,
     affine_fault,
@@ -257,10 +258,12 @@ def _checked_offset(value: float, first: int, name: str) -> int:
 
 def _nifti_geometry(record: Any, shape: tuple[int, int, int], version: int, name: str) -> Geometry:
     qform_code, sform_code = max(int(record["qform_code"]), 0), max(int(record["sform_code"]), 0)
-    di, dj, dk = (abs(float(v)) for v in record["pixdim"][1:4])
+    units, mm = _millimetres(record)
+    di, dj, dk = (abs(float(v)) * mm for v in record["pixdim"][1:4])
     qfac = -1.0 if record["pixdim"][0] < 0 else 1.0  # nifti1.h: 0 means 1
-    quaternion = (qfac, *record["quatern"].tolist(), *record["qoffset"].tolist())
-    sform = np.vstack([record["srow"].astype(np.float64), (0.0, 0.0, 0.0, 1.0)]) if sform_code else None
+    quaternion = (qfac, *record["quatern"].tolist(), *(record["qoffset"].astype(np.float64) * mm).tolist())
+    srow = record["srow"].astype(np.float64) * mm
+    sform = np.vstack([srow, (0.0, 0.0, 0.0, 1.0)]) if sform_code else None
     turned = _qform(quaternion, (di, dj, dk))
     qform = turned if qform_code else None
     if sform is not None:
@@ -275,9 +278,23 @@ def _nifti_geometry(record: Any, shape: tuple[int, int, int], version: int, name
     if not 0.0 < min(di, dj, dk) <= max(di, dj, dk) < math.inf:
         di, dj, dk = spacing_of(affine).tolist()
     return Geometry(
-        shape, affine, qform, sform, qform_code, sform_code,
-        int(record["xyzt_units"]) & 0xFF, version, quaternion, (di, dj, dk),
+        shape, affine, qform, sform, qform_code, sform_code, units, version, quaternion, (di, dj, dk)
     )  # fmt: skip
+
+
+def _millimetres(record: Any) -> tuple[int, float]:
+    """The units byte of the geometry, and by what the header's lengths are multiplied to be in mm.
+
+    nifti1.h: pixdim, offsets and srow are in the unit of xyzt_units. Most readers
+    never look (findings/nifti_units.sh), so that wrong units go unseen: one is believed where the voxels
+    would else be no head's.
+    """
+    units = int(record["xyzt_units"]) & 0xFF
+    to_mm = {1: 1000.0, 3: 0.001}.get(units & 7, 1.0)  # metres, micrometres; bits 3 to 5 are the unit of time
+    sizes = np.abs(record["pixdim"][1:4].astype(np.float64))
+    low, high = _VOXEL_MM
+    as_they_are, converted = (low <= n.min() <= n.max() <= high for n in (sizes, sizes * to_mm))
+    return (units & ~7 | MILLIMETRES, to_mm) if converted and not as_they_are else (units, 1.0)
 
 
 def _qform(quaternion: tuple[float, ...], pixdim: tuple[float, float, float]) -> Array:
@@ -299,7 +316,7 @@ def _check_affine(affine: Array, source: str, name: str) -> None:
         text = " x ".join(f"{s:.4g}" for s in sizes)
         raise UnreadableScan(
             f"{name}: voxels of {text} mm; a head scan has {_VOXEL_MM[0]:g} to {_VOXEL_MM[1]:g} mm.",
-            "NIfTI affines are in mm: check the unit of the program that wrote it.",
+            "Check the unit (xyzt_units) of the program that wrote it.",
         )
     if np.abs(affine[:3, 3]).max() > _FAR_MM:
         raise _damaged(name, f"its first voxel lies {np.abs(affine[:3, 3]).max():.3g} mm from the origin")

@@ -162,6 +162,32 @@ def test_damaged_headers_are_unreadable(version: int, field: str, value: Any, sa
     assert "\n" not in caught.value.one_line
 
 
+@pytest.mark.parametrize(("unit", "to_unit"), [("micron", 1000.0), ("meter", 0.001)])
+@pytest.mark.parametrize("code", ["sform_code", "qform_code", ""])
+def test_lengths_in_metres_or_micrometres_become_mm(unit: str, to_unit: float, code: str) -> None:
+    """As nifti1.h says and SimpleITK 2.5.7 does; nibabel 5.4.2 gives the bare numbers."""
+    header, plain = nifti(), nifti()
+    scaled = np.diag([to_unit, to_unit, to_unit, 1.0]) @ OBLIQUE
+    header.set_sform(scaled, 1)
+    header.set_qform(scaled, 1, strip_shears=True)
+    header.set_xyzt_units(unit, "sec")
+    for each in (header, plain):
+        for name in ("sform_code", "qform_code"):
+            each[name] = int(name == code)
+    found, expected = parse(header).geometry, parse(plain).geometry
+    np.testing.assert_allclose(found.affine, expected.affine, rtol=1e-6, atol=1e-4)
+    assert found.pixdim == pytest.approx(expected.pixdim, rel=1e-6)
+    assert found.xyzt_units == expected.xyzt_units  # what is written is in mm, and says so
+    written = nib.Nifti1Header(encode_header(found, np.float32, 1.0)[:348])
+    np.testing.assert_allclose(written.get_best_affine(), expected.affine, rtol=1e-6, atol=1e-4)
+
+
+def test_a_unit_that_makes_no_head_of_sound_voxels_is_not_believed() -> None:
+    header = nifti()
+    header.set_xyzt_units("micron", "sec")
+    np.testing.assert_array_equal(parse(header).geometry.affine, header.get_best_affine())
+
+
 @pytest.mark.parametrize("sizes", [(1e-3, 1e-3, 1e-3), (900, 900, 900), (1.0, 1.0, 0.0)])
 def test_voxels_of_another_unit_or_none_are_refused(sizes: tuple[float, ...]) -> None:
     header = nifti()
