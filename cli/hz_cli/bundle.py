@@ -132,6 +132,7 @@ def show(path: Path | None) -> None:
 
 def description(found: Bundle) -> list[str]:
     """What `hz-bundle show` prints."""
+    from hz_cli.info import calibrated, calibration_lines
     from hz_runtime.bundle.store import read_signature
 
     lines = [f"{found.path.name}: {found.name}", f"  id         {found.id}", f"  made       {found.created}"]
@@ -144,6 +145,7 @@ def description(found: Bundle) -> list[str]:
     people += [", ".join(cohort["sites"])] if cohort.get("sites") else []
     people += ["{:g} to {:g} years".format(*cohort["age_range"])] if cohort.get("age_range") else []
     lines.append(f"  trained on {'; '.join(people) or 'unknown'}")
+    lines += calibration_lines(calibrated(found))
     lines.append(f"  licence    {found.licence or 'unknown'}")
     signature = read_signature(found)
     if signature is None:

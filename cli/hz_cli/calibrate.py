@@ -1,4 +1,4 @@
-"""hz-calibrate: real scans in, a precision plan out."""
+"""hz-calibrate: real scans in, a precision plan out; `hz-calibrate age` is in its own module."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hz_cli import options, render
+from hz_cli.calibrate_age import age
+from hz_cli.subcommands import CommandWithOthers
 
 if TYPE_CHECKING:
     from hz_calibration.deviation import Budget
@@ -27,7 +29,7 @@ Exit codes: 0 plan written; 2 usage, or no scan can be used; 4 bundle refused; 5
 """
 
 
-@click.command(cls=render.HzCommand, context_settings=options.CONTEXT, epilog=EPILOG)
+@click.command(cls=CommandWithOthers, context_settings=options.CONTEXT, epilog=EPILOG)
 @click.argument("network", metavar="CHECKPOINT|BUNDLE", type=click.Path(path_type=Path, exists=True))
 @click.argument(
     "scans", metavar="SCANS...", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True)
@@ -210,6 +212,9 @@ def _check(out: Path, overwrite: bool, network: Path) -> None:
         raise UsageError(
             f"the folder of {out.name} does not exist or cannot be written.", "Make it, or name another."
         )
+
+
+main.add(age)
 
 
 if __name__ == "__main__":

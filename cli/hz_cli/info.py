@@ -59,6 +59,7 @@ def facts(path: Path | None) -> dict[str, Any]:
         "sites": list(cohort.get("sites") or ()),
         "ages": list(cohort["age_range"]) if cohort.get("age_range") else None,
         "age_interval": None if interval is None else interval.level,
+        "ages_calibrated": calibrated(manifest),
         "files": [
             {
                 "role": entry.role,
@@ -71,6 +72,23 @@ def facts(path: Path | None) -> dict[str, Any]:
         ],
         "built_engines": [entry.file for entry in manifest.engines],
         "engines": _engines(manifest),
+    }
+
+
+def calibrated(manifest: Manifest) -> dict[str, Any] | None:
+    """Whose calibration a bundle's ages have, of one that hz-calibrate age was given; None of others."""
+    from hz_runtime.bundle.age_calibration import site_metadata
+
+    interval, bias = manifest.age_interval, manifest.age_bias
+    width = None if interval is None else interval.of(bias)
+    if interval is None or interval.site is None or width is None:
+        return None
+    return {
+        **site_metadata(interval.site),
+        "people": interval.n,
+        "level": interval.level,
+        "half_width": width.half_width,
+        "coverage": width.coverage,
     }
 
 
@@ -96,6 +114,19 @@ def _engines(manifest: Manifest) -> list[dict[str, Any]]:
     return found
 
 
+def calibration_lines(found: dict[str, Any] | None) -> list[str]:
+    """The same of the calibration, for people; nothing where there is none from a site."""
+    if found is None:
+        return []
+    ages, way = found["age_range"], "raw heads" if found["raw_heads"] else "brains"
+    sites = ", ".join(found["sites"])
+    return [
+        f"  ages      calibrated at {sites} on {found['people']} people of {ages[0]:g} to "
+        f"{ages[1]:g} years ({way}): +- {found['half_width']:.1f} years for {found['level']:.0%}, and "
+        f"{found['coverage']:.1%} of them within what the others give"
+    ]
+
+
 def lines(found: dict[str, Any]) -> list[str]:
     """The same for people."""
     ages, people = found["ages"], [f"{found['people']} people"] if found["people"] else []
@@ -107,6 +138,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"  id        {found['id']}",
         f"  networks  {', '.join(found['networks'])}{to}",
         f"  made of   {'; '.join(people) or 'unknown'}",
+        *calibration_lines(found["ages_calibrated"]),
         f"  licence   {found['licence'] or 'unknown'}",
         *(
             f"  file      {e['file']} ({e['role']}, {e['precision']}, {e['bytes'] / 1e6:.1f} MB)"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 
 def section(title: str, body: str) -> str:
     """A second-level section; "" for an empty body."""
     return f"## {title}\n\n{body}" if body else ""
+
+
+def without_sections(text: str, titles: Collection[str]) -> str:
+    """A page without its second-level sections of these titles."""
+    parts = ("\n" + text).split("\n## ")
+    return "\n## ".join(part for part in parts if part.split("\n", 1)[0] not in titles).lstrip("\n")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from hz_export.markdown import as_range, as_text, as_words, flat, joined, section, table
+from hz_export.age_card import age_bias, age_interval
+from hz_export.markdown import (
+    as_range,
+    as_text,
+    as_words,
+    flat,
+    joined,
+    section,
+    table,
+    without_sections,
+)
 from hz_export.reporting_items import reporting_items
 from hz_runtime.model_space.anatomy import MEASURES
 from hz_runtime.model_space.outliers import THRESHOLD
@@ -61,11 +70,9 @@ def model_card(
     ]
     parts.append(section("Note", note))
     parts += [_network(role, meta) for role, meta in metas.items()]
+    parts.append(section("Age-bias correction", age_bias(manifest.get("age_bias"))) if "age" in metas else "")
     parts.append(
-        section("Age-bias correction", _age_bias(manifest.get("age_bias"))) if "age" in metas else ""
-    )
-    parts.append(
-        section("Age interval", _age_interval(manifest.get("age_interval"))) if "age" in metas else ""
+        section("Age interval", age_interval(manifest.get("age_interval"))) if "age" in metas else ""
     )
     parts.append(section("Files and their parity with the trained networks", _files(manifest["models"])))
     parts.append(section("TensorRT engines", _engines(manifest.get("engines", []))))
@@ -91,13 +98,8 @@ def _compared(manifest: Mapping[str, Any]) -> list[str]:
 
 def after_anatomy(card: str, manifest: Mapping[str, Any]) -> str:
     """A card of before anatomy and outlier scores with the sections on both, before that on preparation."""
-    kept = [
-        part
-        for part in ("\n" + card).split("\n## ")
-        if not part.startswith(("Anatomy of those who get an age\n", "Outlier score\n"))
-    ]
     added = "\n\n".join(part for part in _compared(manifest) if part)
-    text = "\n## ".join(kept).lstrip("\n")
+    text = without_sections(card, ("Anatomy of those who get an age", "Outlier score"))
     return text.replace("## Preparation\n", f"{added}\n\n## Preparation\n", 1)
 
 
@@ -187,74 +189,6 @@ def _scores_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
             for name, row in rows
         ],
     )
-
-
-def _age_bias(bias: Mapping[str, Any] | None) -> str:
-    if not bias:
-        return "None is stored: predictions stay pulled towards the mean age of the training subjects."
-    return (
-        f"Held-out predictions follow {bias['slope']:.4g} * age + {bias['intercept']:.4g} years "
-        f"(n = {bias['n']}; {bias.get('how') or 'how: not stated'}). Corrected ages are "
-        "(predicted - intercept) / slope; both are always given. The correction multiplies the scatter of "
-        f"single predictions by {1 / bias['slope']:.2g}." + _pull(bias.get("regression_to_mean"))
-    )
-
-
-def _pull(pull: Mapping[str, Any] | None) -> str:
-    """What the correction did to subjects that it was not fitted on."""
-    if not pull:
-        return ""
-    return (
-        " Judged on each subject with the others' coefficients, the slope of predicted on true age goes from "
-        f"{pull['slope_before']:.2f} to {pull['slope_after']:.2f} (1: no pull to the mean age), and the mean "
-        f"absolute error from {pull['mae_before']:.2f} to {pull['mae_after']:.2f} years."
-    )
-
-
-def _age_interval(interval: Mapping[str, Any] | None) -> str:
-    """How far the true age may be from the answer, on whom that was found out, and what it is worth."""
-    if not interval or "none" in interval:
-        why = interval["none"] if interval else "None was calibrated."
-        return f"There is none, so that nothing says how far off a single age may be. {why}"
-    rows = []
-    for kind in ("raw", "corrected"):
-        if width := interval.get(kind):
-            coverage = width["coverage"]
-            measured = f"{coverage['value']:.1%} ({coverage['ci95'][0]:.1%} to {coverage['ci95'][1]:.1%})"
-            by_age = [
-                f"{t['coverage']:.0%} of {t['n']} aged {as_range(t['age_range'])}" for t in width["by_age"]
-            ]
-            rows.append((kind, f"+- {width['half_width']:.1f}", measured, *by_age))
-    shown = interval.get("corrected") or interval["raw"]
-    alone = interval["half_width_of_mean_age"]
-    verdict = (
-        "so that of a single person the network says no more than that"
-        if shown["half_width"] >= alone
-        else f"so that the scan makes it {1 - shown['half_width'] / alone:.0%} narrower"
-    )
-    n, level = interval["n"], interval["level"]
-    head = (
-        f"A true age lies within these limits around the predicted one with a nominal probability of "
-        f"{level:.0%}. Made of the errors on {n} held-out subjects ({interval['n_scans']} scans "
-        f"{interval['scans']}; {interval['how']}): {interval['method']}, every subject weighing the same. "
-        f"Coverage is that of {shown['coverage']['how']}.\n\n"
-    )
-    tail = (
-        f"\n\nThe mean age of the same subjects, told without a scan, would need +- {alone:.1f} years, "
-        f"{verdict}. With {n} subjects, what an interval really covers scatters by {_scatter(n, level):.1%} "
-        "(one SD) from one such calibration to the next. The probability is one over all people: within an "
-        "age group it may be higher or lower, as the table shows. It holds for people and scans like those "
-        "it was made on. Nothing guarantees it at other sites, harmonized or not, or for flagged scans."
-    )
-    head_row = ("age", "years", "covers", "youngest third", "middle third", "oldest third")
-    return head + table(head_row, rows) + tail
-
-
-def _scatter(n: int, level: float) -> float:
-    """SD of the coverage of a split-conformal interval over calibrations of n subjects: that of the
-    distribution Beta(k, n + 1 - k) with k = ceil((n + 1) * level) (Vovk 2012)."""
-    k = math.ceil((n + 1) * level - 1e-9)
-    return math.sqrt(k * (n + 1 - k) / ((n + 1) ** 2 * (n + 2)))
 
 
 def _files(models: Sequence[Mapping[str, Any]]) -> str:

@@ -7,6 +7,7 @@ are left out by number. Nothing is judged here but whether the checkpoints and t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -197,6 +198,23 @@ def reporting_items(manifest: Mapping[str, Any], metas: Mapping[str, Mapping[str
         f"{len(rows)} subjects {missing} are missing: the checkpoints hold no answer, and nobody should take "
         f"one for granted. Left out are items for papers alone ({OF_PAPERS}) and for other kinds of models "
         f"({OF_OTHER_MODELS}).{elsewhere}\n\n" + table(("item", "what it is about", "on this card"), rows)
+    )
+
+
+def with_age_answers(card: str, manifest: Mapping[str, Any]) -> str:
+    """A card with the answers of `manifest` to what is asked of ages, in place of those that it had."""
+    facts = Facts(manifest, {})
+    answers = {
+        i.numbers: table((i.numbers, i.about, _answer(i, facts)), [()]) for i in ITEMS if i.roles == ("age",)
+    }
+    lines = card.split("\n")
+    for place, line in enumerate(lines):
+        for numbers, row in answers.items():
+            if line.startswith(f"| {numbers} |"):
+                lines[place] = row.split("\n")[0]
+    missing = sum(line.startswith("| ") and line.endswith("| missing |") for line in lines)
+    return re.sub(
+        r"(?<=\bOf )(\d+) subjects \d+ are missing", rf"\1 subjects {missing} are missing", "\n".join(lines)
     )
 
 

@@ -75,8 +75,22 @@ class FolderRun:
             log.write(note.text)
             self._emit(Event("note", note.screen))
         holds = RunOutputs.of(age_metadata(self._stages)).holds_for
-        ages = (f"ages hold only for {holds}",) if self._stages.predictor else ()
+        ages = (
+            (f"ages hold only for {holds}", *self._calibrated_otherwise()) if self._stages.predictor else ()
+        )
         self.say((*self._ages.gaps(self.chosen.scans), *ages))
+
+    def _calibrated_otherwise(self) -> tuple[str, ...]:
+        """Where the scans that the ages were calibrated on were prepared in another way than this run's."""
+        interval = self._stages.bundle.age_interval
+        site = None if interval is None else interval.site
+        if site is None or site.raw_heads == (self._stages.preparer is not None):
+            return ()
+        theirs, ours = ("raw heads", "brains") if site.raw_heads else ("brains", "raw heads")
+        return (
+            f"{', '.join(site.sites)}: ages were calibrated on {theirs}, and the scans of this run are taken "
+            f"for {ours}: their interval need not hold here",
+        )
 
     def say(self, notes: Iterable[str]) -> None:
         """Lines for the log and the screen."""

@@ -1,4 +1,4 @@
-"""The known ages and sites of a run's scans, from a participants table or for one scan.
+"""The known ages, sites and people of a run's scans, from a participants table or for one scan.
 
 Reading a table is `io.participants`'; here its rows are matched with scans.
 """
@@ -22,6 +22,7 @@ class KnownAges:
 
     by_file, site_by_file : by the end of a scan's path, "sub-1.nii" or "A/sub-1.nii"; and, where a table
     names folders, by "/" and the name alone, for scans that lie elsewhere now.
+    person_by_file, person_by_participant : who was scanned: the participant_id, else the file.
     only : age of a run's only scan, in years.  table : name of the file they come from, "" for none.
     notes : what the user should hear about them, whatever the scans.
     Raises UsageError where `only` is no age.
@@ -32,6 +33,8 @@ class KnownAges:
     only: float | None = None
     site_by_file: Mapping[str, str] = field(default_factory=dict)
     site_by_participant: Mapping[str, str] = field(default_factory=dict)
+    person_by_file: Mapping[str, str] = field(default_factory=dict)
+    person_by_participant: Mapping[str, str] = field(default_factory=dict)
     table: str = ""
     notes: tuple[str, ...] = ()
 
@@ -56,6 +59,10 @@ class KnownAges:
         """{"site": name} of the scan's site, looked up as its age is; {} where none is known."""
         site = _entry(scan, self.site_by_file, self.site_by_participant)
         return {} if site is None else {"site": site}
+
+    def person_of(self, scan: InputScan) -> str | None:
+        """Who was scanned, looked up as the age is: the same for all scans of one person. None if unknown."""
+        return _entry(scan, self.person_by_file, self.person_by_participant)
 
     def gaps(self, scans: Sequence[InputScan]) -> tuple[str, ...]:
         """What the user should hear: `notes`, and where the table has no age for some of the scans."""
@@ -88,14 +95,16 @@ class KnownAges:
         ages, notes = _ages(table)
         found: tuple[dict[str, set[float]], ...] = ({}, {})
         places: tuple[dict[str, set[str]], ...] = ({}, {})
+        people: tuple[dict[str, set[str]], ...] = ({}, {})
         for row, age in zip(table.rows, ages, strict=True):
             file, person = row.get(file_column), row.get("participant_id")
             parts = [part for part in Path(file).parts if part not in ("/", "..")]
             by_name = {f"/{parts[-1]}"} if len(parts) > 1 else set()
             keys = {"/".join(parts), *by_name} - {""}, {person, person.removeprefix("sub-")} - {""}
             site = printable(row.get("site"))
-            for by_key, sites, names in zip(found, places, keys, strict=True):
+            for by_key, sites, who, names in zip(found, places, people, keys, strict=True):
                 for name in names:
+                    who.setdefault(name, set()).add(person or file)
                     if age is not None:
                         by_key.setdefault(name, set()).add(age)
                     if site:
@@ -105,6 +114,8 @@ class KnownAges:
             certain(found[1]),
             site_by_file=certain(places[0]),
             site_by_participant=certain(places[1]),
+            person_by_file=certain(people[0]),
+            person_by_participant=certain(people[1]),
             table=path.name,
             notes=notes,
         )

@@ -329,12 +329,15 @@ class Stages:
         if self.diagnosis is not None and drawn.prediction.diagnosis_probability is None:
             flags.append("the diagnosis network gave no number")
         interval = self._interval(drawn.prediction)
-        return (*flags, *(() if interval is None else interval.caveat(flags)))
+        if interval is None:
+            return tuple(flags)
+        flags += interval.site_flags(drawn.prediction.age_interval)
+        return (*flags, *interval.caveat(flags))
 
     def _known_age_flags(self, known: float | None, prediction: Prediction) -> tuple[str, ...]:
         """Where the person's known age contradicts what was predicted."""
-        age_range = self.bundle.cohort.get("age_range")
-        return known_age_flags(known, prediction.age, prediction.age_interval, age_range)
+        age_range, interval = self.bundle.cohort.get("age_range"), self._interval(prediction)
+        return known_age_flags(known, prediction.age, prediction.age_interval, age_range, interval)
 
     def _interval(self, prediction: Prediction) -> AgeInterval | None:
         """The bundle's interval, where the scan's age has one."""

@@ -1,7 +1,8 @@
 """What a bundle states about its ages: the correction of their bias, and their prediction interval.
 
-Limits are the answer plus and minus one half-width, calibrated at export (hz_calibration.age_interval) and
-good for people and scans like those it was calibrated on, so that results say where a scan is not like them.
+Limits are the answer plus and minus one half-width, calibrated at export or at a user's own site
+(hz_calibration.age_interval) and good for people and scans like those it was calibrated on, so that results
+say where a scan is not like them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hz_runtime.bundle.fields import REMEDY, get, number
+from hz_runtime.bundle.fields import REMEDY, get, number, texts
 from hz_runtime.errors import BundleError
 
 if TYPE_CHECKING:
@@ -63,12 +64,31 @@ class IntervalWidth:
 
 
 @dataclass(frozen=True)
+class CalibrationSite:
+    """Where ages were calibrated, of a bundle that `hz-calibrate age` was given.
+
+    sites : names from the participants table, or by the user.  age_range : of the people there, years.
+    raw_heads : whether their scans were raw heads, which hz prepared; else they were brains.
+    bundle : id of the bundle that was calibrated.
+    """
+
+    sites: tuple[str, ...]
+    age_range: tuple[float, float]
+    raw_heads: bool
+    bundle: str
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.sites)}, {self.age_range[0]:g} to {self.age_range[1]:g} years"
+
+
+@dataclass(frozen=True)
 class AgeInterval:
     """Prediction interval of an age predictor: how far from its answer the true age may well be.
 
     level : nominal coverage, 0 to 1, for people and scans like the `n` calibration subjects.
     raw, corrected : of raw and of bias-corrected ages; corrected is None where that one could not be made.
     method, how : how the errors became an interval, and where they come from.
+    site : where it was calibrated after the export; None where it was at export.
     """
 
     level: float
@@ -77,6 +97,7 @@ class AgeInterval:
     how: str
     raw: IntervalWidth
     corrected: IntervalWidth | None
+    site: CalibrationSite | None = None
 
     def of(self, bias: AgeBias | None) -> IntervalWidth | None:
         """The interval of the age that is shown: the corrected one of a bundle that corrects."""
@@ -87,6 +108,18 @@ class AgeInterval:
         if not flags:
             return ()
         return (f"the {self.level:.0%} age interval was not made for such a scan: it may not hold the age",)
+
+    def site_flags(self, limits: Sequence[float] | None) -> tuple[str, ...]:
+        """The reason to look at an age whose interval `limits`, years, holds none of the site's ages."""
+        if self.site is None or limits is None:
+            return ()
+        youngest, oldest = self.site.age_range
+        if limits[0] <= oldest and youngest <= limits[1]:
+            return ()
+        return (
+            f"the interval {limits[0]:.1f} to {limits[1]:.1f} holds none of the ages that it was calibrated "
+            f"on ({self.site})",
+        )
 
 
 def age_flags(age: float | None, age_range: Sequence[float] | None) -> tuple[str, ...]:
@@ -111,11 +144,13 @@ def known_age_flags(
     predicted: float | None,
     limits: Sequence[float] | None,
     age_range: Sequence[float] | None,
+    interval: AgeInterval | None = None,
 ) -> tuple[str, ...]:
     """Reasons not to use a predicted age that come from the person's known one; none where either is missing.
 
     known, predicted : years.  limits : of the prediction interval, years, or None.
     age_range : of the training cohort, years; None where the bundle states none.
+    interval : what the limits are from, where it says on people of which ages it was calibrated.
     """
     if known is None or predicted is None:
         return ()
@@ -129,6 +164,9 @@ def known_age_flags(
             f"known age {known:g} is outside the interval {limits[0]:.1f} to {limits[1]:.1f} around the "
             "predicted age: check that scan and age are of one person",
         )
+    site = interval.site if interval is not None and limits else None
+    if site is not None and not site.age_range[0] <= known <= site.age_range[1]:
+        return (f"known age {known:g} is none that the age interval was calibrated on ({site})",)
     return ()
 
 
@@ -184,6 +222,17 @@ def age_metadata(interval: AgeInterval | None, bias: AgeBias | None, age_range: 
         "how": interval.how,
         "measured_coverage": width.coverage,
         "measured_coverage_ci95": list(width.coverage_ci95),
+        **({} if interval.site is None else {"calibrated_at": site_metadata(interval.site)}),
+    }
+
+
+def site_metadata(site: CalibrationSite) -> dict[str, Any]:
+    """Where ages were calibrated, as run.json and bundle.json hold it; plain JSON types."""
+    return {
+        "sites": list(site.sites),
+        "age_range": list(site.age_range),
+        "raw_heads": site.raw_heads,
+        "bundle": site.bundle,
     }
 
 
@@ -224,6 +273,7 @@ def parse_age_interval(raw: object, where: str) -> AgeInterval | None:
         how=get(raw, "how", str, where, ""),
         raw=_width(raw.get("raw"), f"{where}: raw"),
         corrected=None if corrected is None else _width(corrected, f"{where}: corrected"),
+        site=None if raw.get("site") is None else _site(raw["site"], f"{where}: site"),
     )
 
 
@@ -239,3 +289,14 @@ def _width(raw: object, where: str) -> IntervalWidth:
     if len(ends) != 2:
         raise BundleError(f"{at}: ci95 should hold two numbers.", REMEDY)
     return IntervalWidth(half_width, number(coverage.get("value"), f"{at}: value"), (ends[0], ends[1]))
+
+
+def _site(raw: object, where: str) -> CalibrationSite:
+    if not isinstance(raw, dict):
+        raise BundleError(f"{where} is not an object.", REMEDY)
+    sites = texts(get(raw, "sites", list, where), f"{where}: sites")
+    span = [number(end, f"{where}: age_range") for end in get(raw, "age_range", list, where)]
+    if not sites or len(span) != 2 or span[0] > span[1]:
+        raise BundleError(f"{where} names no site, or no youngest and oldest age.", REMEDY)
+    heads, bundle = get(raw, "raw_heads", bool, where), get(raw, "bundle", str, where)
+    return CalibrationSite(sites, (span[0], span[1]), heads, bundle)

@@ -201,11 +201,13 @@ class AgePredictor:
         if no_age:
             return (*scan, *no_age)
         found = (*scan, *age_flags(age, self.age_range))
-        bounded = self.interval is not None and self.width is not None and np.isfinite(age)
-        caveat = self.interval.caveat(found) if self.interval and bounded else ()
-        limits = self.width.limits(np.array([age]))[0].tolist() if self.width and bounded else None
         shown = age if np.isfinite(age) else None
-        return (*found, *caveat, *known_age_flags(known, shown, limits, self.age_range))
+        if self.interval is None or self.width is None or shown is None:
+            return (*found, *known_age_flags(known, shown, None, self.age_range))
+        limits = self.width.limits(np.array([age]))[0].tolist()
+        found += self.interval.site_flags(limits)
+        of_known = known_age_flags(known, shown, limits, self.age_range, self.interval)
+        return (*found, *self.interval.caveat(found), *of_known)
 
 
 class DiagnosisPredictor:

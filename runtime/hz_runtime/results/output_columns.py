@@ -28,6 +28,7 @@ class RunOutputs:
     negative, positive : labels of its diagnosis network, positive None without one.
     coverage : nominal coverage of its age interval, 0 to 1, or None.  intervals : whether ages have one.
     ages : youngest and oldest of the age network's training, years; None where nobody says.
+    calibrated : where ages were calibrated after the bundle was made, in words; "" where they were not.
     """
 
     negative: str = ""
@@ -35,6 +36,7 @@ class RunOutputs:
     coverage: float | None = None
     intervals: bool = False
     ages: Pair | None = None
+    calibrated: str = ""
 
     @classmethod
     def of(cls, run: Mapping[str, Any]) -> RunOutputs:
@@ -42,18 +44,21 @@ class RunOutputs:
         labels, age = (run.get(key) for key in ("diagnosis", "age"))
         coverage = age.get("age_interval_coverage") if isinstance(age, Mapping) else None
         coverage = float(coverage) if isinstance(coverage, (int, float)) else None
-        if not isinstance(labels, Mapping) or not labels:
-            return cls(coverage=coverage, intervals=coverage is not None, ages=_ages(age))
-        negative, positive = (str(labels.get(key) or "") for key in ("negative", "positive"))
-        return cls(negative, positive, coverage, coverage is not None, _ages(age))
+        negative, positive = "", None
+        if isinstance(labels, Mapping) and labels:
+            negative, positive = (str(labels.get(key) or "") for key in ("negative", "positive"))
+        return cls(negative, positive, coverage, coverage is not None, _ages(age), _calibrated(age))
 
     @property
     def holds_for(self) -> str:
         """For which ages the ages hold, in words."""
+        at = f", and their interval for those that it was calibrated on: {self.calibrated}"
+        end = at if self.calibrated else ""
         if self.ages is None:
-            return "people of the age network's training range"
+            return f"people of the age network's training range{end}"
         return (
             f"people of {self.ages[0]:.0f} to {self.ages[1]:.0f} years, whom the age network was trained on"
+            f"{end}"
         )
 
     @property
@@ -209,6 +214,16 @@ def _ages(age: object) -> Pair | None:
     if not isinstance(span, (list, tuple)) or len(span) != 2:
         return None
     return (float(span[0]), float(span[1])) if all(isinstance(end, (int, float)) for end in span) else None
+
+
+def _calibrated(age: object) -> str:
+    """Where run.json's "age" says that ages were calibrated, in words."""
+    at = age.get("calibrated_at") if isinstance(age, Mapping) else None
+    span, sites = (at.get("age_range"), at.get("sites")) if isinstance(at, Mapping) else (None, None)
+    known = _ages({"training_range": span})
+    if known is None or not isinstance(sites, (list, tuple)) or not sites:
+        return ""
+    return f"{', '.join(map(str, sites))}, {known[0]:g} to {known[1]:g} years"
 
 
 def _without_minus_zero(number: float, spec: str) -> str:
