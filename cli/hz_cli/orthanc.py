@@ -28,6 +28,7 @@ state = click.option(
 
 
 @click.command(cls=CommandWithOthers, context_settings=options.CONTEXT, epilog=EPILOG)
+@options.version
 @click.option(
     "--url",
     default="http://127.0.0.1:8042",

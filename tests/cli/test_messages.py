@@ -207,3 +207,7 @@ def test_engines_that_are_named_exist() -> None:
         for found in re.findall(r"--(?:backend|require) ((?:onnx|openv|tensor)[\w-]*)", text)
     ]
     assert named and [where for where in named if where[2] not in backend_names()] == []
+
+
+def test_every_command_has_its_version() -> None:
+    assert [name for name, options in COMMANDS.items() if "--version" not in options[""]] == []

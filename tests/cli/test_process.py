@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -14,7 +16,10 @@ pytest.importorskip("pydicom", reason="needs the extra dicom")
 pytest.importorskip("dcm2niix", reason="needs the extra dicom")
 pytest.importorskip("highdicom", reason="needs the extra dicom")
 
+import pydicom
+
 import small_dicom as small
+from dicom_validator import complaints
 from help_pages import help_of
 from hz_cli.dicom import dicom
 from hz_runtime.hospital import process
@@ -40,14 +45,17 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def as_mercure(folder: Path, settings: object = None) -> Path:
-    """A series as mercure lays it out: SERIES#INSTANCE.dcm beside .tags, and task.json."""
+def as_mercure(folder: Path, settings: object = None, files: Sequence[Path] = ()) -> Path:
+    """A series as mercure lays it out: SERIES#INSTANCE.dcm beside .tags, and task.json.
+
+    files : of the series, which are moved; by default a small one is made.
+    """
     folder.mkdir()
-    for path in small.write_series(folder / "raw"):
-        name = f"{small.SERIES_UID}#{path.name}"
+    for path in files or small.write_series(folder.with_name("raw")):
+        head = pydicom.dcmread(path, stop_before_pixels=True)
+        name = f"{head.SeriesInstanceUID}#{head.SOPInstanceUID}"
         path.rename(folder / f"{name}.dcm")
         (folder / f"{name}.tags").write_text(json.dumps({"PatientName": "Doe^Jane"}))
-    (folder / "raw").rmdir()
     task = {"id": "x", "process": {"module_name": "hz", "settings": settings}}
     (folder / "task.json").write_text(json.dumps(task))
     return folder
@@ -116,3 +124,38 @@ def test_without_folders_it_says_what_is_missing(call: Any, tmp_path: Path) -> N
 def test_help_is_quick() -> None:
     text, imported = help_of("dicom", "process")
     assert "MERCURE_IN_DIR" in text and "HOLOSCAN_INPUT_PATH" in text and not imported
+
+
+@pytest.mark.slow
+def test_a_real_study_under_mercure(
+    scans: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """170 images of a Philips scanner: prepared, harmonized and written back as objects that another program
+    finds valid, with nothing but the environment to say so."""
+    pytest.importorskip("niimath", reason="needs the extra prep")
+    (archive,) = (scans / "dicom").glob("philips*.tar.gz")
+    shutil.unpack_archive(archive, tmp_path / "raw", filter="data")
+    study = as_mercure(tmp_path / "in", {}, sorted((tmp_path / "raw").rglob("*.dcm")))
+    out = tmp_path / "out"
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    environment = {"MERCURE_IN_DIR": study, "MERCURE_OUT_DIR": out, "HZ_BUNDLE": tiny_bundle}
+    done = CliRunner().invoke(dicom, ["process"], env={key: str(value) for key, value in environment.items()})
+    assert done.exit_code == 0 and "170 images, report, page" in done.stdout, done.output
+    found = json.loads((out / "result.json").read_text())
+    assert found["gates"] and all(gate["passed"] for gate in found["gates"])
+    kinds = [file["kind"] for file in found["files"]]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"series": 170, "report": 1, "page": 1}
+    assert {path.name for path in out.iterdir()} == {
+        *(file["name"] for file in found["files"]),
+        "result.json",
+    }
+
+    images = [pydicom.dcmread(path) for path in sorted(out.glob("MR_*.dcm"))]
+    voxel = np.prod([*images[0].PixelSpacing, images[0].SpacingBetweenSlices])
+    brain = sum(np.count_nonzero(image.pixel_array) for image in images) * voxel / 1000
+    assert 900 < brain < 2000  # cm3
+    (uid,) = {path.name.partition("#")[0] for path in study.glob("*.dcm")}
+    assert not [text for text in ("Doe", uid) if text in done.output + (out / "result.json").read_text()]
+    for name in ("MR_0085.dcm", "SR_age.dcm", "SC_page_1.dcm"):
+        assert complaints(out / name) == []

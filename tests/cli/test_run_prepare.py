@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
-import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
@@ -192,22 +190,3 @@ def test_dicom_without_its_packages_says_what_to_install(
     done = hz_run("--prepare", tmp_path / "in", "--out", tmp_path / "out")
     assert done.exit_code == 2
     assert "needs pydicom, dcm2niix" in done.stderr and "hz-mri[dicom]" in done.stderr
-
-
-@pytest.mark.slow
-def test_a_real_series_from_dicom_to_result(hz_run, scans: Path, tmp_path: Path) -> None:
-    for package in DICOM:
-        pytest.importorskip(package)
-    source = scans / "dicom" / "philips_ingenia_T1w_170slices.tar.gz"
-    exam = shutil.copy(source, tmp_path / "Smith^John.tar.gz")
-    done = hz_run("--prepare", exam, "--out", tmp_path / "out", "--no-report")
-    assert done.exit_code == 0, done.output
-    (scan,) = scans_of(tmp_path / "out")
-    assert scan["input"].startswith("sub-")
-    assert all(gate["passed"] for gate in scan["gates"])
-    made = nibabel.load(tmp_path / "out" / scan["outputs"][0])
-    with tarfile.open(source) as archive:
-        assert max(made.shape) >= 170 and 170 in made.shape, archive.name
-    brain = (made.get_fdata() > 0).sum() * np.prod(made.header.get_zooms()) / 1000
-    assert 900 < brain < 2000  # cm3
-    assert "Smith" not in (tmp_path / "out" / "run.json").read_text() + done.output

@@ -1,7 +1,7 @@
 """What became of a study: result.json, and one line for people.
 
-It holds no identity, no path and no time: the same study gives the same bytes. Keys that begin with two
-underscores are mercure's.
+It holds no identity, no path and no time; the files that it gives the hashes of have theirs, unless
+$SOURCE_DATE_EPOCH fixes it. Keys that begin with two underscores are mercure's.
 """
 
 from __future__ import annotations
