@@ -138,7 +138,7 @@ def test_a_workflow_leaves_what_one_process_leaves(
     assert done.returncode == 0, done.stdout + done.stderr
     serial = tmp_path / "serial"
     code = subprocess.run(
-        [str(commands / "hz-run"), str(tmp_path / "in"), "--out", str(serial), "--plain"],
+        [str(commands / "hz-run"), str(tmp_path / "in"), "--out", str(serial), "--threads", "2", "--plain"],
         env=env, capture_output=True, check=False,
     ).returncode  # fmt: skip
     assert code == 3

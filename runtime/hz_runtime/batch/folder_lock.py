@@ -60,6 +60,23 @@ def locked(out: Path, *, shared: bool = False) -> Iterator[None]:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock for a moment, after whoever holds it now; where there are no locks, at once.
+
+    Raises OSError where the lock's file cannot be made.
+    """
+    import fcntl
+
+    handle = _opened(folder / LOCK_NAME)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _opened(lock: Path) -> int:
     """A handle that can be locked. The file stays as it is; one that may only be read, as git-annex keeps
     what is committed, will do."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hz_runtime.batch.folder_lock import locked
+from hz_runtime.batch.folder_lock import in_turn, locked
 from hz_runtime.batch.inputs import InputScan
 from hz_runtime.batch.journal import Noted, read_journal
 from hz_runtime.batch.shard import Shard
@@ -25,6 +26,7 @@ from hz_runtime.io.json_text import to_json
 
 FOLDER = "shards"
 PLAN = "plan.json"
+_PATIENCE = 0.5  # seconds: `running` holds a journal for a moment
 _JOURNAL = re.compile(r"0*(\d+)-of-(\d+)\.jsonl")
 
 
@@ -122,8 +124,9 @@ class ShardFolder:
             self.path.mkdir(exist_ok=True)
             handle = os.open(self._journal(shard), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             try:
-                self._take(handle, shard)
-                self._agree(shard, plan)
+                with in_turn(self.path):  # an array's jobs start together: the first one's plan is there then
+                    self._take(handle, shard)
+                    self._agree(shard, plan)
                 yield self._journal(shard), handle
             finally:
                 os.close(handle)
@@ -131,14 +134,19 @@ class ShardFolder:
     def _take(self, handle: int, shard: Shard) -> None:
         import fcntl
 
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(
-                f"another job is at work on shard {shard} of {self.out.name}.", "Wait until it has ended."
-            ) from error
-        except OSError:  # a file system without locks: the scheduler's numbers have to do
-            pass
+        limit = time.monotonic() + _PATIENCE
+        with suppress(OSError):  # a file system without locks: the scheduler's numbers have to do
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                except BlockingIOError as error:
+                    if time.monotonic() > limit:
+                        raise UsageError(
+                            f"another job is at work on shard {shard} of {self.out.name}.",
+                            "Wait until it has ended.",
+                        ) from error
+                time.sleep(0.01)
 
     def _agree(self, shard: Shard, plan: Plan) -> None:
         """Write the plan, unless it is there already; the shards at work have to be of the same division."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import threading
 from collections.abc import Callable
@@ -17,11 +18,13 @@ from hz_runtime.batch.known_ages import KnownAges
 from hz_runtime.batch.run import run_batch
 from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.batch.shard import ARRAY, Shard
+from hz_runtime.batch.shard_folder import Plan, ShardFolder
 from hz_runtime.batch.shard_run import run_shard
 from hz_runtime.batch.stages import Stages
 from hz_runtime.batch.status import folder_status
 from hz_runtime.bundle.store import Bundle, load_bundle
 from hz_runtime.errors import UsageError
+from hz_runtime.io.atomic import shared_file
 from hz_runtime.results.run_report import RunReport
 from small_scans import results, write_scans
 from snapshots import snapshot
@@ -240,6 +243,44 @@ def test_who_must_not_meet_is_refused(shard: Run, scans: list[Path], bundle: Bun
         shard("1/2")
 
 
+def test_jobs_that_start_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One finds the other's journal held, and no plan yet: it waits for the plan, and agrees."""
+    place, scans = ShardFolder(tmp_path), [InputScan(Path(name), name, name) for name in ("a", "b")]
+    plan, refused = Plan.of(scans, 2, ["in"]), list[UsageError]()
+
+    def start() -> None:
+        try:
+            with place.hold(Shard(2, 2), plan):
+                pass
+        except UsageError as error:
+            refused.append(error)
+
+    second = threading.Thread(target=start)
+
+    def slow(path: Path, data: bytes) -> bool:
+        if second.ident is None:
+            second.start()
+            second.join(0.2)
+        return shared_file(path, data)
+
+    monkeypatch.setattr("hz_runtime.batch.shard_folder.shared_file", slow)
+    with place.hold(Shard(1, 2), plan):
+        second.join(60)
+    assert not refused and not second.is_alive() and place.plan() == plan
+
+
+def test_a_job_that_starts_while_somebody_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`running` holds a journal for a moment, which is nobody at work."""
+    place, plan, one = ShardFolder(tmp_path), Plan.of([], 2, ["in"]), Shard(1, 2)
+    with place.hold(one, plan) as (path, _):
+        assert place.running(one)
+    with open(path, "rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        monkeypatch.setattr("hz_runtime.batch.shard_folder.time.sleep", lambda _: looking.close())
+        with place.hold(one, plan):
+            assert looking.closed
+
+
 def test_other_options_are_not_gathered(
     shard: Run, scans: list[Path], bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -253,9 +294,17 @@ def test_other_options_are_not_gathered(
 
 
 def test_the_rest_of_an_undivided_run(
-    scans: list[Path], bundle: Bundle, serial: Path, tmp_path: Path
+    scans: list[Path], bundle: Bundle, serial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop = threading.Event()
+    stop, read = threading.Event(), Stages.read
+
+    def waiting(stages: Stages, ticket: Any) -> Any:
+        """However busy the machine is, the run is stopped before its last scans have their turn."""
+        if ticket.index == 4:
+            assert stop.wait(60)
+        return read(stages, ticket)
+
+    monkeypatch.setattr(Stages, "read", waiting)
     done = run_batch(
         scans, bundle, tmp_path, RUN, lambda event: stop.set() if event.kind == "scan" else None, stop
     )
