@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from hz_cli import options, render
+from hz_cli.export_import import import_command
 from hz_cli.subcommands import CommandWithOthers
 
 NEEDED = ("torch", "onnx", "onnxscript", "safetensors")
@@ -280,7 +281,7 @@ def _engine_options(choices: dict[str, Any]) -> Any:
     return chosen if flavour else None
 
 
-main.add(brain_mask)
+main.add(brain_mask, import_command)
 
 if __name__ == "__main__":
     main()

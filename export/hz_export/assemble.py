@@ -38,13 +38,28 @@ def export_bundle(
     what was asked for, or a network is unfit (`unfit_networks`); EnginesMissing, after the bundle was
     published, where TensorRT builds no engine of a graph for a GPU.
     """
+    refuse_target(out, options)
+    return publish([read_checkpoint(path) for path in paths], out, options, say)
+
+
+def refuse_target(out: Path, options: ExportOptions) -> None:
+    """Raise UsageError for a bundle that could not be written: said before minutes of work."""
     if out.suffix != ".hz":
         raise UsageError(f"{out.name}: a bundle's name ends in .hz.", f"Use {out.name or 'NAME'}.hz.")
-    if out.exists() and not options.overwrite:  # said before minutes of work
+    if out.exists() and not options.overwrite:
         raise UsageError(f"{out.name} exists.", "Use another name, or overwrite it on purpose (--overwrite).")
+
+
+def publish(
+    given: Sequence[Checkpoint],
+    out: Path,
+    options: ExportOptions,
+    say: Callable[[str], None] = lambda _: None,
+) -> Bundle:
+    """`export_bundle` of checkpoints that are read already."""
     if options.build is not None:
         find_builder(options.build)
-    checkpoints = belong_together([read_checkpoint(path) for path in paths])
+    checkpoints = belong_together(given)
     remarks = unfit(checkpoints, options, say)
     if "int8" in options.precisions:
         _refuse_slices(checkpoints)
@@ -188,6 +203,7 @@ def _manifest(
     metas = {role: checkpoint.meta for role, checkpoint in checkpoints.items()}
     first = next(iter(metas.values()))
     features = checkpoints["age"].age_features if "age" in checkpoints else {}
+    published = {role: meta["published"] for role, meta in metas.items() if "published" in meta}
     licences = list(dict.fromkeys(str(meta["licence"]) for meta in metas.values() if meta.get("licence")))
     return {
         "schema": SCHEMA,
@@ -203,6 +219,7 @@ def _manifest(
         "metrics": {role: meta["metrics"] for role, meta in metas.items() if meta.get("metrics")},
         "licence": "; ".join(licences),
         "intended_use": intended_use(checkpoints),
+        **({"published": published} if published else {}),
     }
 
 

@@ -23,7 +23,7 @@ from hz_runtime.errors import BackendError, HzError
 
 WORDS = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "FP8": "fp8"}
 CONVOLUTIONS = ("CONVOLUTION", "DECONVOLUTION")
-SUMS = ("NORMALIZATION", "REDUCE")  # over 64^3 voxels: they overflow 16 bits
+SUMS = ("NORMALIZATION", "REDUCE")  # over whole volumes: they overflow 16 bits
 # Layers that only hold, move or retype values.
 MOVES = frozenset(
     {

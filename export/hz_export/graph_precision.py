@@ -3,7 +3,7 @@
 Engines that are strongly typed (TensorRT 11) take precision from the graph, so it is decided here:
 
 - convolutions, and the pointwise, pooling and joining operations between them, compute in the reduced type;
-- normalisations stay in float32: their sums over 64^3 voxels overflow float16 and drown in bfloat16;
+- normalisations stay in float32: their sums over whole volumes overflow float16 and drown in bfloat16;
 - everything after the last convolution (an output activation, an age network's linear layers) and both
   ends of the graph stay in float32;
 - a Cast stands at each border, once per tensor, and weights are stored in the type they are used in: no

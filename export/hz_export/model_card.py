@@ -16,6 +16,7 @@ from hz_export.markdown import (
     table,
     without_sections,
 )
+from hz_export.published_section import published_section, what_it_does
 from hz_export.reporting_items import reporting_items
 from hz_runtime.model_space.anatomy import MEASURES
 from hz_runtime.model_space.outliers import THRESHOLD
@@ -80,9 +81,8 @@ def model_card(
     parts.append(section("Input range", _statistics(manifest.get("statistics", {}))))
     parts += _compared(manifest)
     parts.append(section("Preparation", table(("parameter", "value"), flat(manifest["recipe"]))))
-    parts.append(
-        section("Licence of the training data", manifest["licence"] or "Not stated in the checkpoints.")
-    )
+    of = "weights" if "published" in manifest else "training data"
+    parts.append(section(f"Licence of the {of}", manifest["licence"] or "Not stated in the checkpoints."))
     parts.append(section("Papers", _papers(metas)))
     card = "\n\n".join(part for part in parts if part)
     return f"{card}\n\n{section('Reporting guidelines', reporting_items(manifest, metas))}\n"
@@ -104,7 +104,9 @@ def after_anatomy(card: str, manifest: Mapping[str, Any]) -> str:
 
 
 def _what(metas: Mapping[str, Mapping[str, Any]]) -> str:
-    said = []
+    said = [what_it_does(role, meta) for role, meta in metas.items() if "published" in meta]
+    if said:
+        return " ".join(said)
     if "harmonizer" in metas:
         meta = metas["harmonizer"]
         said.append(
@@ -123,6 +125,8 @@ def _what(metas: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _network(role: str, meta: Mapping[str, Any]) -> str:
+    if "published" in meta:
+        return f"## {TITLES[role]}: {meta['published']['title']}\n\n{published_section(meta)}"
     cohort = meta.get("cohort", {})
     system = SYSTEMS.get(str(meta.get("kind")))
     parts = [f"## {TITLES[role]}" + (f": {system}" if system else "")]
@@ -237,6 +241,9 @@ def _parity(row: Mapping[str, Any]) -> str:
 
 
 def _papers(metas: Mapping[str, Mapping[str, Any]]) -> str:
+    others = [str(meta["published"]["paper"]) for meta in metas.values() if "published" in meta]
+    if others:
+        return "\n".join(f"- {paper}" for paper in others)
     used = {SYSTEMS.get(str(meta.get("kind")), "") for meta in metas.values()}
     cited = [name for name in PAPERS if any(system.endswith(name) for system in used)]
     return "\n".join(f"- {name}: {PAPERS[name]}" for name in cited)

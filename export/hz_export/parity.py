@@ -40,6 +40,7 @@ from hz_runtime.inference.slice_wise import of_volumes, seams, slice_wise
 from hz_runtime.io.atomic import sha256_bytes, sha256_file
 from hz_runtime.io.scan_files import find_scans
 from hz_runtime.io.volume import read_volume
+from hz_runtime.model_space.intensity import RULES
 from hz_runtime.model_space.recipe import Recipe, to_model_space
 from hz_runtime.preparation.template import mni152_volume
 
@@ -317,6 +318,9 @@ def template_volumes(recipe: Recipe, views: int = TEMPLATE_VIEWS) -> Volumes:
     volume = mni152_volume()
     head = to_model_space(volume, recipe).grid
     seen = [scanner(head, np.random.default_rng([7, k]), Augmentation.strong()) for k in range(1, views)]
+    if recipe.intensity not in RULES:  # a level is what the rule says, and not the brightest voxel's share
+        level = float(np.median(head[head > 0]))
+        seen = [np.clip(one * (level / max(float(np.median(one[one > 0])), 1e-6)), 0, 1) for one in seen]
     source = f"MNI152 T1 brain that ships with hz, as it is and through {views - 1} simulated scanners"
     return Volumes(np.stack([head, *seen]), (volume.sha256,), source)
 

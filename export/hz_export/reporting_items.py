@@ -173,7 +173,7 @@ ITEMS = (
         "CLAIM 43; TRIPOD+AI 18e, 18f",
         "on what terms data can be had; code and networks are at hand",
         "Licence of the training data",
-        _has("licence"),
+        lambda facts: bool(facts.manifest.get("licence")) and "published" not in facts.manifest,
     ),
     Item("CLAIM 44; TRIPOD+AI 18a, 18b", "who paid, and whose interests are touched"),
     Item("TRIPOD+AI 17", "approval by an ethics committee, and consent"),

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,9 +29,7 @@ from hz_export.graph_precision import checked
 from hz_runtime.errors import HzError, UsageError
 from hz_runtime.inference.slice_wise import SliceHarmonizer, SlicePredictor
 from hz_runtime.model_space.feature_distance import FEATURES
-
-if TYPE_CHECKING:
-    from hz_runtime.model_space.recipe import Recipe
+from hz_runtime.model_space.recipe import Recipe
 
 OPSET = 18
 INPUTS = {3: "volume", 2: "slice"}  # by axes of the network's grid
@@ -66,7 +64,7 @@ class Checkpoint:
     @property
     def slice_wise(self) -> bool:
         """Whether the network reads axial slices, not whole volumes."""
-        return self.meta["kind"] in SLICE_KINDS
+        return self.meta["kind"] in SLICE_KINDS or bool(self.meta.get("slice_wise"))
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -107,7 +105,6 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint:
     """The exported network of a checkpoint that hz-train wrote: a CycleGAN's forward generator, or a
     predictor. Raises UsageError for anything else, or where tensors and network do not match."""
-    from hz_runtime.model_space.recipe import Recipe
     from hz_train.age_cnn import AgeCNN
     from hz_train.age_ensemble import AgeEnsemble
     from hz_train.checkpoint import load_checkpoint, without_prefix
@@ -168,7 +165,7 @@ def _check_meta(name: str, role: str, meta: Mapping[str, Any]) -> None:
         )
 
 
-def to_onnx(network: nn.Module, output: str, grid: tuple[int, ...] = (64, 64, 64)) -> ModelProto:
+def to_onnx(network: nn.Module, output: str, grid: tuple[int, ...] = Recipe.grid_shape) -> ModelProto:
     """A network's float32 graph: input "volume" (N, 1, D, H, W) or "slice" (N, 1, D, H), one output, N free,
     weights inside.
 

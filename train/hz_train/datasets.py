@@ -1,4 +1,4 @@
-"""A cohort in model space, in memory: volumes of 64^3 float32 are 1 MB each, so that whole cohorts fit."""
+"""A cohort in model space, in memory: the paper's volumes are 1 MB each, so that whole cohorts fit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ F32 = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """Scans and their grids, (n, 64, 64, 64) float32 in [0, 1], in the same order.
+    """Scans and their grids, (n, D, H, W) float32 in [0, 1], in the same order.
 
     features, features_n4 : of the scans as they are, and without their fields; the last is empty where those
         were left in.
@@ -88,7 +88,7 @@ def load(cohort: Cohort, recipe: Recipe, n4: bool = False) -> ModelInputs:
 
 
 def with_anatomy(inputs: ModelInputs, harmonized: F32, recipe: Recipe) -> ModelInputs:
-    """The scans with their harmonized grids (n, 64, 64, 64), and what these show of the anatomy among their
+    """The scans with their harmonized grids (n, D, H, W), and what these show of the anatomy among their
     features: of whom an age network has learned (`hz_runtime.model_space.anatomy`)."""
     found = tuple(
         {**features, **anatomy(after, before, recipe)}

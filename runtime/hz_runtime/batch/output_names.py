@@ -53,7 +53,7 @@ class OutputNames:
 def suffix(grid: Grid, recipe: Recipe) -> str:
     """What follows a scan's name in a volume's, e.g. "_space-MNI152_res-64_desc-harmonized_T1w.nii.gz".
 
-    The resolution is the grid's: 64 for 64 x 64 x 64, 184x220x184 where the axes differ.
+    The resolution is the grid's: 64 for 64 x 64 x 64, 160x192x160 where the axes differ.
     """
     if grid == "native":
         return "_desc-harmonized_T1w.nii.gz"

@@ -230,7 +230,9 @@ class Stages:
         """The volumes and the figure to write, after which the scan's own voxels are not needed."""
         volume, on_grid, harmonized = scan.prepared.volume, scan.prepared.on_grid, scan.harmonized
         model_input = on_grid.model_input
-        native = native_harmonized(volume, model_input, harmonized) if "native" in self.names.grids else None
+        native = None
+        if "native" in self.names.grids:
+            native = native_harmonized(volume, model_input, harmonized, self.recipe)
         volumes: dict[Grid, tuple[F32, Geometry]] = {}
         if native is not None:
             volumes["native"] = (native, volume.geometry)

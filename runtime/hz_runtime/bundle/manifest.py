@@ -34,7 +34,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@=-]{0,199}")
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output of a network. A string in `shape` is a free axis, e.g. ("N", 1, 64, 64, 64)."""
+    """One input or output of a network. A string in `shape` is a free axis, e.g. ("N", 1, 160, 192, 160)."""
 
     name: str
     shape: tuple[int | str, ...]

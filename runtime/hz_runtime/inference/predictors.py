@@ -39,7 +39,7 @@ class Harmonized:
     """One scan before and after.
 
     native : (I, J, K) float32 on the scan's own grid, intensities in [0, 1], zero outside the brain.
-    grid : (64, 64, 64) float32, the network's own output.  prepared : what the network was given.
+    grid : (D, H, W) float32, the network's own output.  prepared : what the network was given.
     """
 
     native: F32
@@ -75,7 +75,7 @@ class Harmonizer:
         return slice_wise(self.backend)
 
     def __call__(self, grids: F32) -> F32:
-        """Harmonize prepared volumes, (64, 64, 64) or (N, 64, 64, 64) float32 in [0, 1]; same shape back.
+        """Harmonize prepared volumes, (D, H, W) or (N, D, H, W) float32 in [0, 1]; same shape back.
 
         The result is clipped to [0, 1], its white matter at the recipe's level where that has one. Raises
         GridMismatch for another grid, BackendError where the engine fails, NoBrain where the level cannot be
@@ -96,7 +96,7 @@ class Harmonizer:
         prepared = to_model_space(volume, self.recipe, self.statistics)
         prepared = with_outlier_flags(prepared, self.reference)
         grid = self(prepared.grid)
-        native = native_harmonized(volume, prepared, grid)
+        native = native_harmonized(volume, prepared, grid, self.recipe)
         return Harmonized(volume.geometry.from_ras(native), grid, prepared)
 
 
@@ -152,7 +152,7 @@ class AgePredictor:
         self._answers = of_volumes(backend, self.recipe.middle_slices)
 
     def __call__(self, grids: F32) -> Ages:
-        """Ages of (64, 64, 64) or (N, 64, 64, 64) float32 volumes in [0, 1], harmonized first.
+        """Ages of (D, H, W) or (N, D, H, W) float32 volumes in [0, 1], harmonized first.
 
         Raises GridMismatch for another grid, BackendError where the engine fails.
         """
@@ -231,7 +231,7 @@ class DiagnosisPredictor:
         self._answers = of_volumes(backend, recipe.middle_slices)
 
     def __call__(self, grids: F32) -> NDArray[np.float64]:
-        """Probabilities (N,) float64 of (64, 64, 64) or (N, 64, 64, 64) float32 volumes, harmonized first.
+        """Probabilities (N,) float64 of (D, H, W) or (N, D, H, W) float32 volumes, harmonized first.
 
         Raises GridMismatch for another grid, BackendError where the engine fails.
         """

@@ -1,8 +1,8 @@
 """Harmonization at native resolution, without invented anatomy.
 
-The network sees 64^3 voxels. Its effect is a smooth, local change of intensity, so that effect is
-fitted where the network works and applied where the scan is sharp: each native voxel only ever gets a
-local linear map of itself.
+The network sees its grid, of the paper's 64^3 voxels or another. Its effect is a smooth, local change of
+intensity, so that effect is fitted where the network works and applied where the scan is sharp: each native
+voxel only ever gets a local linear map of itself.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from hz_runtime.errors import GridMismatch
 from hz_runtime.io.volume import Volume
 from hz_runtime.model_space.air import with_air_lowest
 from hz_runtime.model_space.foreground import air_of, foreground_threshold, thinned
-from hz_runtime.model_space.recipe import ModelInput
+from hz_runtime.model_space.recipe import ModelInput, Recipe
 from hz_runtime.model_space.resample import bounding_box, upsampled_slabs
 
 F32 = NDArray[np.float32]
 
-RADIUS = 1  # voxels of the 64^3 grid, about 3 mm
+RADIUS = 1  # voxels of the grid: about 3 mm of the paper's
 EPS = 1e-4  # squared intensity units
 
 
@@ -59,16 +59,21 @@ def _box_mean(x: F32, radius: int) -> F32:
     return x
 
 
-def native_harmonized(volume: Volume, prepared: ModelInput, harmonized: F32) -> F32:
+def native_harmonized(
+    volume: Volume, prepared: ModelInput, harmonized: F32, recipe: Recipe | None = None
+) -> F32:
     """The harmonized scan on its own voxels.
 
     volume : the scan, (I, J, K).  prepared : the same scan on the network's grid.
-    harmonized : (64, 64, 64) float32, what the network made of `prepared.grid`.
+    harmonized : (D, H, W) float32, what the network made of `prepared.grid`.
+    recipe : of both, whose `filter_radius` and `filter_eps` are taken where they are set.
     Returns (I, J, K) float32 in Fortran order on the RAS grid of `volume`, intensities in [0, 1], zero
     outside the brain.
     Raises GridMismatch where `harmonized` does not lie on the prepared grid.
     """
-    a, b = guided_coefficients(prepared.grid, harmonized)
+    recipe = recipe or Recipe()
+    radius, eps = recipe.filter_radius or RADIUS, recipe.filter_eps or EPS
+    a, b = guided_coefficients(prepared.grid, harmonized, radius, eps)
     volume = with_air_lowest(volume)  # the intensities that `prepared` was made of
     scale = np.float32(1 / (prepared.high - prepared.low))
     floor = _native_floor(volume)

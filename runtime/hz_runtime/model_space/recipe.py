@@ -2,7 +2,9 @@
 
 One place for training, calibration, parity and running, so that they cannot drift apart. The numbers
 live in the bundle (`Recipe.to_dict`); the defaults here are those of the paper: the MNI152 template
-grid of 91 x 109 x 91 voxels of 2 mm, resized to 64 x 64 x 64, min-max to [0, 1].
+grid of 91 x 109 x 91 voxels of 2 mm, resized to 64 x 64 x 64, min-max to [0, 1]. Networks of others read
+other grids, such as windows of a template of 1 mm. Whatever units they want, a prepared volume is in [0, 1],
+air at 0, all through hz; the rest is arithmetic inside their graphs.
 
 What this module does not do: N4, skull stripping, and the six-degree registration (`preparation` does). It
 expects a skull-stripped scan. A brain that sits elsewhere than the template's is shifted there (translation
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from hz_runtime.errors import BundleError, NoBrain
 from hz_runtime.io.volume import Volume
 from hz_runtime.model_space.air import with_air_lowest
+from hz_runtime.model_space.crop import FOLLOWS, cut, first_voxel, share_kept, shifted
 from hz_runtime.model_space.foreground import (
     FEWEST_LEVELS,
     LARGEST_BRAIN_CM3,
@@ -33,7 +36,7 @@ from hz_runtime.model_space.foreground import (
     thinned,
     volume_cm3,
 )
-from hz_runtime.model_space.intensity import RULES
+from hz_runtime.model_space.intensity import LEVELS, RULES, scaled_by_level
 from hz_runtime.model_space.missing import around_holes, missing_flags
 from hz_runtime.model_space.resample import bounding_box, resample, scaled_affine
 
@@ -47,7 +50,20 @@ LEAST_COVERAGE = 0.5
 LONGEST_AXIS = 1024  # of a grid, as of a scan (`header.ReadLimits`)
 UPGRADE = "Upgrade hz (pip install --upgrade hz-mri), or export the bundle again with this one."
 THICK_SLICES = 1.2  # times the smallest voxel size: else a whole grid is coarse, which no scanner makes
-THICKEST_MM = 3.0  # the network's voxel is 2.84 mm: thicker slices do not hold what it reads
+THICKEST_MM = 3.0  # the paper's voxel is 2.84 mm: thicker slices do not hold what its networks read
+ORIENTATIONS = tuple(x + y + z for x in "RL" for y in "AP" for z in "SI")
+# Stored only where they are set, so that a recipe equals one that was stored before they were known.
+UNSTORED = (
+    "middle_slices",
+    "white_level",
+    "intensity_top",
+    "intensity_percent",
+    "crop_first",
+    "crop_follows",
+    "filter_radius",
+    "filter_eps",
+    "dof",
+)
 WORDS: Mapping[str, str] = {  # how a flag says a feature's value
     "brain_cm3": "brain volume (brain_cm3) {} cm3",
     "mean": "mean brightness of the brain (mean) {} of its brightest voxel",
@@ -73,7 +89,13 @@ class Recipe:
     template_origin_mm and template_spacing_mm place voxel (0, 0, 0) and the grid in MNI152 world
     coordinates (RAS+). `centre_mm` is where the centroid of the foreground is expected, with
     `centre_tolerance_mm` around it; foreground as in `intensity.foreground_threshold`.
-    intensity : which of `intensity.RULES` brings a volume into [0, 1].
+    orientation : of the grid's axes, RAS or mirrors of it; FSL stores its templates as LAS.
+    crop_first : the grid is a window of the template's, at its spacing, from this voxel on, counted along the
+    grid's own axes; none for one that is resized.  crop_follows : see `crop.first_voxel`.
+    intensity : which of `intensity.RULES` or `intensity.LEVELS` brings a volume into [0, 1].
+    intensity_top : how many times its level become 1; 0 for twice.  intensity_percent : of a percentile.
+    filter_radius, filter_eps : of the guided filter, voxels of the grid and squared units; 0 for its own.
+    dof : of the registration that the network expects, 6 or 12; 0 where that is open.
     middle_slices : how many axial slices around the middle of the grid's last axis a slice-wise predictor
     reads (Bashyam 2020 take 80); 0 for networks that read whole volumes.
     white_level : that of every harmonized volume (`levels`); 0 leaves them as the network makes them.
@@ -91,13 +113,26 @@ class Recipe:
     intensity: str = "min-max"
     middle_slices: int = 0
     white_level: float = 0.0
+    intensity_top: float = 0.0
+    intensity_percent: float = 0.0
+    crop_first: tuple[int, ...] = ()
+    crop_follows: str = ""
+    filter_radius: int = 0
+    filter_eps: float = 0.0
+    dof: int = 0
 
     def __post_init__(self) -> None:
-        known = {"orientation": ("RAS",), "placement": ("centroid", "none"), "intensity": tuple(RULES)}
+        known: dict[str, tuple[object, ...]] = {
+            "orientation": ORIENTATIONS,
+            "placement": ("centroid", "none"),
+            "intensity": (*RULES, *LEVELS),
+            "crop_follows": FOLLOWS,
+            "dof": (0, 6, 12),
+        }
         for name, values in known.items():
             if getattr(self, name) not in values:
-                asked = f"{name} {getattr(self, name)!r:.80}"
-                raise BundleError(f"the recipe asks for {asked}; this hz knows {', '.join(values)}.", UPGRADE)
+                asked, all_known = f"{name} {getattr(self, name)!r:.80}", ", ".join(map(str, values))
+                raise BundleError(f"the recipe asks for {asked}; this hz knows {all_known}.", UPGRADE)
         self._check_numbers()
         count = self.middle_slices
         if type(count) is not int or not 0 <= count <= self.grid_shape[2]:
@@ -120,7 +155,12 @@ class Recipe:
         ]
         sizes = {"template_spacing_mm": 1e-3, "centre_tolerance_mm": 0.0}
         wrong += [name for name, least in sizes.items() if not _within(getattr(self, name), least, 1e6)]
-        wrong += [] if _within(self.white_level, 0.0, 1.0) else ["white_level"]
+        most = {"white_level": 1.0, "intensity_top": 1e6, "intensity_percent": 100.0, "filter_eps": 1.0}
+        wrong += [name for name, end in most.items() if not _within(getattr(self, name), 0.0, end)]
+        wrong += [] if _within(self.filter_radius, 0, 64, int) else ["filter_radius"]
+        first = self.crop_first
+        wrong += [] if first == () or _triple(first, int, -LONGEST_AXIS, LONGEST_AXIS) else ["crop_first"]
+        wrong += ["crop_follows"] if self.crop_follows and not first else []
         wrong += [] if isinstance(self.template, str) and self.template.isalnum() else ["template"]
         if wrong:
             raise BundleError(
@@ -131,7 +171,13 @@ class Recipe:
     def prepares_as(self, other: Recipe) -> bool:
         """Whether both give the same volumes; which slices of them a network reads may differ, and what is
         done to the harmonized ones."""
-        first, second = (replace(recipe, middle_slices=0, white_level=0.0) for recipe in (self, other))
+        after: dict[str, Any] = {
+            "middle_slices": 0,
+            "white_level": 0.0,
+            "filter_radius": 0,
+            "filter_eps": 0.0,
+        }
+        first, second = (replace(recipe, **after) for recipe in (self, other))
         return first == second
 
     @property
@@ -142,18 +188,30 @@ class Recipe:
         return affine
 
     @property
+    def field_affine(self) -> F64:
+        """(4, 4) voxel to world mm of the template grid, its axes in the network's order."""
+        affine = self.template_affine
+        for axis, (letter, usual) in enumerate(zip(self.orientation, "RAS", strict=True)):
+            if letter != usual:
+                affine[axis, 3] += affine[axis, axis] * (self.template_shape[axis] - 1)
+                affine[axis, axis] *= -1
+        return affine
+
+    @property
     def grid_affine(self) -> F64:
-        """(4, 4) voxel to world mm of the network's grid."""
-        return scaled_affine(self.template_shape, self.template_affine, self.grid_shape)
+        """(4, 4) voxel to world mm of the network's grid; of one that follows the brain, before it does."""
+        if self.crop_first:
+            return shifted(self.field_affine, self.crop_first)
+        return scaled_affine(self.template_shape, self.field_affine, self.grid_shape)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, as a bundle or checkpoint stores them.
 
-        `middle_slices` and `white_level` are said only where there are any, so that a recipe equals one that
-        was stored before they were known.
+        Those of UNSTORED are said only where they are set, so that a recipe equals one that was stored before
+        they were known.
         """
         stored = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        for name in ("middle_slices", "white_level"):
+        for name in UNSTORED:
             if not stored[name]:
                 del stored[name]
         return stored
@@ -178,7 +236,7 @@ class Recipe:
 class ModelInput:
     """A scan on the network's grid, and what is needed to go back.
 
-    grid : (64, 64, 64) float32 in [0, 1], RAS axes.
+    grid : (D, H, W) float32 in [0, 1], of the recipe's grid and axes.
     low, high : the scan's own intensities that became 0 and 1, as `air.with_air_lowest` leaves them.
     shift_mm : translation (x, y, z) that was applied to bring the brain to the template's place.
     grid_affine : (4, 4) voxel of `grid` to the scan's own world mm (the shift undone).
@@ -242,16 +300,31 @@ def to_model_space(
     # What lies outside the scan's field of view is air, as bright as the scan's own air, which need not be 0.
     air = np.float32(air_of(thin) or 0.0)
     data = volume.data - air if air else volume.data
-    template = resample(data, moved_by @ volume.affine, recipe.template_shape, recipe.template_affine)
-    resized = resample(template, recipe.template_affine, recipe.grid_shape, recipe.grid_affine)
+    placed = moved_by @ volume.affine
+    field = resample(data, placed, recipe.template_shape, recipe.field_affine)
+    window = bool(recipe.crop_first)
+    if not window:
+        field = resample(field, recipe.field_affine, recipe.grid_shape, recipe.grid_affine)
     if air:
-        resized += air
+        field += air
     holes: tuple[str, ...] = ()
     if missing is not None:
         tissue = volume.data > foreground_threshold(thin)
         holes = missing_flags(missing, around_holes(tissue, missing, volume.affine), volume.affine)
-    grid, low, high = RULES[recipe.intensity](resized)
-    grid_affine = recipe.grid_affine
+    if recipe.intensity in RULES:
+        field, low, high = RULES[recipe.intensity](field)
+    else:
+        brain = volume.data > (foreground_threshold(thin) if air_of(thin) is None else air)
+        on = recipe.field_affine if window else recipe.grid_affine
+        inside = resample(brain.astype(np.float32), placed, field.shape, on) > 0.5
+        field, low, high = scaled_by_level(
+            field, inside, recipe.intensity, recipe.intensity_top, recipe.intensity_percent
+        )
+    grid, grid_affine = field, recipe.grid_affine
+    if window:
+        first = first_voxel(field > 0, recipe.crop_first, recipe.grid_shape, recipe.crop_follows)
+        grid, grid_affine = cut(field, first, recipe.grid_shape), shifted(recipe.field_affine, first)
+        held = min(held, share_kept(field > 0, first, recipe.grid_shape))
     grid_affine[:3, 3] -= shift
 
     features = {**describe(grid, recipe), "coverage": held}

@@ -39,7 +39,7 @@ class ScanLike(Protocol):
 
 
 class PreparedLike(Protocol):
-    """What is drawn of a `Prepared`: the 64^3 grid and the min-max limits in native units."""
+    """What is drawn of a `Prepared`: the grid and the limits of its intensities in native units."""
 
     @property
     def grid(self) -> F32: ...
@@ -140,7 +140,7 @@ def figure_data(
     volume : the scan, RAS. prepared : what the network was given.
     harmonized_native : (I, J, K) float32 in [0, 1] on the scan's grid, zero outside the brain; or
         None, and then both sides are drawn on the network's grid.
-    harmonized_grid : (64, 64, 64) float32 in [0, 1].
+    harmonized_grid : (D, H, W) float32 in [0, 1].
     Raises GridMismatch when the two arrays to compare differ in shape.
     """
     sides = _sides(volume, prepared, harmonized_native, harmonized_grid)

@@ -1,0 +1,117 @@
+"""A published weight file to a bundle: read, rebuilt, and from there on the way of every export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hz_export.assemble import publish, refuse_target
+from hz_export.export_options import ExportOptions
+from hz_export.imported.keras_file import read_keras
+from hz_export.imported.published import Published
+from hz_export.imported.state_dict import read_state_dict
+from hz_export.imported.weight_file import WeightFile
+from hz_export.to_onnx import Checkpoint
+from hz_runtime.bundle.store import Bundle
+from hz_runtime.errors import UsageError
+from hz_runtime.io.atomic import sha256_bytes
+
+READERS: Mapping[str, Callable[[Path], WeightFile]] = {"keras": read_keras, "torch": read_state_dict}
+
+
+def import_network(
+    published: Published,
+    paths: Sequence[Path],
+    out: Path,
+    options: ExportOptions,
+    *,
+    accept_licence: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Bundle:
+    """Publish a network of others as the bundle `out`.
+
+    paths : its weight files, or the folder that holds them.  accept_licence : needed where the licence
+    forbids commercial use.  say : told one line a step.
+    Raises UsageError where files are missing, unsafe, or not this network's, or the licence was not accepted;
+    else as `assemble.publish`.
+    """
+    refuse_target(out, options)
+    say(f"{published.title}: {published.authors}; {licence(published)}")
+    if published.non_commercial and not accept_licence:
+        raise UsageError(
+            f"the weights of {published.name} are under {published.licence}, which forbids commercial use.",
+            f"Read it at {published.source}; to go on under its terms:  hz-export import --accept-licence",
+        )
+    files = [READERS[published.form](path) for path in found(published, paths)]
+    for file, expected in zip(files, published.sha256, strict=False):
+        if file.sha256 != expected:
+            raise UsageError(
+                f"{file.name} is not the file that the authors published (sha256 {file.sha256[:12]}..., "
+                f"theirs {expected[:12]}...).",
+                f"Download it again from {published.source}.",
+            )
+    for file in files:
+        say(f"{file.name}: {len(file.tensors)} tensors, every one used; sha256 {file.sha256}")
+    return publish([checkpoint(published, files)], out, options, say)
+
+
+def found(published: Published, paths: Sequence[Path]) -> list[Path]:
+    """The weight files, in the order of `published.files`. Raises UsageError where there are not as many."""
+    wanted = [name.rpartition("/")[2] for name in published.files]
+    folder = len(paths) == 1 and paths[0].is_dir()
+    given = [paths[0] / name for name in wanted] if folder else list(paths)
+    absent = [path.name for path in given if not path.is_file()]
+    if absent or len(given) != len(wanted):
+        said = f"{', '.join(absent)[:160]} is not there" if absent else f"{len(given)} files were given"
+        raise UsageError(
+            f"{published.name} is made of {', '.join(wanted)}; {said}.",
+            f"Its authors keep them at {published.source} ({licence(published)}); hz downloads nothing.",
+        )
+    return given
+
+
+def checkpoint(published: Published, files: Sequence[WeightFile]) -> Checkpoint:
+    """The rebuilt network as hz exports its own. Raises UsageError naming a tensor that does not fit."""
+    network = published.combine([published.build(file) for file in files]).eval()
+    joined = files[0].sha256 if len(files) == 1 else sha256_bytes("".join(f.sha256 for f in files).encode())
+    meta: dict[str, Any] = {
+        "kind": published.name,
+        "network": {},
+        "sha256": joined,
+        "sources": [],
+        "target": published.target,
+        "licence": licence(published),
+        "recipe": published.recipe.to_dict(),
+        "slice_wise": published.slice_wise,
+        "published": described(published, files),
+    }
+    if published.age_range:
+        meta["cohort"] = {"training": {"age_range": list(published.age_range)}}
+    name = ", ".join(file.name for file in files)
+    return Checkpoint(name, published.role, network, meta, published.recipe)
+
+
+def described(published: Published, files: Sequence[WeightFile]) -> dict[str, Any]:
+    """What the manifest and the model card say of where a network comes from; plain JSON types."""
+    return {
+        "name": published.name,
+        "title": published.title,
+        "authors": published.authors,
+        "paper": published.paper,
+        "licence": published.licence,
+        "non_commercial": published.non_commercial,
+        "source": published.source,
+        "files": [
+            {"name": name, "sha256": file.sha256, "proven": bool(published.sha256)}
+            for name, file in zip(published.files, files, strict=True)
+        ],
+        "preparation": list(published.preparation),
+        "remarks": list(published.remarks),
+    }
+
+
+def licence(published: Published) -> str:
+    """In words, with what it forbids."""
+    terms = ", no commercial use" if published.non_commercial else ""
+    return f"weights under {published.licence}{terms}"

@@ -1,0 +1,146 @@
+"""IGUANe from a Keras file on disk to a harmonized volume, held to the authors' own steps, written out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from small_published import iguane_layers, write_keras
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+pytest.importorskip("h5py")
+
+from torch.nn import functional  # noqa: E402
+
+from hz_export.export_options import ExportOptions  # noqa: E402
+from hz_export.imported.iguane import NETWORK, build  # noqa: E402
+from hz_export.imported.importing import import_network  # noqa: E402
+from hz_runtime.bundle.store import Bundle, load_bundle  # noqa: E402
+from hz_runtime.errors import UsageError  # noqa: E402
+from hz_runtime.inference.open import open_networks  # noqa: E402
+from hz_runtime.model_space.recipe import Recipe, to_model_space  # noqa: E402
+from hz_runtime.preparation.template import mni152_volume  # noqa: E402
+
+F32 = NDArray[np.float32]
+NARROW = (2, 3, 3, 4, 4)
+LAYERS = iguane_layers(NARROW)
+# FSL's field of view and IGUANe's window of it, on voxels of 4 mm: the same code, a 64th of the arithmetic.
+COARSE = replace(
+    NETWORK.recipe,
+    template_shape=(46, 55, 46),
+    template_spacing_mm=4.0,
+    grid_shape=(32, 48, 32),
+    crop_first=(7, 3, 5),
+)
+SMALL = replace(NETWORK, build=partial(build, levels=NARROW), recipe=COARSE)
+
+
+def generator(x: F32) -> F32:
+    """The generator of harmonization/model_architectures.py, layer by layer, without a slab or a module.
+
+    x : (D, H, W). Its own InstanceNormalization: (x - mean) / (mean absolute deviation + 0.001), of the ReLU.
+    """
+    layers = iter([[torch.from_numpy(values) for _, values in tensors] for _, tensors in LAYERS])
+
+    def normed(x: Any, scale: Any, offset: Any) -> Any:
+        apart = x - x.mean((2, 3, 4), keepdim=True)
+        spread = apart.abs().mean((2, 3, 4), keepdim=True)
+        return apart / (spread + 1e-3) * scale[:, None, None, None] + offset[:, None, None, None]
+
+    def conv(x: Any, stride: int = 1) -> Any:
+        kernel, bias, scale, offset = next(layers)
+        # "same" of TensorFlow: of an even size, one row of zeros before and after, for both kinds of kernels
+        made = functional.conv3d(functional.pad(x, (1,) * 6), kernel.permute(4, 3, 0, 1, 2), bias, stride)
+        return normed(functional.relu(made), scale, offset)
+
+    def up(x: Any) -> Any:
+        kernel, bias, scale, offset = next(layers)
+        made = functional.conv_transpose3d(x, kernel.permute(4, 3, 0, 1, 2), bias, 2)[..., 1:-1, 1:-1, 1:-1]
+        return normed(functional.relu(made), scale, offset)
+
+    kept, given = [], torch.from_numpy(x)[None, None]
+    made = given
+    for _ in NARROW[:-1]:
+        kept.append(conv(made))
+        made = conv(kept[-1], 2)
+    made = conv(made)
+    for skip in reversed(kept):
+        made = conv(torch.cat([up(made), skip], 1))
+    kernel, bias = next(layers)
+    last = functional.conv3d(torch.cat([made, given], 1), kernel.permute(4, 3, 0, 1, 2), bias)
+    answer: F32 = (torch.tanh(last) + given)[0, 0].numpy()
+    return answer
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("iguane")
+    weights = write_keras(folder / "iguane_weights.h5", LAYERS)
+    return import_network(SMALL, [weights], folder / "iguane.hz", ExportOptions(engines=("onnxruntime",)))
+
+
+def test_from_file_to_volume_as_the_authors_go(bundle: Bundle) -> None:
+    prepared = to_model_space(mni152_volume(), COARSE)
+    medians = prepared.grid * np.float32(4)
+    brain = medians > 0
+    answer = generator(np.where(brain, medians - 1, 0).astype(np.float32))
+    expected = np.where(brain, np.maximum(answer + 1, 0), 0) / 4  # of (data + 1) * 500, 2000 is 1
+    with open_networks(bundle) as networks:
+        assert networks.harmonizer is not None
+        found = networks.harmonizer(prepared.grid)
+    assert np.abs(found - np.clip(expected, 0, 1)).max() <= 1e-4
+    assert np.abs(expected - prepared.grid)[brain].mean() > 1e-3  # and it does something
+
+
+def test_every_tensor_of_the_file_is_used(bundle: Bundle, tmp_path: Path) -> None:
+    assert load_bundle(bundle.path).models[0].parameters == sum(v.size for _, ts in LAYERS for _, v in ts)
+    broken: dict[str, list[tuple[str, list[tuple[str, F32]]]]] = {
+        "lacks sequential_3/conv3d_3/bias|lacks sequential_3/bias": [
+            (n, [t for t in ts if t[0] != "conv3d_3/bias"]) for n, ts in LAYERS
+        ],
+        "holds sequential_5/surplus": [
+            (n, [*ts, ("surplus", np.zeros(1, np.float32))] if n == "sequential_5" else ts)
+            for n, ts in LAYERS
+        ],
+        r"sequential_2/conv3d_2/kernel of \(3, 3, 3, 2, 9\)": [
+            (n, [(t, np.zeros((3, 3, 3, 2, 9), np.float32) if t == "conv3d_2/kernel" else v) for t, v in ts])
+            for n, ts in LAYERS
+        ],
+        "has 17 layers": [layer for layer in LAYERS if layer[0] != "sequential_9"],
+    }
+    for message, layers in broken.items():
+        weights = write_keras(tmp_path / "other.h5", layers)
+        with pytest.raises(UsageError, match=message):
+            import_network(SMALL, [weights], tmp_path / "never.hz", ExportOptions())
+    assert not (tmp_path / "never.hz").exists()
+
+
+def test_what_the_bundle_says_of_its_origin(bundle: Bundle) -> None:
+    about = bundle.raw["published"]["harmonizer"]
+    assert about["licence"] == "Apache-2.0" and not about["non_commercial"]
+    assert "Apache-2.0" in bundle.licence and bundle.statistics == {} and bundle.age_bias is None
+    card = bundle.read_listed("MODEL_CARD.md").decode()
+    assert "https://github.com/RocaVincent/iguane_harmonization" in card
+    assert "random weights" in card  # what could not be tried is said
+    assert about["files"][0]["sha256"] in card
+
+
+def test_licences_that_forbid_commerce_are_accepted_or_nothing_happens(tmp_path: Path) -> None:
+    bought = replace(SMALL, licence="CC-BY-NC-4.0", non_commercial=True)
+    weights = write_keras(tmp_path / "iguane_weights.h5", LAYERS)
+    with pytest.raises(UsageError, match=r"CC-BY-NC-4\.0, which forbids commercial use"):
+        import_network(bought, [weights], tmp_path / "a.hz", ExportOptions())
+    assert not (tmp_path / "a.hz").exists()
+
+
+def test_the_recipe_is_stored_and_read_back() -> None:
+    stored = json.loads(json.dumps(NETWORK.recipe.to_dict()))
+    assert Recipe.from_dict(stored) == NETWORK.recipe
