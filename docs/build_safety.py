@@ -22,6 +22,7 @@ REQUIREMENTS = {
     "accounted": "What runs did can be told afterwards; an edit, a cut or another order is found.",
     "no-identity": "No result, table or account holds a path, a machine's name or a header's words.",
     "damaged-scan": "A scan that is damaged, or made to do harm, is refused in one line and little memory.",
+    "bounded-programs": "dcm2niix and niimath get bounded time and memory; their death is one scan's.",
     "answers": "Answers, tables, tasks and accounts of another form than theirs are refused, or passed over.",
     "whole-or-not": "A result is whole or not there, whenever a run is killed; the same command goes on.",
     "one-scan": "A scan that fails becomes a row and takes no other with it.",

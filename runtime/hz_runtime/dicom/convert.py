@@ -15,8 +15,8 @@ import os
 import re
 import shutil
 import struct
-import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from hz_runtime.errors import HzError, UnreadableScan, UsageError
 from hz_runtime.io.atomic import atomic_write_bytes, gzipped
 from hz_runtime.io.geometry import Array
 from hz_runtime.io.nifti_header import HEAD_BYTES, ReadLimits, encode_header, parse_header
+from hz_runtime.io.programs import run_program
 
 _MAX_SECONDS = 600
 _SAME_MM = 0.05  # of every corner: dcm2niix works in float32
@@ -210,14 +211,25 @@ def _dcm2niix(series: Series, folder: Path, keep_ids: bool) -> tuple[Path, dict[
         _staged(path, source / f"{number:06}.dcm")
     command = [dcm2niix.bin, "-b", "y" if keep_ids else "n", "-ba", "n", "-f", "scan", "-z", "n", "-i", "n"]
     command += ["-l", "o", "-x", "n", "-g", "i", "-w", "2", "-m", "y", "-o", str(target), str(source)]
+    given = 4 * math.prod(series.shape)
+    for path in series.files:
+        with suppress(OSError):
+            given += path.stat().st_size
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_MAX_SECONDS, check=False, cwd=target)
-    except subprocess.TimeoutExpired as error:
-        raise UnreadableScan(
-            f"dcm2niix took more than {_MAX_SECONDS} s.", "Export the series again."
-        ) from error
+        done = run_program(command, target, seconds=_MAX_SECONDS, given=given)
     except OSError as error:
         raise HzError(f"dcm2niix cannot be started ({error.strerror}).", "Install it again.") from error
+    if done.code is None:
+        raise UnreadableScan(f"dcm2niix took more than {_MAX_SECONDS:g} s.", "Export the series again.")
+    if done.crashed:
+        raise UnreadableScan(
+            f"series {series.number}: dcm2niix crashed (signal {-done.code}).", "Export the series again."
+        )
+    if done.code < 0:
+        raise HzError(
+            f"series {series.number}: dcm2niix was ended from outside (signal {-done.code}).",
+            "Most often memory ran out: run the same command again.",
+        )
     # Its messages quote the header: they are not shown.
     found = sorted(p for p in target.iterdir() if p.suffix == ".nii")
     if len(found) != 1:
@@ -225,7 +237,7 @@ def _dcm2niix(series: Series, folder: Path, keep_ids: bool) -> tuple[Path, dict[
             f"made {len(found)} volumes of it, so that something it splits by differs between the images "
             "(StudyTime, or a slice that is missing or doubled)"
             if found
-            else f"could not convert it (exit {done.returncode})"
+            else f"could not convert it (exit {done.code})"
         )
         raise UnreadableScan(
             f"series {series.number}: dcm2niix {what}.", "Export the series again, or pick another one."

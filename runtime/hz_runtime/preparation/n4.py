@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.errors import HzError, UnpreparedScan, UsageError
+from hz_runtime.io.programs import run_program
 from hz_runtime.model_space.foreground import foreground_threshold
 
 F32 = NDArray[np.float32]
@@ -26,6 +26,7 @@ F32 = NDArray[np.float32]
 # Early stopping: at 1e-3 the field is within a hundredth of where ten times as many iterations leave it.
 CONVERGENCE = 1e-3
 ITERATIONS = "50x50x50x50"
+MAX_SECONDS = 1800  # a head takes some, on a busy machine a minute
 LEAST_ROOM = 2**20  # bytes: with less, a program that failed may have failed for that
 COARSEST_MM = 4.0  # the field is estimated on voxels of about this size, as ITK's shrink factor of 4 does
 
@@ -72,48 +73,51 @@ def niimath(step: str, arguments: Sequence[str], folder: Path, threads: int | No
     """Run niimath in `folder`; None where it succeeds, else what it said, in at most 200 characters.
 
     threads : OpenMP's; None: as the environment says. A Ctrl-C of the terminal does not reach it, so that a
-    scan in flight is finished. Raises UsageError where it is missing, HzError where something killed it or
-    the disk is full: that says nothing about the scan.
+    scan in flight is finished. Raises UsageError where it is missing, UnpreparedScan where it crashes or
+    takes over half an hour, HzError where something killed it or the disk is full: that says nothing about
+    the scan.
     """
     more = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(
+    done = run_program(
         [niimath_program(step), *arguments],
-        cwd=folder,
-        env={**os.environ, "FSLOUTPUTTYPE": "NIFTI", **more},
-        capture_output=True,
-        text=True,
-        errors="replace",
-        process_group=0,
+        folder,
+        seconds=MAX_SECONDS,
+        given=sum(path.stat().st_size for path in folder.iterdir()),
+        environment={**os.environ, "FSLOUTPUTTYPE": "NIFTI", **more},
     )
-    if done.returncode < 0:
+    if done.code is None:
+        raise UnpreparedScan(
+            f"{step} took more than {MAX_SECONDS:g} s (niimath).",
+            "Look at the scan, or prepare it elsewhere.",
+        )
+    if done.crashed:
+        raise UnpreparedScan(
+            f"{step} crashed (niimath, signal {-done.code}).",
+            "Look at the scan; where memory is short, run the same command again with fewer --workers.",
+        )
+    if done.code < 0:
         raise HzError(
-            f"{step} was ended from outside (niimath, signal {-done.returncode}).",
+            f"{step} was ended from outside (niimath, signal {-done.code}).",
             "Most often memory ran out: run the same command again, with fewer --workers.",
         )
-    if not done.returncode:
+    if not done.code:
         return None
     if shutil.disk_usage(folder).free < LEAST_ROOM:
         raise HzError(
             f"{step} failed, and the disk for temporary files is full.",
             "Make room, or name another place for them:  TMPDIR=FOLDER, before the command.",
         )
-    return " ".join((done.stderr or done.stdout).split())[:200]
+    return " ".join((done.err or done.out).split())[:200]
 
 
 def niimath_words() -> str:
     """What the installed program says of itself, its version among it; empty where it cannot be run."""
     try:
-        done = subprocess.run(
-            [niimath_program("The self-test")],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=20,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
+        with tempfile.TemporaryDirectory(prefix="hz-niimath-") as folder:
+            done = run_program([niimath_program("The self-test")], Path(folder), seconds=20, given=0)
+    except OSError:
         return ""
-    return " ".join((done.stdout or done.stderr).split())[:200]
+    return " ".join((done.out or done.err).split())[:200]
 
 
 def niimath_program(step: str) -> str:

@@ -24,7 +24,7 @@ from hz_runtime.dicom.deidentify import pseudonym
 from hz_runtime.dicom.intake import dicom_files
 from hz_runtime.dicom.selection import choose
 from hz_runtime.dicom.series import Series, find_series
-from hz_runtime.errors import UnreadableScan
+from hz_runtime.errors import HzError, UnreadableScan
 from hz_runtime.io.contrast_agent import contrast_flags
 
 
@@ -170,6 +170,29 @@ def test_messages_about_damaged_files_name_nobody(tmp_path: Path, capfd: Any) ->
     result = CliRunner().invoke(dicom, ["convert", str(tmp_path / "JaneDoe"), "--out", str(tmp_path / "out")])
     said = f"{result.output}{result.exception}" + "".join(capfd.readouterr())
     assert result.exit_code != 0 and MARK not in said and "Jane" not in said
+
+
+@pytest.mark.requirement("bounded-programs")
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("kill -SEGV $$", r"dcm2niix crashed \(signal 11\)"),
+        ("kill -KILL $$", r"dcm2niix was ended from outside \(signal 9\)"),
+        ("sleep 60", r"dcm2niix took more than 0\.3 s"),
+        ("[ $(stat -c %a ..) = 700 ] && rm scan.nii && exit 4", r"could not convert it \(exit 4\)"),
+    ],
+)
+def test_its_death_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, says: str) -> None:
+    """Even where it had written a volume before. It works in a folder that nobody else reads."""
+    program = tmp_path / "dcm2niix"
+    program.write_text(f"#!/bin/sh\n: > scan.nii\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("dcm2niix.bin", str(program))
+    monkeypatch.setattr("hz_runtime.dicom.convert._MAX_SECONDS", 0.3)
+    files = small.write_series(tmp_path / "in")
+    with pytest.raises(HzError, match=says):
+        convert(chosen(files[0].parent), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_real_series(tmp_path: Path, scans: Path) -> None:

@@ -92,6 +92,30 @@ def test_a_full_disk_is_not_the_scans_fault(phantom, monkeypatch):
     assert not blames_the_scan(error.value) and "TMPDIR" in error.value.remedy
 
 
+@pytest.mark.requirement("bounded-programs")
+@pytest.mark.parametrize(
+    ("script", "says", "blamed"),
+    [
+        ("kill -SEGV $$", r"crashed \(niimath, signal 11\)", True),
+        ("kill -KILL $$", r"ended from outside \(niimath, signal 9\)", False),
+        ("sleep 60", r"took more than 0\.3 s", True),
+    ],
+)
+def test_its_death_is_one_scans(phantom, program, monkeypatch, script, says, blamed):
+    """A crash and a hang count against the scan; a kill, by the kernel or by somebody, does not."""
+    monkeypatch.setattr(n4, "MAX_SECONDS", 0.3)
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    with pytest.raises(HzError, match=says) as error:
+        corrected(phantom[0], phantom[3])
+    assert blames_the_scan(error.value) is blamed
+
+
+def test_it_works_in_a_folder_that_nobody_else_reads(phantom, program):
+    program.write_text("#!/bin/sh\nstat -c '%a %n' . >&2; exit 1\n")
+    with pytest.raises(UnpreparedScan, match=r"\(700 \.\)"):
+        corrected(phantom[0], phantom[3])
+
+
 def test_without_niimath_it_says_what_to_install(phantom, monkeypatch):
     real = builtins.__import__
 
