@@ -56,6 +56,7 @@ docs: $(DOCS_VENV)/.installed
 release: $(RELEASE_VENV)/.installed
 	$(RELEASE_VENV)/bin/python release/make.py build
 	$(RELEASE_VENV)/bin/python release/make.py boms
+	$(RELEASE_VENV)/bin/python release/make.py check release
 
 locks audit: $(RELEASE_VENV)/.installed
 	PATH="$(CURDIR)/$(RELEASE_VENV)/bin:$$PATH" $(RELEASE_VENV)/bin/python release/make.py $@

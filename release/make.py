@@ -109,8 +109,9 @@ def boms() -> None:
         run(
             sys.executable, "-W", "ignore", "-m", "cyclonedx_py", "requirements", lock,
             "--pyproject", "pyproject.toml", "--spec-version", "1.6", "--output-format", "JSON",
-            "--output-reproducible", "--validate", "--output-file", out,
+            "--output-reproducible", "--no-validate", "--output-file", out,
         )  # fmt: skip
+        validated(out.read_text())  # its own validation lets unknown keys pass
         unlisted(pinned(lock.read_text()), json.loads(out.read_bytes()))
         print(out.name)
     out = DIST / "reference.hz.cdx.json"
