@@ -1,8 +1,10 @@
 """Which items of CLAIM 2024 and TRIPOD+AI a model card answers, and which are missing.
 
 CLAIM 2024: Tejani et al., Radiology: Artificial Intelligence 6(4), e240300. TRIPOD+AI: Collins et al., BMJ
-385, e078378. Both are for papers: their items are put in hz's words, and those that only a paper can answer
-are left out by number. Nothing is judged here but whether the checkpoints and the manifest hold the answer.
+385, e078378. Numbers are those of the lists there (CLAIM 1 to 44; TRIPOD+AI 1 to 27c, 52 with their letters),
+each of which is either in ITEMS or among those left out. Both lists are for papers: their items are put in
+hz's words, and those that only a paper can answer are left out by number. Nothing is judged here but whether
+the checkpoints and the manifest hold the answer.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ def _has(key: str) -> Callable[[Facts], bool]:
 
 
 ITEMS = (
-    Item("CLAIM 3; TRIPOD+AI 3b", "intended use, and by whom", "Intended use", _has("intended_use")),
+    Item("CLAIM 3, 41; TRIPOD+AI 3b, 27b", "intended use, and by whom", "Intended use", _has("intended_use")),
     Item("TRIPOD+AI 3c, 14", "fairness: known inequalities between groups, and what was done about them"),
     Item("CLAIM 5", "whether the data were collected for this (prospective) or before it"),
     Item(
@@ -103,7 +105,7 @@ ITEMS = (
     ),
     Item("CLAIM 21; TRIPOD+AI 10", "how many people were needed, and why"),
     Item(
-        "CLAIM 22, 27; TRIPOD+AI 12c, 22",
+        "CLAIM 22, 27; TRIPOD+AI 12c, 12g, 22",
         "the networks, and the networks themselves",
         "Files and their parity with the trained networks",
         lambda facts: facts.every("kind") and _has("models")(facts),
@@ -118,7 +120,7 @@ ITEMS = (
     ),
     Item("CLAIM 26", "how the final network was chosen among those that were tried"),
     Item(
-        "CLAIM 28, 32; TRIPOD+AI 12e, 12g",
+        "CLAIM 28, 32; TRIPOD+AI 12e",
         "measures of performance, and on whom",
         _SCORES,
         lambda facts: facts.every_score("how"),
@@ -154,7 +156,7 @@ ITEMS = (
     Item("CLAIM 39", "what went wrong in the worst cases"),
     Item("CLAIM 40; TRIPOD+AI 26", "limits of use", "Must not be used for", lambda _: True),
     Item(
-        "CLAIM 41; TRIPOD+AI 27a, 27b",
+        "TRIPOD+AI 27a",
         "scans that are unlike those of training",
         "Input range",
         _has("statistics"),

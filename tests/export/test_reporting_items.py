@@ -61,13 +61,18 @@ def test_answered_items_name_sections_that_the_card_has() -> None:
     assert set(places) <= set(headings)
     assert answers["CLAIM 29, 37; TRIPOD+AI 21, 23a"] == "Scores; missing: scores of subgroups"
     assert answers["CLAIM 30"] == "Scores"
+    # The guidelines' own words: implications for practice with the intended use, who is needed to use the
+    # model and with what expertise; how predictions are calculated; input of poor quality.
+    assert answers["CLAIM 3, 41; TRIPOD+AI 3b, 27b"] == "Intended use"
+    assert answers["CLAIM 22, 27; TRIPOD+AI 12c, 12g, 22"].startswith("Files")
+    assert answers["TRIPOD+AI 27a"] == "Input range"
 
 
 @pytest.mark.parametrize(
     ("item", "without"),
     [
         ("CLAIM 29, 37; TRIPOD+AI 21, 23a", {"metrics": {"a": {"value": 1.0, "n": 13, "how": "held out"}}}),
-        ("CLAIM 28, 32; TRIPOD+AI 12e, 12g", {"metrics": {"a": {"value": 1.0, "n": 13}}}),
+        ("CLAIM 28, 32; TRIPOD+AI 12e", {"metrics": {"a": {"value": 1.0, "n": 13}}}),
         ("CLAIM 19, 20; TRIPOD+AI 12a", {"split": None}),
         ("CLAIM 24", {"seed": None}),
         ("CLAIM 25", {"settings": None}),
