@@ -70,11 +70,12 @@ def _resigned(data: bytes) -> bytes:
 
 
 def participants(data: bytes, folder: Path) -> None:
-    """A table, and behind a NUL its data dictionary."""
-    table, _, dictionary = data.partition(b"\0")
-    path = folder / "participants.tsv"
+    """A table, and behind a NUL, where there is one, its data dictionary."""
+    table, described, dictionary = data.partition(b"\0")
+    path = folder / ("participants.tsv" if described else "table.tsv")
     path.write_bytes(table)
-    path.with_suffix(".json").write_bytes(dictionary or b"{}")
+    if described:
+        path.with_suffix(".json").write_bytes(dictionary)
     with ending_well():
         found = read_table(path)
         for row in found.rows:
@@ -102,25 +103,41 @@ def arrival(data: bytes, folder: Path) -> None:
 
 
 def account(data: bytes, folder: Path) -> None:
-    """An audit file with its head behind a NUL, verified and appended to; the same bytes as a shard's journal
-    and as run.json."""
-    body, _, head = data.partition(b"\0")
-    path = folder / "audit.jsonl"
-    path.write_bytes(body)
+    """One of hz's own files: run.json; a shard's journal, behind a NUL its plan; or an audit file, behind a
+    NUL its head, verified and appended to."""
+    body, two, behind = data.partition(b"\0")
+    if not two:
+        _run_json(body, folder / "run")
+    elif behind[:1] == b"{":
+        _journal(body, behind, folder / "out")
+    else:
+        _chain(body, behind, folder / "audit.jsonl")
+
+
+def _run_json(data: bytes, out: Path) -> None:
+    out.mkdir(exist_ok=True)
+    (out / "run.json").write_bytes(data)
+    with ending_well():
+        folder_status(out).to_dict()
+
+
+def _journal(data: bytes, plan: bytes, out: Path) -> None:
+    shards = out / "shards"
+    shards.mkdir(parents=True, exist_ok=True)
+    (shards / "1-of-2.jsonl").write_bytes(data)
+    (shards / "plan.json").write_bytes(plan)
+    read_journal(shards / "1-of-2.jsonl")
+    with ending_well():
+        folder_status(out).to_dict()
+
+
+def _chain(data: bytes, head: bytes, path: Path) -> None:
+    path.write_bytes(data)
     path.with_name("audit.jsonl.head").write_bytes(head)
     with ending_well():
         hash_chain.verify(path)
         hash_chain.append(path, {"event": "start"})
         hash_chain.verify(path)  # what held and was appended to holds
-    out = folder / "out"
-    (out / "shards").mkdir(parents=True, exist_ok=True)
-    (out / "shards" / "1-of-2.jsonl").write_bytes(body)
-    (out / "shards" / "plan.json").write_bytes(head or PLAN)
-    read_journal(out / "shards" / "1-of-2.jsonl")
-    for run in (b"", body):
-        (out / "run.json").write_bytes(run) if run else (out / "run.json").unlink(missing_ok=True)
-        with ending_well():
-            folder_status(out).to_dict()
 
 
 TARGETS: dict[str, Target] = {one.__name__: one for one in (nifti, manifest, participants, arrival, account)}
@@ -212,12 +229,13 @@ def _arrivals(folder: Path) -> list[bytes]:
         member = tarfile.TarInfo("1.dcm")
         member.size = len(image)
         archive_of_tape.addfile(member, io.BytesIO(image))
+    short = tape.getvalue()[: 512 * (3 + (len(image) + 511) // 512)]  # the padding behind it is 7 kB
     task = {"process": [{"module_name": "hz", "settings": {"page": "pdf", "threads": 2}}]}
     return [
         image,
         packed.getvalue(),
-        gzip.compress(tape.getvalue(), mtime=0),
-        tape.getvalue(),
+        gzip.compress(short, mtime=0),
+        short,
         json.dumps(task).encode(),
     ]
 

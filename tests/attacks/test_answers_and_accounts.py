@@ -26,7 +26,7 @@ from hz_runtime.hospital.journal import NAME, Journal
 from hz_runtime.hospital.orthanc import Orthanc, OrthancRefuses, Server
 from hz_runtime.io.participants import AgeIsNoNumber, read_table
 from hz_runtime.model_space.recipe import Recipe
-from parsers_under_attack import seeds
+from parsers_under_attack import PLAN, seeds
 
 pytestmark = [pytest.mark.requirement("answers"), pytest.mark.made_up_results]
 SERIES = "-".join(["0123abcd"] * 5)
@@ -174,7 +174,32 @@ def test_an_age_with_an_underscore_is_no_number(tmp_path: Path) -> None:
         table.age(table.rows[0])
 
 
+def test_a_table_does_not_flood_the_log(tmp_path: Path) -> None:
+    """A cell, a heading or a unit of any length stood in the message as a whole, a heading with what it does
+    to a terminal."""
+    (tmp_path / "p.tsv").write_text(f"participant_id\tage\nsub-1\t{'9' * 5000}x\n")
+    (tmp_path / "h.tsv").write_text("\t".join(["\x1b[2Ja" + "b" * 5000, *map(str, range(900))]) + "\n")
+    (tmp_path / "u.tsv").write_text("participant_id\tage\nsub-1\t31\n")
+    (tmp_path / "u.json").write_text(json.dumps({"age": {"Units": "u" * 5000}}))
+    for name in "pu":
+        table = read_table(tmp_path / f"{name}.tsv")
+        with pytest.raises(UsageError) as caught:
+            table.age(table.rows[0])
+        assert len(caught.value.message) < 200
+    with pytest.raises(UsageError) as caught:
+        read_table(tmp_path / "h.tsv").need("age")
+    assert len(caught.value.message) < 500 and "\x1b" not in caught.value.message
+
+
 # Archives and recipes
+
+
+def test_a_zip_member_without_a_name(tmp_path: Path) -> None:
+    """Python's own question, whether it is a folder, ended in an IndexError."""
+    seed = next(one for one in seeds("arrival", tmp_path) if one.startswith(b"PK"))
+    (tmp_path / "study.zip").write_bytes(seed.replace(b"1.dcm", b"\0.dcm"))
+    with dicom_files(tmp_path / "study.zip") as files:
+        assert len(files) == 1
 
 
 def test_an_archive_whose_deflate_stream_is_damaged(tmp_path: Path) -> None:
@@ -227,6 +252,16 @@ def test_a_word_on_a_scan_that_no_run_wrote_is_passed_over(tmp_path: Path, spoil
     assert run.begun == {"b", "sub-1"}
     (sound,) = read_journal(_journal(tmp_path, lambda scan: None))
     assert set(sound.scans) == {"sub-1"}
+
+
+@pytest.mark.parametrize("shards", [0, -1, 10**6, 10**30, 1e400, "x", None])
+def test_a_plan_of_no_number_of_shards(tmp_path: Path, shards: Any) -> None:
+    """None of them divided by zero, a great many filled the memory."""
+    (tmp_path / "shards").mkdir()
+    plan = {**json.loads(PLAN), "shards": shards}
+    (tmp_path / "shards" / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(UsageError, match=r"shards/plan\.json is not one that hz wrote"):
+        folder_status(tmp_path)
 
 
 @pytest.mark.parametrize("change", [{"scans": [{}]}, {"scans": 3}, {"options": [1]}, {"scans": [None]}])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hz_runtime.batch.inputs import InputScan
 from hz_runtime.errors import UsageError
 
+MOST_SHARDS = 100_000
 ARRAY = "array"  # in the place of I/N: what the scheduler of an array of jobs says
 # Of each scheduler: the variables of this element, the first, the step, and how many there are or the last.
 _SLURM = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_STEP", "SLURM_ARRAY_TASK_COUNT")
@@ -23,8 +24,11 @@ class Shard:
     count: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.index <= self.count:
-            raise UsageError(f"there is no shard {self.index}/{self.count}.", "Count from 1:  --shard 1/12")
+        if not 1 <= self.index <= self.count <= MOST_SHARDS:
+            raise UsageError(
+                f"there is no shard {self.index}/{self.count}.",
+                f"Count from 1, up to {MOST_SHARDS} at most:  --shard 1/12",
+            )
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"

@@ -19,7 +19,7 @@ from typing import Any
 from hz_runtime.batch.folder_lock import in_turn, locked
 from hz_runtime.batch.inputs import InputScan
 from hz_runtime.batch.journal import Noted, read_journal
-from hz_runtime.batch.shard import Shard
+from hz_runtime.batch.shard import MOST_SHARDS, Shard
 from hz_runtime.errors import UsageError
 from hz_runtime.io.atomic import shared_file
 from hz_runtime.io.json_text import to_json
@@ -52,10 +52,13 @@ class Plan:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Plan:
-        """Raises ValueError, KeyError or TypeError where it is none."""
+        """Raises ValueError, KeyError, TypeError or OverflowError where it is none."""
         found = json.loads(data)
         scans = tuple((str(scan["input"]), str(scan["name"])) for scan in found["scans"])
-        return cls(scans, int(found["shards"]), tuple(map(str, found["command"])))
+        count = int(found["shards"])
+        if not 1 <= count <= MOST_SHARDS:
+            raise ValueError("no number of shards")
+        return cls(scans, count, tuple(map(str, found["command"])))
 
     def names_of(self, shard: Shard) -> set[str]:
         """Names of a shard's scans."""
@@ -81,7 +84,7 @@ class ShardFolder:
             return Plan.from_bytes((self.path / PLAN).read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise UsageError(
                 f"{FOLDER}/{PLAN} is not one that hz wrote.", "Remove it, and run the shards again."
             ) from error

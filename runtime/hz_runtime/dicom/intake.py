@@ -234,7 +234,8 @@ def _from_zip(file: BinaryIO, folder: Path, limits: IntakeLimits) -> list[Path]:
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             unpacking.count()
-            if member.is_dir() or stat.S_ISLNK(member.external_attr >> 16):
+            # Not member.is_dir(), which fails for a name without any letter.
+            if member.filename.endswith("/") or stat.S_ISLNK(member.external_attr >> 16):
                 continue
             if member.flag_bits & 1:
                 raise UnreadableScan("the archive is encrypted.", "Unpack it with its password first.")

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from hz_runtime.errors import UsageError
 from hz_runtime.io.annex import require_fetched
+from hz_runtime.io.atomic import printable
 
 T = TypeVar("T")
 OLDEST = 120.0  # years; what is above is another unit, or a slip
@@ -79,7 +80,7 @@ class Table:
         named = " and ".join(filter(None, (", ".join(missing[:-1]), missing[-1])))
         raise UsageError(
             f"{self.name}, line 1: lacks the column{'s' if len(missing) > 1 else ''} {named}; "
-            f"it has {', '.join(self.headings) or 'none'}{how}.",
+            f"it has {_brief(printable(', '.join(self.headings)), 300) or 'none'}{how}.",
             f"Write it tab-separated, with the columns {', '.join(columns)}.",
         )
 
@@ -92,7 +93,7 @@ class Table:
         text = row.get("age")
         if text.lower() in ("", "n/a", "nan"):
             return None
-        where = f"{self.name}, line {row.line}: age {text!r}"
+        where = f"{self.name}, line {row.line}: age {_brief(text)!r}"
         try:
             age = float(text if "_" not in text else "no number")  # Python reads 3_1 as 31
         except ValueError:
@@ -101,7 +102,7 @@ class Table:
             ) from None
         if self.per_year is None:
             raise UsageError(
-                f"{where} is in a unit that is not understood, {self.unit!r}.",
+                f"{where} is in a unit that is not understood, {_brief(self.unit)!r}.",
                 'Units are years, months, weeks or days:  {"age": {"Units": "months"}}',
             )
         age /= self.per_year
@@ -176,6 +177,11 @@ def _unreadable(where: str, why: str) -> UsageError:
         f"{where}: cannot be read as a table: {why}.",
         f"Give a tab-separated {where.split(', line ')[0]} in UTF-8.",
     )
+
+
+def _brief(text: str, most: int = 40) -> str:
+    """Its beginning, as far as a message needs it: a cell may hold megabytes."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _unquoted(cell: str) -> str:
