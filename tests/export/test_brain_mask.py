@@ -21,7 +21,7 @@ from hz_runtime.preparation.network_mask import find_mask_network
 
 pytest.importorskip("onnxruntime")
 
-GRIDS = ((64, 64, 64), (96, 96, 96))
+GRIDS = ((64, 64, 64), (64, 64, 96))
 TERMS = b"MIT License, of nobody"
 
 
@@ -37,14 +37,20 @@ def traced(seed: int) -> bytes:
     out = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated, and its tracer warns of every shape
-        torch.jit.save(torch.jit.trace(Both().eval(), torch.randn(1, 1, *GRIDS[0])), out)
+        example = torch.randn(1, 1, *GRIDS[0])
+        torch.jit.save(torch.jit.trace(Both().eval(), example, check_trace=False), out)
     return out.getvalue()
 
 
+@pytest.fixture(scope="module")
+def contents() -> dict[str, bytes]:
+    """The traced networks of both stages, by their names in the wheel."""
+    return {stage.file: traced(n) for n, stage in enumerate(brain_mask.STAGES)}
+
+
 @pytest.fixture
-def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def wheel(contents: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A wheel like deepbet's, whose made-up weights are those that hz takes for tested."""
-    contents = {stage.file: traced(n) for n, stage in enumerate(brain_mask.STAGES)}
     stages = tuple(
         replace(stage, grid=grid, sha256=sha256_bytes(contents[stage.file]))
         for stage, grid in zip(brain_mask.STAGES, GRIDS, strict=True)
