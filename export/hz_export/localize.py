@@ -235,6 +235,17 @@ def culprit_lines(
     return f"by {past.what}, {len(nodes)} nodes, {found.runs} runs:", *found.lines()
 
 
+def rounded_answers(full: ModelProto, model: ModelProto, parity_check: ParityCheck) -> F32:
+    """What a float16 or bfloat16 file answers where every result of a reduced node is rounded, as on a GPU.
+
+    full : the float32 graph.  model : the file's.  Engines on a CPU round nothing between two nodes, and what
+    is past float16's largest number stays finite there (findings/float16_on_cpus.sh). Raises HzError where an
+    answer is not finite.
+    """
+    nodes, reduced_by = _reduction(full, model, None)
+    return answers(reduced_by(set(nodes)), parity_check.inputs, middle_slices=parity_check.middle_slices)
+
+
 def _reduction(
     full: ModelProto, model: ModelProto, plan: PrecisionPlan | None
 ) -> tuple[tuple[str, ...], ReducedBy]:

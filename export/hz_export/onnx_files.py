@@ -14,7 +14,7 @@ from hz_calibration.plan import PrecisionPlan
 from hz_export import parity
 from hz_export.export_options import ExportOptions
 from hz_export.graph_precision import half_weights, require, to_reduced
-from hz_export.localize import culprit_lines
+from hz_export.localize import culprit_lines, rounded_answers
 from hz_export.plans import plan_entry
 from hz_export.quantize import to_int8
 from hz_export.to_onnx import OUTPUTS, Checkpoint, specs, to_onnx, with_features
@@ -89,21 +89,40 @@ def _graphs(
 def _measure(
     file: OnnxFile, data: bytes, options: ExportOptions, parity_check: parity.ParityCheck, say: Say
 ) -> dict[str, Any]:
-    """Parity on every engine; for bfloat16 on those that run it, which onnxruntime on a CPU does not."""
+    """Parity on every engine, for bfloat16 on those that run it, which onnxruntime on a CPU does not; and of
+    files with 16 bits with every rounding that a GPU makes."""
     tolerance = replace(parity.TOLERANCES[file.kind], **(options.tolerance or {}))
+    evidence: dict[str, Any] = parity.no_evidence()
+    evidence["note"] = "not measured: no engine here runs bfloat16 convolutions"
+    able: tuple[str, ...] = ()
     if file.kind == "bf16":
         asked = parity_check.engines or [name for name, _ in installed()]
         able = tuple(name for name in asked if _opens(name, data))
-        if not able:
-            return parity.no_evidence() | {"note": "not measured: no engine here runs bfloat16 convolutions"}
         parity_check = replace(parity_check, engines=able)
     try:
-        return parity_check.measure(data, file.kind, tolerance, file.name)
+        if able or file.kind != "bf16":
+            evidence = parity_check.measure(data, file.kind, tolerance, file.name)
+        if file.kind in ("fp16", "bf16"):
+            evidence["rounded"] = _rounded(file, parity_check, tolerance)
+        return evidence
     except HzError:
         if options.localize:
             for line in _culprits(file, parity_check, tolerance):
                 say(f"{file.name}: {line}")
         raise
+
+
+def _rounded(file: OnnxFile, parity_check: parity.ParityCheck, tolerance: parity.Tolerance) -> dict[str, Any]:
+    """The differences of `rounded_answers`. Raises HzError past the tolerance, or for an overflow."""
+    where = f"{file.name}, rounded as on a GPU"
+    try:
+        row = parity_check.against(rounded_answers(file.full, file.model, parity_check))
+    except HzError as error:
+        raise HzError(
+            f"parity of {where}: {error.message}", f"Not published. Export without --{file.precision}."
+        ) from error
+    parity.refuse_past(row, tolerance, where)
+    return row
 
 
 def _culprits(

@@ -8,7 +8,8 @@ the whole grid and inside the brain, and in years for an age network. They are k
 
 What this does not know: an engine on a CPU need not do float16 arithmetic. onnxruntime computes a float16
 file in float32 and rounds to float16 only where the file itself has a Cast; OpenVINO computes it in float32
-throughout. Evidence for a GPU's float16 units needs an engine on a GPU; the provider says which it was.
+throughout. `onnx_files` therefore holds such a file to its tolerance once more, with every rounding written
+out. Evidence for a GPU's own units needs an engine on a GPU; the provider says which it was.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ class ParityCheck:
             raise HzError("No engine is installed to measure parity with.", "pip install 'hz-mri[cpu]'")
         for row in rows:
             if "hint" not in row["backend"]:
-                _refuse_past(row, tolerance, f"{where} on {ran(row)}")
+                refuse_past(row, tolerance, f"{where} on {ran(row)}")
         return self.evidence(sha256_bytes(model), kind, tolerance, rows)
 
     def evidence(
@@ -330,7 +331,8 @@ def no_evidence() -> dict[str, Any]:
     return {"measured": [], "note": "not measured (--no-parity)"}
 
 
-def _refuse_past(row: Mapping[str, Any], tolerance: Tolerance, where: str) -> None:
+def refuse_past(row: Mapping[str, Any], tolerance: Tolerance, where: str) -> None:
+    """Raise HzError, naming what is past which limit, for a row of `ParityCheck.row` or `.against`."""
     past = [str(check) for check in checks(row, tolerance) if check.past]
     if past:
         raise HzError(
