@@ -35,7 +35,7 @@ PINNED = (
     "deepbet==1.0.2",
     "torch==2.13.0",
     "nibabel==5.4.2",
-    "scipy==1.17.1",
+    "scipy==1.15.3",  # the newest that antspyx takes
     "setuptools",
 )
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"

@@ -158,7 +158,8 @@ class Stages:
         ticket.seconds.update(step_seconds(head))
         # From here on the scan is its brain. Zero means outside, so that a voxel inside that measured nothing
         # must not have it.
-        np.maximum(head.brain, np.finfo(np.float32).tiny, out=head.brain, where=head.mask)
+        least = np.finfo(np.float32).tiny
+        head.brain[head.mask & (head.brain < least)] = least
         # Raw heads are compared with training scans without their fields, too, or by their shape alone.
         usual = self.bundle.statistics_n4 or shape_alone(self.bundle.statistics)
         found = preparer.onto_grid(head, self.recipe, usual)

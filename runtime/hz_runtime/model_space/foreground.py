@@ -86,6 +86,8 @@ def centroid(mask: Mask, affine: F64) -> F64:
     return centre
 
 
+BRIGHT_END = 98  # percentile
+SAMPLED = 2000  # voxels that tell about where the bright end lies, of their square and more
 FOREGROUND_SHARE = 0.1  # of the bright end; skull-stripped scans have nothing between air and CSF
 
 
@@ -96,13 +98,48 @@ def foreground_threshold(data: F32) -> float:
     voxels nor the amount of air around the brain moves it. Raises NoBrain where there are none.
     """
     low = float(data.min())
-    above = data[data > low]
-    if above.size == 0:
+    above = data > low
+    count = int(np.count_nonzero(above))
+    if count == 0:
         raise NoBrain(
             f"every voxel is {low:g}: there is no brain in this scan.",
             "Check the file in a viewer; an empty export or a failed mask looks like this.",
         )
-    return low + FOREGROUND_SHARE * (float(np.percentile(above, 98)) - low)
+    brightest = _brightest(data, low, count)
+    bright = percentile(data[above] if brightest is None else brightest, BRIGHT_END, count)
+    return low + FOREGROUND_SHARE * (bright - low)
+
+
+def _brightest(data: F32, low: float, count: int) -> F32 | None:
+    """The voxels, of `count` above `low`, in which the bright end lies; None where a look does not tell.
+
+    data : (I, J, K). Of millions of voxels sorting the brightest few is a tenth of the work.
+    """
+    if data.size < SAMPLED**2:
+        return None
+    sample = data.ravel(order="K")[:: data.size // SAMPLED]
+    sample = sample[sample > low]
+    if not sample.size:
+        return None
+    least = percentile(sample, BRIGHT_END - 3)
+    brightest = data[data >= least] if least > low else data[:0, 0, 0]
+    return brightest if brightest.size >= count * (101 - BRIGHT_END) / 100 else None
+
+
+def percentile(values: NDArray[Any], percent: float, count: int | None = None) -> float:
+    """`np.percentile` of (n,) values to the bit, without the checks, which take longer on a few thousand.
+
+    count : of which the n are the largest; None: these are all.
+    """
+    count = values.size if count is None else count
+    at = (count - 1) * (percent / 100)
+    left_out = count - values.size
+    first = min(int(at), count - 1) - left_out
+    second = min(first + 1, values.size - 1)
+    ordered = np.partition(values, (first, second))
+    low, high, part = ordered[first], ordered[second], at - int(at)
+    apart = high - low
+    return float(low + apart * part if part < 0.5 else high - apart * (1 - part))
 
 
 BLOCKS = 8  # along each axis, Komandur et al. 2023

@@ -15,9 +15,13 @@ from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Box = tuple[slice, slice, slice]
 Band = tuple[slice, slice, F32]  # rows of a matrix, the columns they use, and what stands there
 
 _BLOCK = 8  # output voxels a product: few enough for a narrow band of inputs, and for the cache
+_NEAR_AND_FAR = slice(None, -1), slice(1, None)
+_POINTS = 1 << 14  # interpolated at a time: what each takes fits a core's cache
 
 
 def scaled_affine(shape: tuple[int, ...], affine: F64, new_shape: tuple[int, ...]) -> F64:
@@ -75,7 +79,7 @@ def _span(array: NDArray[Any]) -> slice:
     return slice(int(filled[0]), int(filled[-1]) + 1) if filled.size else slice(0, 0)
 
 
-def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
+def bounding_box(mask: NDArray[np.bool_]) -> Box:
     """The smallest box that holds every True voxel of an (I, J, K) mask; empty slices where there is none."""
     shadow = np.any(mask, axis=2)  # (I, J)
     return _span(shadow.T), _span(shadow), _span(mask)
@@ -119,18 +123,24 @@ def _diagonal(matrix: F64, shape: tuple[int, ...]) -> bool:
     return bool((np.abs(off) @ np.asarray(shape, np.float64)).max() < 0.01)
 
 
-def resample(data: F32, affine: F64, shape: tuple[int, ...], new_affine: F64) -> F32:
+def resample(
+    data: F32 | Mask, affine: F64, shape: tuple[int, ...], new_affine: F64, where: Mask | None = None
+) -> F32:
     """Resample a volume onto another grid, antialiased; zero outside the field of view.
 
-    data : (I, J, K) float32 with `affine` (4, 4), voxel to world mm.
-    shape, new_affine : the grid wanted.
+    data : (I, J, K) float32 or bool with `affine` (4, 4), voxel to world mm.
+    shape, new_affine : the grid wanted.  where : `shape` bool, which of its voxels; the others are 0, and
+        what of the volume only they need is not looked at.
     Returns `shape` float32, Fortran order.
     """
     to_input = np.linalg.inv(affine) @ new_affine
-    if _diagonal(to_input, shape):
-        x, y, z = (axis_weights(data.shape[k], shape[k], to_input[k, k], to_input[k, 3]) for k in range(3))
-        return _apply(np.asarray(data, np.float32), x, y, z)
-    return _resample_oblique(data, affine, shape, new_affine)
+    if not _diagonal(to_input, shape):
+        return _resample_oblique(data, affine, shape, new_affine, where)
+    x, y, z = (axis_weights(data.shape[k], shape[k], to_input[k, k], to_input[k, 3]) for k in range(3))
+    out = _apply(np.asarray(data, np.float32), x, y, z)
+    if where is not None:
+        out[~where] = 0
+    return out
 
 
 def averaged(data: F32, affine: F64, mm: float) -> tuple[F32, F64]:
@@ -144,26 +154,113 @@ def averaged(data: F32, affine: F64, mm: float) -> tuple[F32, F64]:
     return (data, grid) if (i, j, k) == data.shape else (resample(data, affine, (i, j, k), grid), grid)
 
 
-def _resample_oblique(data: F32, affine: F64, shape: tuple[int, ...], new_affine: F64) -> F32:
+def near_box(shape: tuple[int, ...], affine: F64, new_shape: tuple[int, ...], new_affine: F64) -> Mask:
+    """`new_shape` bool, the voxels of one grid that a volume on another can reach when it is resampled.
+
+    shape, affine : of the volume.  new_shape, new_affine : of the grid; affines are voxel to world mm.
+    """
+    wanted = np.linalg.norm(new_affine[:3, :3], axis=0).max()
+    reach = np.ceil(np.maximum(1.0, wanted / np.linalg.norm(affine[:3, :3], axis=0))).astype(np.int64) + 1
+    x, y, z = (slice(-far, n + far) for far, n in zip(reach.tolist(), shape, strict=True))
+    near = np.zeros(new_shape, np.bool_, order="F")
+    near[_part_through(np.linalg.inv(new_affine) @ affine, (x, y, z), new_shape)] = True
+    return near
+
+
+def _resample_oblique(
+    data: F32 | Mask, affine: F64, shape: tuple[int, ...], new_affine: F64, where: Mask | None
+) -> F32:
     """Low-pass and thin out along the scan's own axes, then interpolate the rest of the way.
 
     The low-pass has the width of the wanted spacing and is sampled twice as densely, which leaves the
     second, linear step little to blur.
     """
+    out = np.zeros(shape, np.float32, order="F")
+    if where is not None and not where.any():
+        return out
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     wanted = float(np.linalg.norm(new_affine[:3, :3], axis=0).min())
     factor = np.maximum(1.0, wanted / spacing)  # low-pass width, in input voxels
     step = np.maximum(1.0, factor / 2)
     thin_shape = tuple(int(np.ceil(n / s)) for n, s in zip(data.shape, step, strict=True))
-    lowpass = [_lowpass(data.shape[k], thin_shape[k], step[k], factor[k]) for k in range(3)]
-    # A margin of zeros, so that the signal is zero outside.
-    padded = _apply(np.asarray(data, np.float32), *(np.pad(w, ((1, 1), (0, 0))) for w in lowpass))
     to_thin = np.diag([*(1 / step), 1.0]) @ np.linalg.inv(affine) @ new_affine
-    plane = to_thin[:3, :2] @ np.indices(shape[:2], np.float64).reshape(2, -1) + to_thin[:3, 3:] + 1
-    out = np.empty(shape, np.float32, order="F")
-    for k in range(shape[2]):  # one slice of coordinates at a time: 8 bytes x 3 a voxel add up
-        out[:, :, k] = trilinear(padded, plane + k * to_thin[:3, 2:3]).reshape(shape[:2])
+    padded = tuple(n + 2 for n in thin_shape)  # a margin of zeros, so that the signal is zero outside
+    in_padded = to_thin.copy()
+    in_padded[:3, 3] += 1
+    seen = _part_through(in_padded, bounding_box(where), padded) if where is not None else (slice(None),) * 3
+    lowpass = [
+        np.pad(_lowpass(data.shape[k], thin_shape[k], step[k], factor[k]), ((1, 1), (0, 0)))[seen[k]]
+        for k in range(3)
+    ]
+    spans = tuple(_span(weights) for weights in lowpass)
+    if not all(span.stop > span.start for span in spans):
+        return out  # all that is wanted lies outside
+    seen_part = np.asarray(data[spans], np.float32)
+    thin = _apply(seen_part, *(w[:, span] for w, span in zip(lowpass, spans, strict=True)))
+    index = np.indices(shape[1::-1], np.float64)[::-1].reshape(2, -1)  # the first axis runs fastest
+    plane = to_thin[:3, :2] @ index + to_thin[:3, 3:] + 1
+    last, corner = np.array(padded)[:, None] - 1, np.array([[part.start or 0] for part in seen])
+    flat = out.reshape(-1, shape[2], order="F").T  # a view, (K, I * J)
+    if where is None:
+        for k in range(shape[2]):  # one slice of coordinates at a time: 8 bytes x 3 a voxel add up
+            flat[k] = _interpolated(thin, plane + k * to_thin[:3, 2:3], last, corner)
+        return out
+    slices, columns = np.nonzero(where.reshape(-1, shape[2], order="F").T)
+    for start in range(0, len(slices), _POINTS):
+        at, column = slices[start : start + _POINTS], columns[start : start + _POINTS]
+        coords = plane.take(column, axis=1) + at * to_thin[:3, 2:3]
+        flat[at, column] = _interpolated(thin, coords, last, corner)
     return out
+
+
+def more_than_half(soft: F32, affine: F64, shape: tuple[int, ...], new_affine: F64) -> Mask:
+    """`resample` of a volume in [0, 1] onto another grid, whether it is more than a half: `shape` bool.
+
+    soft : (I, J, K) float32, smoother than its voxels, with `affine` (4, 4), voxel to world mm.
+    Of a finer grid only voxels are interpolated among whose neighbours a half lies.
+    """
+    to_input = np.linalg.inv(affine) @ new_affine
+    finest = np.linalg.norm(affine[:3, :3], axis=0).min()
+    if _diagonal(to_input, shape) or np.linalg.norm(new_affine[:3, :3], axis=0).min() > finest:
+        return resample(soft, affine, shape, new_affine) > 0.5
+    padded = np.pad(soft, 1)
+    least, most = padded, padded  # of the eight corners of every cell
+    for axis in range(3):
+        near, far = (tuple(part if k == axis else slice(None) for k in range(3)) for part in _NEAR_AND_FAR)
+        least, most = np.minimum(least[near], least[far]), np.maximum(most[near], most[far])
+    kind = np.asfortranarray((most >= 0.5).astype(np.uint8) + (least > 0.5)).ravel(order="F")
+    cells = least.shape
+    to_input[:3, 3] += 1
+    box = _part_through(np.linalg.inv(to_input), bounding_box(most >= 0.5), shape)
+    found, between = (np.zeros(shape, np.bool_, order="F") for _ in range(2))
+    i, j, k = (np.arange(part.start, part.stop) for part in box)
+    step = to_input[:3, :3].astype(np.float32)
+    plane = step[:, :1, None] * i[:, None].astype(np.float32) + step[:, 1:2, None] * j.astype(np.float32)
+    plane += to_input[:3, 3].astype(np.float32)[:, None, None]  # (3, I, J)
+    for at in k:
+        x, y, z = (
+            np.clip(row + along * np.float32(at), 0, n - 1).astype(np.int32)
+            for row, along, n in zip(plane, step[:, 2], cells, strict=True)
+        )
+        here = kind.take(x + cells[0] * (y + cells[1] * z))
+        np.equal(here, 2, out=found[box[0], box[1], at])
+        np.equal(here, 1, out=between[box[0], box[1], at])
+    found |= resample(soft, affine, shape, new_affine, between) > 0.5
+    return found
+
+
+def _part_through(matrix: NDArray[Any], box: Box, shape: tuple[int, ...]) -> Box:
+    """The part of a grid of `shape` that `matrix` leads to from a box of another, and a voxel more."""
+    ends = [(part.start, part.stop - 1) for part in box]
+    corners = np.array([(x, y, z) for x in ends[0] for y in ends[1] for z in ends[2]], np.float64)
+    at = corners @ matrix[:3, :3].T + matrix[:3, 3]
+    low = np.floor(at.min(axis=0)).astype(np.int64) - 1
+    high = np.ceil(at.max(axis=0)).astype(np.int64) + 2
+    i, j, k = (
+        slice(max(0, min(start, n - 2)), min(n, max(2, stop)))
+        for start, stop, n in zip(low.tolist(), high.tolist(), shape, strict=True)
+    )
+    return i, j, k
 
 
 def _lowpass(n_in: int, n_out: int, step: float, width: float) -> F32:
@@ -182,17 +279,30 @@ def trilinear(volume: F32, coords: F64) -> F32:
     Written out because it is all that a base install would need scipy, 114 MB, for.
     """
     last = np.asarray(volume.shape)[:, None] - 1
-    inside = np.clip(coords, 0, last)
-    low = np.minimum(inside.astype(np.intp), np.maximum(last - 1, 0))
-    part = (inside - low).astype(np.float32)
-    weights = (1 - part, part)  # of the near and the far corner along each axis
-    flat = np.asfortranarray(volume).ravel(order="F")
-    steps = np.cumprod((1, *volume.shape[:2]))
-    first = steps @ low
-    steps = np.where(last[:, 0] > 0, steps, 0)  # an axis of one voxel has no far corner
+    return _interpolated(volume, coords, last, np.zeros((3, 1), np.intp))
+
+
+def _interpolated(part: F32, coords: F64, last: NDArray[Any], corner: NDArray[Any]) -> F32:
+    """`trilinear` in a volume that ends at the voxel `last` (3, 1), by its part that begins at `corner`."""
+    inside = np.maximum(coords, 0)
+    np.minimum(inside, last, out=inside)
+    low = np.floor(inside)
+    np.minimum(low, np.maximum(last - 1, 0), out=low)
+    x, y, z = np.subtract(inside, low, out=inside).astype(np.float32)
+    flat = np.asfortranarray(part).ravel(order="F")
+    # An axis of one voxel has no far corner.
+    row, slab = part.shape[0], part.shape[0] * part.shape[1]
+    low -= corner
+    first = (low[0] + row * low[1] + slab * low[2]).astype(np.intp)
+    i, j, k = (step if n else 0 for step, n in zip((1, row, slab), last[:, 0], strict=True))
+    near_x, near_y, near_z = 1 - x, 1 - y, 1 - z
+    edges = [(near_x * near_y, 0), (x * near_y, i), (near_x * y, j), (x * y, i + j)]
     out = np.zeros(coords.shape[1], np.float32)
-    for z, y, x in np.ndindex(2, 2, 2):
-        out += weights[x][0] * weights[y][1] * weights[z][2] * flat.take(first + steps @ (x, y, z))
+    for far, at in ((near_z, 0), (z, k)):
+        for edge, beside in edges:
+            term = edge * far
+            term *= flat[at + beside :].take(first)
+            out += term
     return out
 
 
@@ -201,7 +311,7 @@ def upsampled_slabs(
     affine: F64,
     shape: tuple[int, ...],
     new_affine: F64,
-    box: tuple[slice, slice, slice] = (slice(None),) * 3,
+    box: Box = (slice(None),) * 3,
 ) -> Iterator[tuple[slice, list[Any]]]:
     """Coarse, smooth volumes on a fine grid, a slab of slices at a time.
 

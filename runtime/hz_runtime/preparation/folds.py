@@ -8,12 +8,14 @@ anatomy, which no other object has.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.model_space.morphology import dilated, eroded
+from hz_runtime.model_space.resample import bounding_box
 from hz_runtime.preparation.template import Template, points
 
 F32 = NDArray[np.float32]
@@ -36,17 +38,17 @@ def folds(seen: F32, template: Template) -> float:
     The scan's brightest and darkest hundredth are clipped; 0 where it is constant.
     """
     inside, where, wanted = _pattern(template)
-    clipped = np.clip(seen, *np.percentile(seen[template.mask], [1, 99]))
-    found = detail(clipped, inside, NEIGHBOURHOOD)[where]
+    low, high = np.percentile(seen[template.mask], [1, 99])
+    found = inside.detail(np.clip(seen[inside.box], low, high))[where]
     return float(np.corrcoef(found, wanted)[0, 1]) if found.std() > 0 else 0.0
 
 
 @lru_cache(maxsize=1)
-def _pattern(template: Template) -> tuple[Mask, Mask, F64]:
-    """(where the mean is taken, where the pattern is compared, the template's pattern there)."""
-    inside = eroded(template.mask, 1)
-    where = eroded(template.mask, EDGE) & ~around_ventricles(template)
-    return inside, where, detail(template.data, inside, NEIGHBOURHOOD)[where]
+def _pattern(template: Template) -> tuple[Neighbourhoods, Mask, F64]:
+    """(where the mean is taken, where in its box the pattern is compared, the template's pattern there)."""
+    inside = Neighbourhoods.of(eroded(template.mask, 1), NEIGHBOURHOOD)
+    where = (eroded(template.mask, EDGE) & ~around_ventricles(template))[inside.box]
+    return inside, where, inside.detail(template.data[inside.box])[where]
 
 
 def around_ventricles(template: Template) -> Mask:
@@ -58,21 +60,42 @@ def around_ventricles(template: Template) -> Mask:
     return dilated(boxed & dark & eroded(template.mask, DEEP), AROUND)
 
 
-def detail(data: F32, inside: Mask, reach: int) -> F64:
-    """A volume (I, J, K) less the mean of what of each voxel's neighbourhood is `inside`, (I, J, K) bool.
+@dataclass(frozen=True, eq=False)
+class Neighbourhoods:
+    """The cubic neighbourhoods of a mask's voxels, whose means are taken off.
 
-    reach : half the side of the cubic neighbourhood, voxels.
+    box : of the mask, a voxel wider.  inside : (I, J, K) bool, the mask in its box.
+    reach : half the side of a neighbourhood, voxels.  count : how many of each are in the mask, 1 or more.
     """
-    weight = _box_sums(inside.astype(np.float64), reach)
-    mean = _box_sums(np.where(inside, data, 0.0).astype(np.float64), reach) / np.maximum(weight, 1)
-    return np.asarray(data - mean, np.float64)
+
+    box: tuple[slice, slice, slice]
+    inside: Mask
+    reach: int
+    count: F64
+
+    @classmethod
+    def of(cls, mask: Mask, reach: int) -> Neighbourhoods:
+        x, y, z = (
+            slice(max(0, part.start - 1), min(size, part.stop + 1))
+            for part, size in zip(bounding_box(mask), mask.shape, strict=True)
+        )
+        inside = np.ascontiguousarray(mask[x, y, z])
+        return cls((x, y, z), inside, reach, np.maximum(_box_sums(inside.astype(np.float64), reach), 1))
+
+    def detail(self, data: F32) -> F64:
+        """A volume in the box, (I, J, K), less the mean of each neighbourhood's voxels in the mask."""
+        mean = _box_sums(np.where(self.inside, data, 0.0).astype(np.float64), self.reach) / self.count
+        return np.asarray(data - mean, np.float64)
 
 
 def _box_sums(values: F64, reach: int) -> F64:
     """Sums over the box around every voxel; nothing lies outside the array."""
     side = 2 * reach + 1
     for axis, size in enumerate(values.shape):
-        pad = [(reach + 1, reach) if k == axis else (0, 0) for k in range(values.ndim)]
-        total = np.moveaxis(np.cumsum(np.pad(values, pad), axis=axis), axis, 0)
-        values = np.moveaxis(total[side : size + side] - total[:size], 0, axis)
+        planes = np.moveaxis(values, axis, 0)
+        total = np.zeros((size + side, *planes.shape[1:]))  # up to each plane; planes are added as a whole
+        for n in range(size):
+            np.add(total[n + reach], planes[n], out=total[n + reach + 1])
+        total[size + reach + 1 :] = total[size + reach]
+        values = np.moveaxis(total[side:] - total[:size], 0, axis)
     return values

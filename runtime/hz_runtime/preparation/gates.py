@@ -29,7 +29,7 @@ from hz_runtime.model_space.resample import resample
 from hz_runtime.preparation.folds import LEAST_FOLDS, around_ventricles, folds
 from hz_runtime.preparation.registration import LEAST_SIMILARITY, WILL_DO, scales
 from hz_runtime.preparation.template import Template
-from hz_runtime.preparation.view import view_of
+from hz_runtime.preparation.view import View, view_of
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -103,10 +103,13 @@ class Refused(ScanError):
         return tuple(v.to_dict() for v in self.verdicts)
 
 
-def of_scan(volume: Volume) -> tuple[Verdict, ...]:
-    """The gates before anything is computed: geometry and intensities."""
+def of_scan(volume: Volume, seen: View | None = None) -> tuple[Verdict, ...]:
+    """The gates before anything is computed: geometry and intensities.
+
+    seen : `view.view_of` the volume, where it is known.
+    """
     thin, _ = thinned(volume)
-    seen = view_of(volume.data, volume.affine)
+    seen = seen or view_of(volume.data, volume.affine)
     view = float(min(s * (part.stop - part.start) for s, part in zip(volume.spacing, seen, strict=True)))
     return (
         Verdict(
@@ -136,18 +139,19 @@ def _share_of_air_hu(thin: F32) -> float:
 
 
 def of_registration(
-    volume: Volume, pose: F64, found: float, seen: F32, template: Template
+    volume: Volume, pose: F64, found: float, seen: F32, template: Template, part: View | None = None
 ) -> tuple[Verdict, ...]:
     """The gates of the affine registration: is there a head, whole, with T1 contrast, where it was put?
 
     pose : (4, 4) affine, scan's world to the template's.  found : `registration.similarity`.
     seen : the scan in template space through `pose`, (91, 109, 91).
+    part : `view.view_of` the volume, where it is known.
     """
     low, _, high = scales(pose)
     worst = low if low / STRETCH[0] < STRETCH[1] / high else high  # the one nearer to its limit, or beyond
     within = np.zeros(volume.shape, np.float32, order="F")
-    within[view_of(volume.data, volume.affine)] = 1
-    view = resample(within, pose @ volume.affine, seen.shape, template.affine)
+    within[part or view_of(volume.data, volume.affine)] = 1
+    view = resample(within, pose @ volume.affine, seen.shape, template.affine, template.mask)
     return (
         *_likeness(found, seen, template),
         Verdict(

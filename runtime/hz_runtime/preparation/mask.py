@@ -18,15 +18,14 @@ from hz_runtime.model_space.foreground import (
     volume_cm3,
 )
 from hz_runtime.model_space.morphology import dilated, eroded, filled, reached
-from hz_runtime.model_space.resample import resample
+from hz_runtime.model_space.resample import more_than_half, resample
 from hz_runtime.preparation.template import Template
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-# In voxels of the template's 2 mm: how far the brain may end outside the propagated mask, and inside it.
-REACH, DOUBT = 2, 5
+DOUBT = 5  # voxels of the template's 2 mm by which the brain may end inside the propagated mask
 BRIDGE = 1  # half the width of what is cut between brain and skull
 # Of the median of the core: darker is fluid, skull or air; brighter is fat, or a vessel.
 DARK, BRIGHT = 0.35, 1.55
@@ -47,24 +46,24 @@ def stripped(data: F32, affine: F64) -> Mask | None:
     return filled(tissue) & inside
 
 
-def propagated_mask(data: F32, affine: F64, pose: F64, template: Template) -> Mask:
+def propagated_mask(data: F32, affine: F64, pose: F64, template: Template, seen: F32 | None = None) -> Mask:
     """The template's mask through an affine pose onto a scan, refined by its intensities: (I, J, K) bool.
 
     data : (I, J, K) float32, whole head, with `affine` (4, 4), voxel to world mm.
-    pose : (4, 4), scan's world to the template's, from `registration.affine_pose`.
+    pose : (4, 4), scan's world to the template's.  seen : the scan through it, as
+        `registration.registered` returns both.
     """
-    seen = resample(data, pose @ affine, template.mask.shape, template.affine)
-    brain = refined(seen, template.mask)
-    soft = _smoothed(brain.astype(np.float32))
-    back = np.linalg.inv(pose) @ template.affine
-    return resample(soft, back, data.shape, affine) > 0.5
+    if seen is None:
+        seen = resample(data, pose @ affine, template.mask.shape, template.affine, template.around)
+    soft = _smoothed(refined(seen, template).astype(np.float32))
+    return more_than_half(soft, np.linalg.inv(pose) @ template.affine, data.shape, affine)
 
 
-def refined(seen: F32, template_mask: Mask) -> Mask:
+def refined(seen: F32, template: Template) -> Mask:
     """The brain of a head that lies in template space, from the template's mask; all (91, 109, 91)."""
-    core = eroded(template_mask, DOUBT)
+    core = eroded(template.mask, DOUBT)
     level = float(np.median(seen[core]))
-    tissue = (seen > DARK * level) & (seen < BRIGHT * level) & dilated(template_mask, REACH)
+    tissue = (seen > DARK * level) & (seen < BRIGHT * level) & template.around
     solid = reached(core, eroded(tissue | core, BRIDGE) | core)
     brain = dilated(solid, BRIDGE + 1) & (tissue | core)
     # Sulci and the fluid around the brain belong to it as far as the brain's outline does.

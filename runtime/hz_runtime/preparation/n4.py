@@ -12,7 +12,6 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from hz_runtime.errors import HzError, UnpreparedScan, UsageError
 from hz_runtime.io.programs import run_program
 from hz_runtime.model_space.foreground import foreground_threshold
+from hz_runtime.preparation.exchange import hand_over, take_back
 
 F32 = NDArray[np.float32]
 
@@ -41,16 +41,13 @@ def corrected(data: F32, affine: NDArray[np.float64]) -> F32:
     Raises UsageError where niimath is missing, UnpreparedScan where it finds no field, HzError where it is
     killed or has no disk, NoBrain for an empty scan.
     """
-    import nibabel
-
-    nib: Any = nibabel  # ships no types for what is used here
     mask = data > foreground_threshold(data)
     spacing = float(np.linalg.norm(affine[:3, :3], axis=0).mean())
     shrink = max(1, round(COARSEST_MM / spacing))
     with tempfile.TemporaryDirectory(prefix="hz-n4-") as name:
         folder = Path(name)
-        nib.save(nib.Nifti1Image(data, affine), folder / "scan.nii")
-        nib.save(nib.Nifti1Image(mask.astype(np.uint8), affine), folder / "mask.nii")
+        hand_over(folder / "scan.nii", data, affine)
+        hand_over(folder / "mask.nii", mask.view(np.uint8), affine)
         options = ["-mask", "mask.nii", "-shrink", str(shrink), "-iter", ITERATIONS]
         command = ["scan.nii", "-n4", *options, "-convergence", str(CONVERGENCE)]
         complaint = niimath("N4", [*command, "-field", "field.nii", "out.nii", "-odt", "float"], folder)
@@ -59,14 +56,16 @@ def corrected(data: F32, affine: NDArray[np.float64]) -> F32:
                 f"niimath found no receive field ({complaint or 'it wrote nothing'}).",
                 "Look at the scan, or correct it elsewhere.",
             )
-        image: Any = nib.load(folder / "field.nii")
-        field = np.array(np.asarray(image.dataobj), np.float32)  # a copy: the file goes
+        field = take_back(folder / "field.nii", data.shape)
     if not (np.isfinite(field).all() and field.min() > 0):
         raise UnpreparedScan(
             "niimath's receive field is not positive everywhere.",
             "Look at the scan, or correct it elsewhere.",
         )
-    return np.asarray(data / field * np.exp(np.log(field[mask]).mean()), np.float32)
+    level = np.exp(np.log(field[mask]).mean())
+    out = np.divide(data, field, out=field)
+    out *= level
+    return out
 
 
 def niimath(step: str, arguments: Sequence[str], folder: Path, threads: int | None = None) -> str | None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hz_runtime.model_space.morphology import dilated
 from hz_runtime.model_space.resample import averaged, resample
-from hz_runtime.preparation.folds import detail
+from hz_runtime.preparation.folds import Neighbourhoods
 from hz_runtime.preparation.template import Template, points
 
 F32 = NDArray[np.float32]
@@ -43,13 +43,14 @@ FARTHEST_MM = 15.0  # more is no refinement: another place was found
 class _Goal:
     """The template as refinement sees it: a grid of `shape` and `affine`, and `inside` of it what counts.
 
-    pattern : (n,) float64, the template's detail there.  at : (n, 3) world mm.  arms : (n, 4), the places
-    about `centre_mm` in units of ARM_MM, and 1.
+    wanted : `shape` bool, what is looked at.  pattern : (n,) float64, the template's detail inside.
+    at : (n, 3) world mm.  arms : (n, 4), the places about `centre_mm` in units of ARM_MM, and 1.
     """
 
     shape: tuple[int, ...]
     affine: F64
-    inside: Mask
+    inside: Neighbourhoods
+    wanted: Mask
     pattern: F64
     at: F64
     centre_mm: F64
@@ -64,8 +65,10 @@ def _goal(template: Template, bare: bool) -> _Goal:
     at = points(inside, affine)
     centre = at.mean(axis=0)
     arms = np.column_stack([(at - centre) / ARM_MM, np.ones(len(at))])
-    pattern = detail(data, inside, NEIGHBOURHOOD)[inside]
-    return _Goal(data.shape, affine, inside, pattern, at, centre, arms)
+    near = Neighbourhoods.of(inside, NEIGHBOURHOOD)
+    pattern = near.detail(data[near.box])[near.inside]
+    wanted = dilated(inside)  # slopes take the voxels beside it
+    return _Goal(data.shape, affine, near, wanted, pattern, at, centre, arms)
 
 
 def refined_pose(
@@ -84,7 +87,7 @@ def refined_pose(
     found = pose
     fit: F64 | None = None
     for _ in range(MOST_STEPS):
-        seen = resample(thin, found @ grid, goal.shape, goal.affine)
+        seen = resample(thin, found @ grid, goal.shape, goal.affine, goal.wanted)
         step = _step(seen, goal, fit)
         if step is None:
             return pose
@@ -103,13 +106,14 @@ def _step(seen: F32, goal: _Goal, fit: F64 | None) -> tuple[F64, F64] | None:
     The template is a line of the scan, and not the other way round: else a scan without any pattern would
     fit best. None where the scan is constant or no move is the best one.
     """
-    bright = float(np.percentile(seen[goal.inside], BRIGHTEST))
+    seen, inside = seen[goal.inside.box], goal.inside.inside
+    bright = float(np.percentile(seen[inside], BRIGHTEST))
     if not bright > 0:
         return None
-    pattern = detail(np.clip(seen, 0, bright) / bright, goal.inside, NEIGHBOURHOOD)
-    along = np.stack([np.gradient(pattern, axis=axis)[goal.inside] for axis in range(3)])
+    pattern = goal.inside.detail(np.clip(seen, 0, bright) / bright)
+    along = np.stack([np.gradient(pattern, axis=axis)[inside] for axis in range(3)])
     slopes = np.linalg.inv(goal.affine[:3, :3]).T @ along
-    here = pattern[goal.inside]
+    here = pattern[inside]
     terms = np.empty((len(here), 14))
     terms[:, 0], terms[:, 1] = 1, here
     terms[:, 2:] = (slopes.T[:, :, None] * goal.arms[:, None, :]).reshape(len(here), 12)

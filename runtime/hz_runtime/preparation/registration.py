@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from hz_runtime.errors import HzError, ScanError, UnpreparedScan
 from hz_runtime.model_space.foreground import FOREGROUND_SHARE, foreground_threshold
 from hz_runtime.model_space.resample import averaged, resample
+from hz_runtime.preparation.exchange import hand_over
 from hz_runtime.preparation.folds import LEAST_FOLDS, folds
 from hz_runtime.preparation.n4 import niimath
 from hz_runtime.preparation.refinement import distances, refined_pose
@@ -47,8 +47,8 @@ def affine_pose(data: F32, affine: F64, template: Template, threads: int = 1) ->
     thin, grid = averaged(data, affine, MATCHING_MM)
     with tempfile.TemporaryDirectory(prefix="hz-registration-") as name:
         folder = Path(name)
-        _save(folder / "scan.nii", in_steps(thin), grid)
-        _save(folder / "template.nii", template.data, template.affine)
+        hand_over(folder / "scan.nii", in_steps(thin), grid)
+        hand_over(folder / "template.nii", template.data, template.affine)
         options = ["-cost", "fast", "-savemat", "map.json", "-final", "NN"]
         command = ["scan.nii", "-allineate", "template.nii", *options, "out"]
         complaint = niimath("Registration", command, folder, threads)
@@ -70,13 +70,6 @@ def in_steps(data: F32) -> F32:
     bright = (foreground_threshold(data) - low) / FOREGROUND_SHARE
     steps: F32 = np.rint((data - np.float32(low)) * np.float32(STEPS / bright))
     return steps
-
-
-def _save(path: Path, data: F32, affine: F64) -> None:
-    import nibabel
-
-    nib: Any = nibabel  # ships no types for what is used here
-    nib.save(nib.Nifti1Image(np.asarray(data, np.float32), affine), path)
 
 
 def _map(saved: bytes) -> F64:
@@ -152,8 +145,8 @@ def placed(data: F32, affine: F64, template: Template) -> F64:
 def registered(
     data: F32, affine: F64, template: Template, threads: int = 1, *, bare: bool = False
 ) -> tuple[F64, float, F32]:
-    """(affine pose (4, 4), its `similarity`, the scan in template space (91, 109, 91)): of the first of three
-    ways that finds a brain.
+    """(affine pose (4, 4), its `similarity`, the scan in template space (91, 109, 91), zero outside
+    `template.around`): of the first of three ways that finds a brain.
 
     A coarse search and refinement, where the template's `folds` are then found in the scan; else what niimath
     finds from the head's top at the template's (`placed`), then from where the header says, refined, where
@@ -205,5 +198,5 @@ def registered(
 
 
 def _through(data: F32, affine: F64, pose: F64, template: Template) -> F32:
-    """A scan in template space, (91, 109, 91)."""
-    return resample(data, pose @ affine, template.mask.shape, template.affine)
+    """A scan in template space, (91, 109, 91), zero outside `template.around`."""
+    return resample(data, pose @ affine, template.mask.shape, template.affine, template.around)

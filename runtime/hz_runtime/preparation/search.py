@@ -13,6 +13,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from hz_runtime.model_space.foreground import percentile
 from hz_runtime.model_space.morphology import dilated
 from hz_runtime.model_space.resample import averaged
 from hz_runtime.preparation.template import Template, points
@@ -57,7 +58,7 @@ class _View:
         """Correlation with the template in its brain and the ring; 0 where the scan is constant there."""
         move = pose_of(values, np.eye(4), self._template)  # of a scan that lies where `start` puts it
         seen = self._seen(self._from_world @ np.linalg.inv(move))
-        seen = np.minimum(seen, np.percentile(seen[self._inside], BRIGHTEST))
+        seen = np.minimum(seen, percentile(seen[self._inside], BRIGHTEST))
         seen -= seen.mean()
         size = float(np.linalg.norm(seen))
         return float(seen @ self._wanted) / size if size > 0 else 0.0

@@ -22,13 +22,14 @@ from hz_runtime.model_space.air import air_of_volume, with_air_lowest, with_air_
 from hz_runtime.model_space.foreground import foreground_threshold, volume_cm3
 from hz_runtime.model_space.missing import around_holes, missing_flags
 from hz_runtime.model_space.morphology import eroded, filled
-from hz_runtime.model_space.resample import bounding_box, resample
+from hz_runtime.model_space.resample import Box, bounding_box, near_box, resample
 from hz_runtime.preparation import gates
 from hz_runtime.preparation.mask import propagated_mask, stripped
 from hz_runtime.preparation.n4 import corrected
 from hz_runtime.preparation.refinement import refined_pose
 from hz_runtime.preparation.registration import mean_distance, registered, rigid_pose
 from hz_runtime.preparation.template import Template, points
+from hz_runtime.preparation.view import View, view_of
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -84,34 +85,39 @@ def prepare_head(
     where niimath is missing.
     """
     seconds: dict[str, float] = {}
-    volume, missing, verdicts = _checked(volume)
+    volume, missing, part, verdicts = _checked(volume)
     with _timed(seconds, "mask"):
         known, how = _known_mask(volume, brain_mask, network)
     start = _within(volume.data, known) if known is not None else volume.data
     with _timed(seconds, "registration"):
         affine, found, seen = registered(start, volume.affine, template, threads, bare=known is not None)
-        checks = gates.of_registration(volume, affine, found, seen, template)
+        checks = gates.of_registration(volume, affine, found, seen, template, part)
     verdicts = _passed(verdicts + checks)
     with _timed(seconds, "mask"):
-        mask = known if known is not None else propagated_mask(volume.data, volume.affine, affine, template)
+        if known is not None:
+            mask = known
+        else:
+            mask = propagated_mask(volume.data, volume.affine, affine, template, seen)
         if not mask.any():
             raise NoBrain("no brain was found in this scan.", "Give a mask:  --brain-mask FILE")
     flags: tuple[str, ...] = ()
     if missing is not None:
         whole = _with_holes(mask, missing, how in ("template", "network"), volume.affine, affine, template)
         flags = missing_flags(missing, whole, volume.affine)
+    box = _with_margin(bounding_box(mask), mask.shape)
     with _timed(seconds, "n4"):
-        brain = _without_field(_within(volume.data, mask), mask, volume.affine)
+        brain = _without_field(volume.data, mask, box, volume.affine)
     at = points(mask[::4, ::4, ::4], volume.affine @ np.diag([4.0, 4.0, 4.0, 1.0]))
     with _timed(seconds, "registration"):
         again = refined_pose(brain, volume.affine, affine, template, bare=True)
         apart, affine = mean_distance(affine, again, at) if known is None else None, again
     with _timed(seconds, "resampling"):
         pose = affine if dof == 12 else rigid_pose(affine, template.centre_mm)
-        template_mask = _mask_through(mask, pose @ volume.affine, template)
-        resampled = resample(brain, pose @ volume.affine, template.mask.shape, template.affine)
-        template_brain = np.asfortranarray(np.where(template_mask, np.maximum(resampled, 0), 0), np.float32)
-        fitted = template_mask if dof == 12 else _mask_through(mask, affine @ volume.affine, template)
+        template_mask = _mask_through(mask, box, pose @ volume.affine, template)
+        grid = template.mask.shape, template.affine
+        template_brain = np.maximum(resample(brain, pose @ volume.affine, *grid, template_mask), 0)
+        through = affine @ volume.affine
+        fitted = template_mask if dof == 12 else _mask_through(mask, box, through, template)
     cm3 = volume_cm3(mask, volume.affine)
     outline = 2 * float((fitted & template.mask).sum()) / float(fitted.sum() + template.mask.sum())
     checks = gates.of_brain(cm3, outline, _within_grid(at, pose, template), apart)
@@ -121,12 +127,15 @@ def prepare_head(
     )  # fmt: skip
 
 
-def _checked(volume: Volume) -> tuple[Volume, Mask | None, tuple[gates.Verdict, ...]]:
-    """(the scan with air at 0, which of its voxels hold no number, the gates of a scan)."""
+def _checked(volume: Volume) -> tuple[Volume, Mask | None, View, tuple[gates.Verdict, ...]]:
+    """(the scan with air at 0, which of its voxels hold no number, its view, the gates of a scan)."""
     air = air_of_volume(volume)
     # Ringing is no Hounsfield unit. A scan whose air lies amid its intensities can be a CT in a blank frame.
     as_scanned = with_air_lowest(volume, air) if air.lies == "ringing" and air.certain else volume
-    return with_air_zero(volume, air), volume.missing, _passed(gates.of_scan(as_scanned))
+    zeroed = with_air_zero(volume, air)
+    part = view_of(zeroed.data, zeroed.affine)
+    verdicts = gates.of_scan(as_scanned, part if as_scanned is zeroed else None)
+    return zeroed, volume.missing, part, _passed(verdicts)
 
 
 def _known_mask(
@@ -165,21 +174,33 @@ def _within(data: F32, mask: Mask) -> F32:
     return np.asarray(np.where(mask, data, 0), np.float32, order="F")
 
 
-def _without_field(brain: F32, mask: Mask, affine: F64) -> F32:
-    """N4 on the box around the brain."""
-    box = tuple(
-        slice(max(0, part.start - MARGIN), min(size, part.stop + MARGIN))
-        for part, size in zip(bounding_box(mask), brain.shape, strict=True)
-    )
-    boxed = affine.copy()
-    boxed[:3, 3] = affine[:3, :3] @ [part.start for part in box] + affine[:3, 3]
-    out = np.zeros_like(brain)
-    out[box] = corrected(np.asfortranarray(brain[box]), boxed)
+def _without_field(data: F32, mask: Mask, box: Box, affine: F64) -> F32:
+    """The scan in the mask, N4 on the box around it, and zero outside."""
+    out = np.zeros(data.shape, np.float32, order="F")
+    out[box] = corrected(_within(data[box], mask[box]), _begun_at(box, affine))
     return out
 
 
-def _mask_through(mask: Mask, affine: F64, template: Template) -> Mask:
-    part: Mask = resample(mask.astype(np.float32), affine, template.mask.shape, template.affine) > 0.5
+def _with_margin(box: Box, shape: tuple[int, ...]) -> Box:
+    x, y, z = (
+        slice(max(0, part.start - MARGIN), min(size, part.stop + MARGIN))
+        for part, size in zip(box, shape, strict=True)
+    )
+    return x, y, z
+
+
+def _begun_at(box: Box, affine: F64) -> F64:
+    """The affine, (4, 4) voxel to world mm, of what lies in a box of a volume with `affine`."""
+    boxed = affine.copy()
+    boxed[:3, 3] = affine[:3, :3] @ [part.start for part in box] + affine[:3, 3]
+    return boxed
+
+
+def _mask_through(mask: Mask, box: Box, affine: F64, template: Template) -> Mask:
+    """A mask, all of it in `box`, with `affine`, (4, 4) voxel to template's world, on the template's grid."""
+    grid = template.mask.shape, template.affine
+    near = near_box(mask[box].shape, _begun_at(box, affine), *grid)
+    part: Mask = resample(mask, affine, *grid, near) > 0.5
     return part
 
 

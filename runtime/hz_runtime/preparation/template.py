@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hz_runtime.io.volume import Volume, read_volume
+from hz_runtime.model_space.morphology import dilated
 from hz_runtime.model_space.recipe import Recipe
 from hz_runtime.model_space.resample import resample
 
@@ -17,6 +18,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+REACH = 2  # voxels of 2 mm by which a brain may end outside the template's mask
 # ICBM 2009a symmetric non-linear (Fonov 2011), T1, skull-stripped, 1 mm, uint8.
 FILE = Path(__file__).parent / "mni152" / "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 
@@ -41,6 +43,11 @@ class Template:
         """(3,) float64: centre of mass of the mask, world mm."""
         centre: F64 = points(self.mask, self.affine).mean(axis=0)
         return centre
+
+    @cached_property
+    def around(self) -> Mask:
+        """(91, 109, 91) bool: the brain and what lies within REACH of it, which a scan is compared in."""
+        return dilated(self.mask, REACH)
 
 
 def points(mask: Mask, affine: F64) -> F64:

@@ -36,14 +36,13 @@ def view_of(data: F32, affine: F64) -> View:
     view = []
     for axis, size in enumerate(data.shape):
         others = tuple(k for k in range(3) if k != axis)
-        seen = np.flatnonzero(data.max(axis=others) - data.min(axis=others) > blank)
         plane_cm2 = float(np.prod([spacing[k] for k in others])) / 100
+        planes = np.moveaxis(data, axis, 0)
         ends = [0, size]
-        for n, at in enumerate((seen[:1], seen[-1:])):
-            for plane in at:
-                tissue = np.count_nonzero(data.take(plane, axis=axis) > threshold)
-                if tissue * plane_cm2 > CUT_CM2:
-                    ends[n] = int(plane) + n
+        for n, inwards in enumerate((range(size), reversed(range(size)))):
+            first = next((at for at in inwards if np.ptp(planes[at]) > blank), None)
+            if first is not None and np.count_nonzero(planes[first] > threshold) * plane_cm2 > CUT_CM2:
+                ends[n] = first + n
         view.append(slice(*ends))
     x, y, z = view
     return x, y, z

@@ -10,7 +10,13 @@ import pytest
 
 import hz_runtime
 from hz_runtime.model_space import foreground
-from hz_runtime.model_space.foreground import share_within, volume_cm3
+from hz_runtime.model_space.foreground import (
+    FOREGROUND_SHARE,
+    foreground_threshold,
+    percentile,
+    share_within,
+    volume_cm3,
+)
 from hz_runtime.preparation import gates
 
 PACKAGE = Path(hz_runtime.__file__).parent
@@ -47,3 +53,28 @@ def test_the_limits_of_a_brain_have_one_home() -> None:
         names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
         assert not held & numbers, path
         assert not names & set(LIMITS), path
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_percentiles_are_numpys_to_the_bit(dtype):
+    rng = np.random.default_rng(1)
+    for n in (1, 2, 3, 100, 2911):
+        values = rng.normal(size=n).astype(dtype)
+        for percent in (0, 1, 50, 95.5, 98, 100):
+            assert percentile(values, percent) == float(np.percentile(values, percent))
+
+
+@pytest.mark.parametrize("kind", ["floats", "whole numbers", "mostly air", "few are bright"])
+def test_the_bright_end_of_millions_is_that_of_all(kind):
+    """It is looked for among the brightest only."""
+    data = np.random.default_rng(2).gamma(2, 100, (200, 160, 130)).astype(np.float32)
+    if kind == "whole numbers":
+        data = np.rint(data)
+    elif kind == "mostly air":
+        data[:, :, :100] = -5
+    elif kind == "few are bright":
+        data[...] = 0
+        data[100, 100] = np.arange(130)
+    low = float(data.min())
+    bright = float(np.percentile(data[data > low], 98))
+    assert foreground_threshold(np.asfortranarray(data)) == low + FOREGROUND_SHARE * (bright - low)

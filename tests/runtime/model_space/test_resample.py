@@ -10,6 +10,8 @@ from scipy.spatial.transform import Rotation
 from hz_runtime.model_space.resample import (
     axis_weights,
     bounding_box,
+    more_than_half,
+    near_box,
     resample,
     scaled_affine,
     trilinear,
@@ -187,3 +189,46 @@ def test_slabs_of_a_box_are_those_voxels_of_the_whole(degrees):
     for at, values in upsampled_slabs(volumes, coarse, shape, fine, box):
         part[..., at] = values
     np.testing.assert_allclose(part, whole[:, box[0], box[1], box[2]], atol=1e-6)
+
+
+def turned(degrees: float, spacing: float, origin: float) -> np.ndarray:
+    """(4, 4): voxels of one size, turned about an oblique axis."""
+    affine = np.eye(4)
+    axis = np.deg2rad(degrees) * np.array([0.6, 0.0, 0.8])
+    affine[:3, :3] = spacing * Rotation.from_rotvec(axis).as_matrix()
+    affine[:3, 3] = origin
+    return affine
+
+
+@pytest.mark.parametrize("degrees", [0.0, 12.0])
+@pytest.mark.parametrize("spacing", [0.7, 1.9])
+def test_what_is_not_wanted_is_zero_and_changes_nothing_else(degrees, spacing):
+    data = np.asfortranarray(np.random.default_rng(5).random((40, 44, 48)), np.float32)
+    grid = (30, 31, 32), turned(degrees, spacing, -4.0)
+    whole = resample(data, np.eye(4), *grid)
+    for where in (whole > 0.6, np.zeros(grid[0], bool), np.ones(grid[0], bool)):
+        part = resample(data, np.eye(4), *grid, where)
+        assert part.flags.f_contiguous and part.dtype == np.float32
+        np.testing.assert_allclose(part, np.where(where, whole, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 12.0])
+@pytest.mark.parametrize("spacing", [0.45, 1.3])
+def test_a_mask_by_its_edge_is_the_mask_by_every_voxel(degrees, spacing):
+    i, j, k = np.indices((24, 26, 22)) - 11.5
+    ball = (np.clip(9.5 - np.sqrt(i**2 + j**2 + 1.2 * k**2), 0, 1) * 8).round() / 8
+    grid = (50, 52, 48), turned(degrees, spacing, -3.0)
+    soft = ball.astype(np.float32)
+    for volume in (soft, np.zeros_like(soft), np.ones_like(soft)):
+        np.testing.assert_array_equal(
+            more_than_half(volume, np.eye(4), *grid), resample(volume, np.eye(4), *grid) > 0.5
+        )
+
+
+@pytest.mark.parametrize("spacing", [0.7, 2.5])
+def test_a_volume_reaches_no_farther_than_its_box(spacing):
+    grid = (40, 40, 40), turned(20.0, spacing, -20.0)
+    for shape in ((9, 10, 12), (9, 10, 2)):
+        reached = resample(np.ones(shape, np.float32), np.eye(4), *grid) > 0
+        near = near_box(shape, np.eye(4), *grid)
+        assert reached.any() and not (reached & ~near).any() and not near.all()

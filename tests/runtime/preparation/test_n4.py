@@ -6,12 +6,14 @@ import builtins
 from pathlib import Path
 from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from hz_runtime.batch.failures import blames_the_scan
 from hz_runtime.errors import HzError, NoBrain, UnpreparedScan, UsageError
 from hz_runtime.preparation import n4
+from hz_runtime.preparation.exchange import hand_over, take_back
 from hz_runtime.preparation.n4 import corrected
 from hz_runtime.preparation.registration import affine_pose
 
@@ -128,3 +130,22 @@ def test_without_niimath_it_says_what_to_install(phantom, monkeypatch):
     with pytest.raises(UsageError) as error:
         corrected(phantom[0], phantom[3])
     assert "hz-mri[prep]" in error.value.remedy
+
+
+def test_what_a_program_is_handed_is_what_nibabel_reads(tmp_path: Path):
+    """And what it leaves comes back, or is refused where it is another volume."""
+    affine = np.array([[0.9, 0.1, 0, -80], [-0.1, 1.1, 0.2, -90], [0, 0.05, 1, -70], [0, 0, 0, 1.0]])
+    data = np.random.default_rng(0).random((5, 6, 7)).astype(np.float32)
+    hand_over(tmp_path / "scan.nii", data, affine)
+    image = nib.load(tmp_path / "scan.nii")
+    np.testing.assert_array_equal(np.asarray(image.dataobj), data)
+    np.testing.assert_allclose(image.affine, affine, atol=1e-5)
+    hand_over(tmp_path / "mask.nii", (data > 0.5).view(np.uint8), affine)
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "mask.nii").dataobj), data > 0.5)
+    nib.save(nib.Nifti1Image(data, affine), tmp_path / "field.nii")
+    np.testing.assert_array_equal(take_back(tmp_path / "field.nii", data.shape), data)
+    with pytest.raises(HzError, match="another volume"):
+        take_back(tmp_path / "field.nii", (5, 6, 8))
+    (tmp_path / "field.nii").write_bytes((tmp_path / "field.nii").read_bytes()[:-1])
+    with pytest.raises(HzError, match="bytes of"):
+        take_back(tmp_path / "field.nii", data.shape)
