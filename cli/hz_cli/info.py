@@ -96,7 +96,8 @@ def _engines(manifest: Manifest) -> list[dict[str, Any]]:
     """Every engine of the table, fastest first: whether it would run here, in what precision, or why not."""
     from hz_runtime.backends.registry import ENGINES, missing
 
-    held = {entry.precision for entry in manifest.models if entry.role == "harmonizer"}
+    first = manifest.models[0].role  # of a bundle without a harmonizer, what else it holds
+    held = {entry.precision for entry in manifest.models if entry.role in ("harmonizer", first)}
     found = []
     for engine in ENGINES:
         problem, remedy = missing(engine)

@@ -139,7 +139,7 @@ heads = together(
         default="6",
         show_default=True,
         help="Of the registration. 6: rotate and shift (Komandur 2023); 12: scale and shear to the template "
-        "too (Bashyam 2020).",
+        "too (Bashyam 2020). A bundle whose recipe names its own is prepared by that.",
     ),
     click.option(
         "--brain-mask",

@@ -47,12 +47,18 @@ class Block(nn.Module):
         made = self.raw(x)
         return _applied(made, self.gain([made]))
 
-    def gain(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """(factor, summand), each (N, C, 1, 1, 1), by which the norm over all of `parts` maps any of them."""
-        axes = (2, 3, 4)
-        count = sum(part.shape[2] * part.shape[3] * part.shape[4] for part in parts)
-        mean = cast(Tensor, sum(part.sum(axes, keepdim=True) for part in parts)) / count
-        apart = cast(Tensor, sum((part - mean).abs().sum(axes, keepdim=True) for part in parts)) / count
+    def gain(self, parts: Sequence[Tensor], twice: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+        """(factor, summand), each (N, C, 1, 1, 1), by which the norm over all of `parts` maps any of them.
+
+        twice : rows that stand in two of the parts. They are counted and taken off again: parts without them
+        would be copies, as large as the volume.
+        """
+        count = _voxels(parts) - _voxels(twice)
+        mean = (_total(parts) - _total(twice)) / count if twice else _total(parts) / count
+        apart = _total([(part - mean).abs() for part in parts])
+        if twice:
+            apart = apart - _total([(part - mean).abs() for part in twice])
+        apart = apart / count
         shape = (1, -1, 1, 1, 1)
         factor = self.scale.reshape(shape) / (apart + EPSILON)
         return factor, self.offset.reshape(shape) - mean * factor
@@ -94,13 +100,14 @@ class Generator(nn.Module):
         halves = [torch.relu(_conv_rows(down.conv, stem, a, b, length, 2)) for a, b in _slabs(length, SLAB)]
         half = torch.cat(halves, 2)
         deep = self._inner(_applied(half, down.gain([half])), inner)
-        ups = [_up_rows(up.conv, deep, a, b, length) for a, b in _slabs(length, LAST_SLAB)]
         spans = _slabs(length, LAST_SLAB)
-        gain_up = up.gain(
-            [u[:, :, a - _below(a) :][:, :, : b - a] for u, (a, b) in zip(ups, spans, strict=True)]
-        )
+        ups = [_up_rows(up.conv, deep, start, stop, length) for start, stop in spans]
+        pairs = list(zip(ups, spans, strict=True))
+        twice = [rows[:, :, : start - _below(start)] for rows, (start, _) in pairs if start]
+        twice += [rows[:, :, stop - _below(start) :] for rows, (start, stop) in pairs if stop < length]
+        gain_up = up.gain(ups, twice)
         merged = []
-        for rows, (start, stop) in zip(ups, spans, strict=True):
+        for rows, (start, stop) in pairs:
             low, high = _below(start), min(length, stop + 1)
             both = torch.cat([_applied(rows, gain_up), stem(low, high)], 1)
             merged.append(torch.relu(_conv_padded(merge.conv, both, start == 0, stop == length, 1)))
@@ -169,6 +176,15 @@ def _names(network: Generator, file: WeightFile) -> dict[str, tuple[str, str]]:
             full = f"{block}.{key}" if block else key
             names[full] = (tensors.get(leaf, f"{layer}/{leaf}"), "conv3" if leaf == "kernel" else "")
     return names
+
+
+def _voxels(parts: Sequence[Tensor]) -> int:
+    return sum(part.shape[2] * part.shape[3] * part.shape[4] for part in parts)
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    """(N, C, 1, 1, 1): the sum over all voxels of all parts."""
+    return cast(Tensor, sum(part.sum((2, 3, 4), keepdim=True) for part in parts))
 
 
 def _slabs(length: int, rows: int) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ further inside; norms hide that from onnxruntime too (a variance that is infinit
 from __future__ import annotations
 
 import hashlib
+import math
 import sys
 import threading
 from functools import cache
@@ -32,6 +33,9 @@ _HEAVY = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 _NO_ARITHMETIC = ("Const", "Input", "Output", "Reorder", "Reshape", "Concatenation", "FakeQuantize")
 _TYPES = {"i8": "int8", "u8": "int8", "f16": "fp16", "bf16": "bf16", "f32": "fp32"}
 _HINTS = {"fp32": "f32", "bf16": "bf16"}  # what an engine is asked to compute in what a file holds as float32
+# Of one item. OpenVINO plans memory, one tensor in the place of another, for fixed shapes alone: a
+# network of volumes of 1 mm takes half as much then. Larger items are computed one by one, at a fixed shape.
+LARGEST_FREE = 1 << 20  # values
 _REMEDY = "Re-export the bundle, or use another backend (--backend onnxruntime-cpu)."
 
 
@@ -85,6 +89,12 @@ class OpenVinoBackend:
         _refuse_weights(network)
         self._results = len(network.outputs)
         network.add_outputs(_before_cuts(network))
+        self.inputs = tuple(_spec(port) for port in network.inputs)
+        self.outputs = tuple(_spec(port) for port in network.outputs[: self._results])
+        item = [size for size in self.inputs[0].shape[1:] if isinstance(size, int)]
+        self._one_by_one = self.inputs[0].shape[0] == "N" and math.prod(item) > LARGEST_FREE
+        if self._one_by_one:
+            network.reshape({0: [1, *item]})
         self._compiled: Any = core.compile_model(
             network,
             "CPU",
@@ -100,8 +110,6 @@ class OpenVinoBackend:
         self._local = threading.local()
         self.version = str(openvino.__version__)
         self.device = str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
-        self.inputs = tuple(_spec(port) for port in self._compiled.inputs)
-        self.outputs = tuple(_spec(port) for port in self._compiled.outputs[: self._results])
         executed = _executed(self._compiled)
         self.precision, self.operators, self.hint = executed.precision, executed.operators, hint
         if hint not in ("fp32", *executed.operators):
@@ -119,8 +127,7 @@ class OpenVinoBackend:
             request = getattr(self._local, "request", None)
             if request is None:
                 request = self._local.request = compiled.create_infer_request()
-            request.infer({0: fed})
-            found = [request.get_output_tensor(i).data for i in range(len(compiled.outputs))]
+            found = self._found(request, fed)
         except Exception as error:
             raise EngineFailure(f"OpenVINO cannot run the network: {_brief(error)}", _REMEDY) from None
         results = {spec.name: data for spec, data in zip(self.outputs, found, strict=False)}
@@ -128,9 +135,26 @@ class OpenVinoBackend:
         check_outputs({**results, **uncut}, "OpenVINO CPU")
         return {name: data.copy() for name, data in results.items()}
 
+    def _found(self, request: Any, fed: NDArray[np.float32]) -> list[Any]:
+        """Every output of one call, or of one call an item, joined."""
+        parts = [fed[k : k + 1] for k in range(len(fed))] if self._one_by_one else [fed]
+        made: list[list[Any]] = [[] for _ in self._compiled.outputs]
+        for part in parts:
+            request.infer({0: part})
+            for index, answers in enumerate(made):
+                data = request.get_output_tensor(index).data
+                answers.append(data if len(parts) == 1 else data.copy())
+        return [one[0] if len(one) == 1 else _joined(one) for one in made]
+
     def close(self) -> None:
         self._compiled = None
         self._local = threading.local()
+
+
+def _joined(answers: list[Any]) -> Any:
+    import numpy as np
+
+    return np.concatenate(answers)
 
 
 def _refuse_weights(network: Any) -> None:

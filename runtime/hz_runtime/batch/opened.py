@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,12 +43,12 @@ class Opened:
             harmonizer=harmonizer,
             predictor=self.networks.age_predictor,
             out=out,
-            space=options.space,
+            space=options.space if harmonizer.harmonizes else "none",
             dtype=options.dtype,
-            figures=options.report,
+            figures=options.report and harmonizer.harmonizes,  # there would be nothing to compare
             overwrite=options.overwrite,
             options={
-                "space": options.space,
+                "space": options.space if harmonizer.harmonizes else "none",
                 "dtype": options.dtype,
                 "to": harmonizer.entry.target,
                 # An earlier run's results are taken over only where they were asked for in this precision.
@@ -77,7 +77,7 @@ class Opened:
         ]
 
     def backend(self) -> dict[str, Any]:
-        """What run.json says of what runs the harmonizer, and how it was found."""
+        """What run.json says of what runs the harmonizer (or the first network), and how it was found."""
         return {
             **describe(self.networks.harmonizer.backend),
             "ladder": [line for line, _ in self.attempts()],
@@ -93,6 +93,7 @@ def open_bundle(bundle: Bundle, options: RunOptions) -> Opened:
     """Open a bundle as these options want it. Raises BundleError, UsageError and BackendError."""
     from hz_runtime.inference.open import NetworkOptions, open_networks
 
+    options = _with_dof(options, bundle)
     preparer = _preparer(options, bundle)
     networks = open_networks(
         bundle,
@@ -110,6 +111,14 @@ def open_bundle(bundle: Bundle, options: RunOptions) -> Opened:
     # The slices of one scan fill batches of their own: waiting for other scans would gain nothing.
     batch = options.batch or (GPU_BATCH if on_gpu(harmonizer.backend) and not harmonizer.slice_wise else 1)
     return Opened(bundle, options, networks, preparer, batch, options.threads or usable_cpus())
+
+
+def _with_dof(options: RunOptions, bundle: Bundle) -> RunOptions:
+    """With the degrees of freedom that the bundle's networks expect, where they do not leave that open."""
+    dof = bundle.recipe.get("dof")
+    if options.preparation is None or dof not in (6, 12):
+        return options
+    return replace(options, preparation=replace(options.preparation, dof=dof))
 
 
 def _preparer(options: RunOptions, bundle: Bundle) -> Preparer | None:

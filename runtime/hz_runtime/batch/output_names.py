@@ -9,14 +9,14 @@ from hz_runtime.batch.inputs import InputScan
 from hz_runtime.model_space.recipe import Recipe
 
 Grid = Literal["native", "model"]
-Space = Literal["native", "model", "both"]
+Space = Literal["native", "model", "both", "none"]
 
 
 @dataclass(frozen=True)
 class OutputNames:
     """Names of what a run writes of a scan, relative to the output folder.
 
-    space : the scan's own grid, the network's, or both.
+    space : the scan's own grid, the network's, or both; none where nothing is harmonized.
     """
 
     recipe: Recipe
@@ -25,6 +25,8 @@ class OutputNames:
     @property
     def grids(self) -> tuple[Grid, ...]:
         """The grids that a volume is written on, the one with the commit record first."""
+        if self.space == "none":
+            return ()
         return ("native", "model") if self.space == "both" else (self.space,)
 
     def volume(self, scan: InputScan, grid: Grid) -> str:
@@ -34,8 +36,8 @@ class OutputNames:
         return self.volume(scan, grid).removesuffix(".nii.gz") + ".json"
 
     def record(self, scan: InputScan) -> str:
-        """The sidecar that holds the commit record."""
-        return self.sidecar(scan, self.grids[0])
+        """The sidecar that holds the commit record; without volumes, a file of its own."""
+        return self.sidecar(scan, self.grids[0]) if self.grids else f"{scan.name}_desc-predicted_T1w.json"
 
     def figure(self, scan: InputScan) -> str:
         return f"figures/{scan.name}.json"
@@ -45,6 +47,8 @@ class OutputNames:
 
     def listed(self, scan: InputScan) -> tuple[str, ...]:
         """Every volume with its sidecar, as results list them."""
+        if not self.grids:
+            return (self.record(scan),)
         return tuple(
             name for grid in self.grids for name in (self.volume(scan, grid), self.sidecar(scan, grid))
         )

@@ -19,15 +19,19 @@ if TYPE_CHECKING:
 
 
 def sidecar_metadata(
-    drawn: DrawnScan, grid: Grid, bundle: Bundle, recipe: Recipe, options: Mapping[str, Any]
+    drawn: DrawnScan, grid: Grid | None, bundle: Bundle, recipe: Recipe, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What made one output volume, and from what.
+    """What made one output volume, and from what; without a grid, what made the predictions.
 
     options : those that shape a result; "to" is the site that scans are harmonized to.
     """
     model_input, preparation = drawn.on_grid.model_input, drawn.on_grid.preparation
+    if grid is None:
+        about = {"Description": "Predictions from a T1-weighted scan, which was not harmonized"}
+    else:
+        about = {"Description": f"T1-weighted scan harmonized to {options['to'] or 'the reference site'}"}
     return {
-        "Description": f"T1-weighted scan harmonized to {options['to'] or 'the reference site'}",
+        **about,
         "Sources": [_plain(drawn.ticket.scan.path.name)],
         "SpatialReference": "orig" if grid == "native" else _grid_reference(drawn, recipe),
         **({} if grid == "native" else {"Resolution": "the voxel grid of the network"}),

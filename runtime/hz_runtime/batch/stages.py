@@ -268,8 +268,8 @@ class Stages:
         files = WrittenFiles(self.out)
         try:
             self._write_pictures(drawn, files)
-            first, *others = self.names.grids
-            for grid in others:
+            first = self.names.grids[0] if self.names.grids else None
+            for grid in self.names.grids[1:]:
                 files.add(
                     self.names.sidecar(drawn.ticket.scan, grid), sidecar_bytes(self._sidecar(drawn, grid))
                 )
@@ -285,7 +285,7 @@ class Stages:
         if drawn.figure is not None:
             files.add(self.names.figure(scan), drawn.figure)
 
-    def _sidecar(self, drawn: DrawnScan, grid: Grid) -> dict[str, Any]:
+    def _sidecar(self, drawn: DrawnScan, grid: Grid | None) -> dict[str, Any]:
         return sidecar_metadata(drawn, grid, self.bundle, self.recipe, self.options)
 
     def _commit(self, drawn: DrawnScan, files: WrittenFiles, sidecar: Mapping[str, Any]) -> ScanResult:

@@ -156,6 +156,11 @@ def _harmonized(
     if not heads:
         return []
     try:
+        if not any(entry.role == "harmonizer" for entry in bundle.models):
+            raise UsageError(
+                f"{bundle.path.name} holds no harmonizer, so that there is no series to send back.",
+                "Give a bundle with one; ages alone are hz-run's:  hz-run --prepare SERIES --model BUNDLE",
+            )
         report = run_batch([head.volume for head in heads], bundle, out, options.batch, on_event, stop)
     except HzError as error:
         return [error for _ in heads]

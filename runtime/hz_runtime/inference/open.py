@@ -13,6 +13,7 @@ from hz_runtime.backends.fallback import Attempt, choose
 from hz_runtime.backends.file_choice import FAST
 from hz_runtime.backends.registry import engines_named, missing
 from hz_runtime.errors import UsageError
+from hz_runtime.inference.pass_through import PassThrough
 from hz_runtime.inference.predictors import AgePredictor, DiagnosisPredictor, Harmonizer
 from hz_runtime.model_space.recipe import Recipe
 
@@ -46,6 +47,7 @@ class NetworkOptions:
 class Networks:
     """The opened networks of a bundle, thread-safe; a context manager that closes them.
 
+    harmonizer : a `PassThrough` where the bundle holds none.
     age_predictor, diagnosis_predictor : None where the bundle holds no such network.
     attempts : by role, every engine that was tried for it, the one that was taken last.
     """
@@ -57,9 +59,9 @@ class Networks:
 
     @property
     def backends(self) -> dict[str, Backend]:
-        """The opened backends by role, the harmonizer's first."""
+        """The opened backends by role, the harmonizer's first where there is one."""
         networks = {
-            "harmonizer": self.harmonizer,
+            "harmonizer": self.harmonizer if self.harmonizer.harmonizes else None,
             "age": self.age_predictor,
             "diagnosis": self.diagnosis_predictor,
         }
@@ -114,12 +116,14 @@ def open_networks(bundle: Bundle, options: NetworkOptions | None = None) -> Netw
             opened.callback(backend.close)
             return backend
 
-        backend = backend_of("harmonizer")
+        kind, first = _first_role(bundle, roles, options.to)
+        backend = backend_of(first)
         entry, reference = bundle.entry(backend.sha256), bundle.cohort.get("reference")
-        harmonizer = Harmonizer(backend, recipe, entry, bundle.statistics, reference)
+        harmonizer = kind(backend, recipe, entry, bundle.statistics, reference)
         age_predictor = diagnosis_predictor = None
         if "age" in roles:
-            backend, age_range = backend_of("age"), bundle.cohort.get("age_range")
+            backend = backend if first == "age" else backend_of("age")
+            age_range = bundle.cohort.get("age_range")
             age_predictor = AgePredictor(
                 backend,
                 bundle.age_bias,
@@ -130,10 +134,20 @@ def open_networks(bundle: Bundle, options: NetworkOptions | None = None) -> Netw
                 bundle.age_features.reference() if bundle.age_features else None,
             )
         if "diagnosis" in roles:
-            backend = backend_of("diagnosis")
+            backend = harmonizer.backend if first == "diagnosis" else backend_of("diagnosis")
             diagnosis_predictor = DiagnosisPredictor(backend, bundle.entry(backend.sha256), recipe)
         opened.pop_all()
     return Networks(harmonizer, age_predictor, diagnosis_predictor, attempts)
+
+
+def _first_role(bundle: Bundle, roles: set[str], to: str | None) -> tuple[type[Harmonizer], str]:
+    """What stands in front of a bundle's predictors, and the role of the network that it runs on."""
+    others = [role for role in ("age", "diagnosis") if role in roles]
+    if "harmonizer" in roles or not others:
+        return Harmonizer, "harmonizer"  # without any of them, that there is none is said where it is opened
+    if to is not None:
+        raise UsageError(f"{bundle.path.name} harmonizes nothing: it holds no harmonizer.", "Leave --to out.")
+    return PassThrough, others[0]
 
 
 def _takes_hint(options: NetworkOptions) -> bool:

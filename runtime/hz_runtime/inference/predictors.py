@@ -53,7 +53,10 @@ class Harmonizer:
     backend : an opened harmonizer network.  recipe : how scans are prepared for it.
     statistics, reference : of the bundle's training cohort, what `volume` compares a scan with; None for no
         comparison.
+    harmonizes : False of what stands in a harmonizer's place (`pass_through`).
     """
+
+    harmonizes = True
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from hz_runtime.errors import UsageError
 from hz_runtime.io.atomic import sha256_file
 from hz_runtime.io.geometry import Geometry
 from hz_runtime.io.volume import Volume
-from hz_runtime.model_space.recipe import ModelInput, Recipe, to_model_space
+from hz_runtime.model_space.recipe import ModelInput, Recipe, header_flags, to_model_space
 from hz_runtime.preparation.given_mask import given_mask
 from hz_runtime.preparation.n4 import niimath_program
 from hz_runtime.preparation.registration import rotation_degrees, scales
@@ -157,12 +157,17 @@ class Preparer:
     ) -> ModelInput:
         """The brain on the network's grid, in the template's world.
 
-        Where the registration put it is where it stays: the recipe moves only brains that nobody placed.
-        Raises what `recipe.prepare` raises.
+        Where the registration put it is where it stays: the recipe moves only brains that nobody placed. A
+        window of a finer template is filled from the scan's own voxels, not by way of the 2 mm of this one.
+        Raises what `recipe.to_model_space` raises.
         """
-        brain = Volume(head.template_brain, self.template.affine, self.geometry, "", "float32")
+        data, affine = head.template_brain, self.template.affine
+        if recipe.crop_first:
+            data, affine = head.brain, head.pose @ head.affine
+        brain = Volume(data, affine, self.geometry, "", "float32")
         made = to_model_space(brain, replace(recipe, placement="none"), statistics)
-        return replace(made, flags=(*head.flags, *made.flags))
+        own = header_flags(brain)  # of the scan's voxels, which whoever read it flags
+        return replace(made, flags=(*head.flags, *(flag for flag in made.flags if flag not in own)))
 
     def transform(self, head: PreparedHead) -> dict[str, Any]:
         """The pose and what it was found by, in plain JSON types."""

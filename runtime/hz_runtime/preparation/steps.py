@@ -49,7 +49,7 @@ class PreparedHead:
     pose : (4, 4) float64, scan's world mm to the template's, of `dof` degrees of freedom.
     template_brain, template_mask : (91, 109, 91), float32 and bool, on the template's grid.
     similarity : of the affine registration with the template, a correlation.
-    verdicts : of every gate.  seconds : wall time by step.
+    verdicts : of every gate.  seconds : wall time by step.  affine : (4, 4), voxel of `brain` to world mm.
     flags : reasons to look at the scan before trusting what is made of it.
     """
 
@@ -63,6 +63,7 @@ class PreparedHead:
     similarity: float
     verdicts: tuple[gates.Verdict, ...]
     seconds: dict[str, float]
+    affine: F64
     flags: tuple[str, ...] = ()
 
 
@@ -123,7 +124,7 @@ def prepare_head(
     checks = gates.of_brain(cm3, outline, _within_grid(at, pose, template), apart)
     return PreparedHead(
         brain, mask, how, pose, dof, template_brain, template_mask, found,
-        _passed(verdicts + checks), seconds, flags,
+        _passed(verdicts + checks), seconds, volume.affine, flags,
     )  # fmt: skip
 
 
