@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -106,7 +111,7 @@ def main(
     def process(studies: Any, stop: threading.Event) -> Any:
         return process_studies(studies, bundle, how_to, None, stop)
 
-    with locked(state):
+    with locked(state), _temporary_files(state / "temporary"):
         journal = Journal(state)
         pace = Pace(poll=poll, tries=tries, batch=batch)
         bridge = Bridge(orthanc, journal, state / "work", process, _say, stop, pace)
@@ -169,6 +174,28 @@ def retry(state: Path) -> None:
 
 
 main.add(status, retry)
+
+
+@contextmanager
+def _temporary_files(folder: Path) -> Iterator[None]:
+    """Temporary files go to `folder`, emptied before and after: a bridge that is killed leaves a head there,
+    which elsewhere would stay for good."""
+    from hz_runtime.dicom.convert import make_folder
+
+    before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
+    shutil.rmtree(folder, ignore_errors=True)
+    make_folder(folder)
+    folder.chmod(0o700)
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder.absolute())
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        if variable is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = variable
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _moment(seconds: str | float | None) -> str:
