@@ -31,7 +31,7 @@ set -- --file containers/Dockerfile --tag "$name"
 [ -z "$wheels" ] || set -- "$@" --volume "$wheels:/wheels:ro"
 if [ "$local_base" = yes ]; then
   work=$(mktemp -d)
-  trap 'rm -rf "$work"' EXIT
+  trap 'rm -rf "$work"; buildah rmi localhost/hz-base >/dev/null 2>&1 || :' EXIT
   # Debian 12 has Python 3.11, as the public base; no manuals and no translations, but everybody's copyright.
   mmdebstrap --quiet --variant=minbase --include=python3,python3-venv,ca-certificates \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \

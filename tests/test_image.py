@@ -101,6 +101,7 @@ def test_the_image_gives_what_a_plain_install_gives(
     interfaces = said(*inside, "cat", "/proc/net/dev").splitlines()[2:]
     assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
     assert subprocess.run([*inside, "touch", "/venv/x"], capture_output=True, check=False).returncode
+    assert not list(image[0].glob("venv/lib/python3*/site-packages/pip"))
 
     said(*inside, "hz-dicom", *PROCESS, "/tmp/input", "/tmp/output")
     rooms = os.pathsep.join(str(ROOT / room) for room in ("runtime", "cli"))
