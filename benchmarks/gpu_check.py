@@ -41,6 +41,7 @@ from gpu_engines import (  # noqa: E402
     sha256,
     tried,
 )
+from gpu_native import native_output  # noqa: E402
 from hz_export.bench import (  # noqa: E402
     F32,
     MATMUL,
@@ -139,6 +140,10 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
         candidates = open_all(subject, device, args, sections)
         try:
             time_all(candidates, subject, device, args, document, sections)
+            with sections("native resolution"):
+                document["native_resolution"] = native_output(
+                    subject.network, subject.volumes[0], device, candidates, 1 if args.dry else args.repeat
+                )
         finally:
             for candidate in candidates:
                 candidate.close()

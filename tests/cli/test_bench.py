@@ -255,6 +255,9 @@ def test_gpu_check_runs_its_sections_without_readers_and_commands(
     for candidate in document["contenders"]:
         assert candidate["parity"]["1"]["past"] == [], candidate["name"]
         assert candidate["batches"]["1"]["model"]["median_ms"] > 0
+    native = document["native_resolution"]
+    assert native["shape"] == [182, 218, 182]
+    assert native["device_against_cpu"]["max"] < 1e-3  # torch's pooling and interpolation beside hz's own
     assert document["complete"] is True
     assert document["met"] == {}  # no float16 was run, so nothing is claimed
     tried = {name: section for name, section in sections.items() if name.startswith("try ")}
