@@ -74,7 +74,9 @@ def age_metadata(stages: Stages) -> dict[str, Any]:
         return {}
     bundle = stages.bundle
     age_range = bundle.cohort.get("age_range")
-    return {"age": age_calibration.age_metadata(bundle.age_interval, bundle.age_bias, age_range)}
+    age = age_calibration.age_metadata(bundle.age_interval, bundle.age_bias, age_range)
+    own = {} if bundle.age_distribution is None else {"own_spread": str(bundle.age_distribution)}
+    return {"age": {**age, **own}}
 
 
 def diagnosis_metadata(stages: Stages) -> dict[str, Any]:

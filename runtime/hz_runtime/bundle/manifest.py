@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hz_runtime.bundle.age_calibration import AgeBias, AgeInterval, parse_age_bias, parse_age_interval
+from hz_runtime.bundle.age_distribution import AgeDistribution, parse_age_distribution
 from hz_runtime.bundle.age_features import AgeFeatures, parse_age_features
 from hz_runtime.bundle.engine_cache import FLAVOURS, RECORD, EngineRecord
 from hz_runtime.bundle.fields import REMEDY, get, json_object, number, sha256, texts
@@ -97,6 +98,7 @@ class Manifest:
     statistics, statistics_n4 : features of the training scans, of stripped scans as they are and after N4.
     anatomy : what `model_space.anatomy` measures of the age network's training people.
     age_features : the network's own features of them; None in bundles that do not know.
+    age_distribution : of an age network that answers with one; None of others.
     """
 
     id: str
@@ -118,6 +120,7 @@ class Manifest:
     statistics_n4: Mapping[str, Mapping[str, float]]
     anatomy: Mapping[str, Mapping[str, float]]
     age_features: AgeFeatures | None
+    age_distribution: AgeDistribution | None
 
 
 def canonical(manifest: Mapping[str, Any]) -> bytes:
@@ -159,7 +162,9 @@ def parse(data: bytes, where: str) -> Manifest:
     models = tuple(_model(e, files, f"{where}: models[{i}]") for i, e in enumerate(entries))
     _refuse_twins(models, where)
     age_features = parse_age_features(raw.get("age_features"), f"{where}: age_features")
-    _check_features(age_features, models, where)
+    age_distribution = parse_age_distribution(raw.get("age_distribution"), f"{where}: age_distribution")
+    _check_features(len(age_features.mean) if age_features else None, models, where)
+    _check_features(len(age_distribution.centres) if age_distribution else None, models, where)
     return Manifest(
         id=declared,
         schema=raw["schema"],
@@ -180,6 +185,7 @@ def parse(data: bytes, where: str) -> Manifest:
         statistics_n4=_statistics(raw, "statistics_n4", where),
         anatomy=_statistics(raw, "anatomy", where),
         age_features=age_features,
+        age_distribution=age_distribution,
     )
 
 
@@ -244,15 +250,16 @@ def _refuse_twins(models: tuple[ModelEntry, ...], where: str) -> None:
         seen[asked] = entry.file
 
 
-def _check_features(features: AgeFeatures | None, models: tuple[ModelEntry, ...], where: str) -> None:
-    """Every file of an age network must give the features that the bundle compares."""
-    if features is None:
+def _check_features(count: int | None, models: tuple[ModelEntry, ...], where: str) -> None:
+    """Every file of an age network must give as many features as the bundle reads of it; None: of any."""
+    if count is None:
         return
-    count = len(features.mean)
     for entry in models:
         given = {spec.name: spec.shape[1:] for spec in entry.outputs}
         if entry.role == "age" and given.get(FEATURES) != (count,):
-            raise BundleError(f"{where}: {entry.file} does not give the {count} features compared.", REMEDY)
+            raise BundleError(
+                f"{where}: {entry.file} does not give the {count} features that the bundle reads.", REMEDY
+            )
 
 
 def _engines(

@@ -132,6 +132,7 @@ def open_networks(bundle: Bundle, options: NetworkOptions | None = None) -> Netw
                 age_range,
                 bundle.anatomy,
                 bundle.age_features.reference() if bundle.age_features else None,
+                bundle.age_distribution,
             )
         if "diagnosis" in roles:
             backend = harmonizer.backend if first == "diagnosis" else backend_of("diagnosis")

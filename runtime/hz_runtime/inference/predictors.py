@@ -29,6 +29,7 @@ from hz_runtime.model_space.recipe import ModelInput, Recipe, to_model_space
 
 if TYPE_CHECKING:
     from hz_runtime.bundle.age_calibration import AgeInterval
+    from hz_runtime.bundle.age_distribution import AgeDistribution
     from hz_runtime.bundle.store import AgeBias, ModelEntry
 
 F32 = NDArray[np.float32]
@@ -114,12 +115,14 @@ class Ages:
     calibrated on, not for a scan that hz-run would flag.
     distances : (N,) float64, how unlike those of the training people the network's own features are; None
     where the bundle does not know theirs.
+    spreads : (N,) float64, SD of the distribution that the network answers with, years; None of others.
     """
 
     raw: NDArray[np.float64]
     corrected: NDArray[np.float64]
     interval: NDArray[np.float64] | None = None
     distances: NDArray[np.float64] | None = None
+    spreads: NDArray[np.float64] | None = None
 
 
 class AgePredictor:
@@ -132,6 +135,7 @@ class AgePredictor:
     anatomy : of its training people (`model_space.anatomy`); empty where the bundle does not know.
     features : of its training people (`model_space.feature_distance`), None likewise; then the network has a
         second output for them.
+    distribution : that the network answers with, in the same output; None for one that gives an age alone.
     """
 
     def __init__(
@@ -143,6 +147,7 @@ class AgePredictor:
         age_range: Sequence[float] | None = None,
         anatomy: Mapping[str, Mapping[str, float]] | None = None,
         features: FeatureReference | None = None,
+        distribution: AgeDistribution | None = None,
     ) -> None:
         self.backend = backend
         self.bias = bias
@@ -151,6 +156,7 @@ class AgePredictor:
         self.age_range = age_range
         self.anatomy = anatomy or {}
         self.features = features
+        self.distribution = distribution
         self.width = None if interval is None else interval.of(bias)
         self._answers = of_volumes(backend, self.recipe.middle_slices)
 
@@ -159,15 +165,19 @@ class AgePredictor:
 
         Raises GridMismatch for another grid, BackendError where the engine fails.
         """
-        batch, distances = _batch(grids, self.recipe), None
-        if self.features is None:
+        batch, distances, spreads = _batch(grids, self.recipe), None, None
+        if self.features is None and self.distribution is None:
             raw = self._answers(batch).astype(np.float64)
         else:
             outputs = self.backend.run(batch[:, None])
             raw = answer_of(outputs).reshape(-1).astype(np.float64)
-            distances = self.features.distances(outputs[FEATURES])
+            if self.features is not None:
+                distances = self.features.distances(outputs[FEATURES])
+            if self.distribution is not None:
+                spreads = self.distribution.spread(outputs[FEATURES])
         shown = raw if self.bias is None else self.bias.corrected(raw)
-        return Ages(raw, shown, None if self.width is None else self.width.limits(shown), distances)
+        limits = None if self.width is None else self.width.limits(shown)
+        return Ages(raw, shown, limits, distances, spreads)
 
     def measures(
         self, harmonized: F32, model_input: F32, ages: Ages | None = None, row: int = 0

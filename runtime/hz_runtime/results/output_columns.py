@@ -29,6 +29,7 @@ class RunOutputs:
     coverage : nominal coverage of its age interval, 0 to 1, or None.  intervals : whether ages have one.
     ages : youngest and oldest of the age network's training, years; None where nobody says.
     calibrated : where ages were calibrated after the bundle was made, in words; "" where they were not.
+    spreads : whether the age network answers with a distribution.
     """
 
     negative: str = ""
@@ -37,6 +38,7 @@ class RunOutputs:
     intervals: bool = False
     ages: Pair | None = None
     calibrated: str = ""
+    spreads: bool = False
 
     @classmethod
     def of(cls, run: Mapping[str, Any]) -> RunOutputs:
@@ -47,7 +49,8 @@ class RunOutputs:
         negative, positive = "", None
         if isinstance(labels, Mapping) and labels:
             negative, positive = (str(labels.get(key) or "") for key in ("negative", "positive"))
-        return cls(negative, positive, coverage, coverage is not None, _ages(age), _calibrated(age))
+        spreads = isinstance(age, Mapping) and bool(age.get("own_spread"))
+        return cls(negative, positive, coverage, coverage is not None, _ages(age), _calibrated(age), spreads)
 
     @property
     def holds_for(self) -> str:
@@ -91,7 +94,7 @@ class Column:
     units : of BIDS' data dictionary, "" for none.  after : what follows the value in a panel.
     tsv, report : format of its numbers in either.
     legend : what the report says about the column, above its table.
-    shown : whether a run has the column.
+    shown : whether a run has the column.  rare : whether data dictionaries leave it out of other runs.
     """
 
     names: Mapping[str, str]
@@ -104,6 +107,7 @@ class Column:
     report: str = ".1f"
     legend: str = ""
     shown: Callable[[RunOutputs], bool] = _always
+    rare: bool = False
 
     def cells(self, row: Row) -> list[str]:
         """Its cells in predictions.tsv: n/a where there is no value."""
@@ -158,6 +162,18 @@ COLUMNS = (
         shown=lambda run: run.intervals,
     ),
     Column(
+        {"age_spread": "SD of the age network's own distribution of ages; no interval, and never calibrated"},
+        lambda row: row.prediction.age_spread,
+        heading="own spread",
+        fact="Spread by the network itself",
+        units="year",
+        after=" years",
+        legend="The spread is the SD of the distribution that the network answers with: its own uncertainty, "
+        "and no interval, for nobody has measured what it covers.",
+        shown=lambda run: run.spreads,
+        rare=True,
+    ),
+    Column(
         {"age": "Age that the raw data set states"},
         lambda row: row.age,
         heading="known",
@@ -204,6 +220,7 @@ def descriptions(run: RunOutputs) -> dict[str, dict[str, str]]:
             **({"Units": column.units} if column.units else {}),
         }
         for column in COLUMNS
+        if column.shown(run) or not column.rare
         for name, meaning in column.names.items()
     }
 

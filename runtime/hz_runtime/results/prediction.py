@@ -52,6 +52,8 @@ class Prediction:
     age_raw, age_corrected : years, as the network gave it, and without its bias by age; None without an age
         network or without correction.
     age_interval : lower and upper limit around `age`, years; None where the bundle holds no interval.
+    age_spread : SD of the distribution that the network answers with, years: its own uncertainty, whose
+        coverage nobody has measured. None of a network that gives an age alone.
     diagnosis_probability : of the bundle's positive label, 0 to 1; None without a diagnosis network.
     """
 
@@ -67,6 +69,9 @@ class Prediction:
     )
     age_interval: Pair | None = _read(
         lambda answers: None if answers.ages is None else pair_at(answers.ages.interval, answers.row)
+    )
+    age_spread: float | None = _read(
+        lambda answers: None if answers.ages is None else number_at(answers.ages.spreads, answers.row)
     )
     diagnosis_probability: float | None = _read(lambda answers: number_at(answers.probabilities, answers.row))
 

@@ -25,7 +25,7 @@ RECORD_VERSION = 6  # raised when the same scan, bundle and options would give o
 _MAX_RECORD_BYTES = 1 << 20
 # Left out where they are None. All other predictions must stand in a record, so that a result of before
 # there was one of them is made again.
-_LEFT_OUT = ("age_interval", "diagnosis_probability")
+_LEFT_OUT = ("age_interval", "age_spread", "diagnosis_probability")
 
 
 @dataclass(frozen=True)

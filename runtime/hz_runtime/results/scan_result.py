@@ -52,6 +52,8 @@ class ScanResult:
         """Plain JSON types."""
         predicted = self.prediction.to_dict()
         ages = {key: predicted.pop(key) for key in ("age_raw", "age_corrected", "age_interval")}
+        if predicted["age_spread"] is None:  # of most networks
+            del predicted["age_spread"]
         return {
             "input": self.input,
             "name": self.name,

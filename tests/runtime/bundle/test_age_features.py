@@ -102,7 +102,7 @@ def test_an_engine_may_list_outputs_in_its_own_order() -> None:
         ({"mean": {}}, "mean should be an array of numbers"),
         (
             {"mean": [0.6, 0.4, 0.1], "directions": [[*TURN.tolist(), 0.0]]},
-            "age.onnx does not give the 3 features compared",
+            "age.onnx does not give the 3 features that the bundle reads",
         ),
     ],
 )
