@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,31 @@ def write_keras(path: Path, layers: Layers, config: str | None = None) -> Path:
             for tensor, values in tensors:
                 group.create_dataset(f"{tensor}:0", data=values)
     return path
+
+
+def write_state_dict(path: Path, tensors: Mapping[str, NDArray[Any]], **how: Any) -> Path:
+    """A state dict as torch stores it.  how : of `torch.save`."""
+    import torch
+
+    torch.save({name: torch.from_numpy(np.array(values)) for name, values in tensors.items()}, path, **how)
+    return path
+
+
+def random_tensors(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Weights that keep a network's values near 1, by the names of torch's layers."""
+    rng = np.random.default_rng(seed)
+    made: dict[str, NDArray[Any]] = {}
+    for name, shape in shapes.items():
+        leaf = name.rpartition(".")[2]
+        if leaf == "num_batches_tracked":
+            made[name] = np.array(7)
+        elif leaf == "running_var" or (leaf == "weight" and len(shape) == 1):
+            made[name] = rng.uniform(0.5, 1.5, shape).astype(np.float32)
+        elif len(shape) > 1:
+            made[name] = rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape).astype(np.float32)
+        else:
+            made[name] = rng.normal(0, 0.1, shape).astype(np.float32)
+    return made
 
 
 def iguane_layers(levels: Sequence[int], seed: int = 0) -> list[tuple[str, list[tuple[str, F32]]]]:

@@ -203,6 +203,7 @@ def _manifest(
     metas = {role: checkpoint.meta for role, checkpoint in checkpoints.items()}
     first = next(iter(metas.values()))
     features = checkpoints["age"].age_features if "age" in checkpoints else {}
+    distribution = checkpoints["age"].age_distribution if "age" in checkpoints else {}
     published = {role: meta["published"] for role, meta in metas.items() if "published" in meta}
     licences = list(dict.fromkeys(str(meta["licence"]) for meta in metas.values() if meta.get("licence")))
     return {
@@ -215,6 +216,7 @@ def _manifest(
         "statistics_n4": first.get("statistics_n4") or {},
         "anatomy": anatomy_of(metas.get("age", {}).get("statistics") or {}),
         **({"age_features": features} if features else {}),
+        **({"age_distribution": distribution} if distribution else {}),
         "cohort": _cohort(metas),
         "metrics": {role: meta["metrics"] for role, meta in metas.items() if meta.get("metrics")},
         "licence": "; ".join(licences),

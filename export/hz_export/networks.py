@@ -90,7 +90,7 @@ def _from_checkpoint(path: Path, role: str | None, harmonizer: Path | None) -> N
     graph = to_onnx(checkpoint.network, OUTPUTS[checkpoint.role], checkpoint.recipe.grid_shape)
     return Network(
         checkpoint.role,
-        with_features(graph) if checkpoint.age_features else graph,
+        with_features(graph) if checkpoint.gives_features else graph,
         checkpoint.recipe,
         checkpoint.meta.get("statistics") or {},
         before=before,

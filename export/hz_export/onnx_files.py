@@ -69,7 +69,7 @@ def _graphs(
     """The float32 graph, and one in each further precision."""
     role = checkpoint.role
     full = to_onnx(checkpoint.network, OUTPUTS[role], checkpoint.grid)
-    if checkpoint.age_features:
+    if checkpoint.gives_features:
         full = with_features(full)
     if options.half_weights:
         files = [OnnxFile(f"{role}.onnx", full, half_weights(full), "fp32", "fp32, half weights")]

@@ -81,6 +81,16 @@ class Checkpoint:
         return self.meta.get("age_features") or {}
 
     @property
+    def age_distribution(self) -> Mapping[str, Any]:
+        """Of an age network whose last layer reads probabilities of ages: which ages; else empty."""
+        return self.meta.get("age_distribution") or {}
+
+    @property
+    def gives_features(self) -> bool:
+        """Whether its graphs give what the last layer reads beside the answer."""
+        return bool(self.age_features or self.age_distribution)
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """Of a diagnosis: (negative, positive); else empty."""
         return tuple(self.meta["labels"]) if self.role == "diagnosis" else ()

@@ -86,6 +86,8 @@ def checkpoint(published: Published, files: Sequence[WeightFile]) -> Checkpoint:
         "slice_wise": published.slice_wise,
         "published": described(published, files),
     }
+    if published.centres:
+        meta["age_distribution"] = {"centres": list(published.centres)}
     if published.age_range:
         meta["cohort"] = {"training": {"age_range": list(published.age_range)}}
     name = ", ".join(file.name for file in files)

@@ -30,6 +30,9 @@ class Published:
     target : the site that a harmonizer maps to.  slice_wise : whether the network reads slices.
     preparation : the authors' own steps, one line each, with where they are written.
     remarks : what a user has to know besides, for the model card.
+    centres : of an age network whose last layer reads probabilities of ages: these ages, years.
+    plain : of the built networks the one of the bundle as its authors run it, where `combine` computes the
+        same in another order; what is timed beside it.
     """
 
     name: str
@@ -51,3 +54,5 @@ class Published:
     age_range: tuple[float, float] | None = None
     target: str | None = None
     slice_wise: bool = False
+    centres: tuple[float, ...] = ()
+    plain: Callable[[Sequence[nn.Module]], nn.Module] | None = None
