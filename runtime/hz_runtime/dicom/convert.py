@@ -30,7 +30,7 @@ from hz_runtime.dicom.series import Series
 from hz_runtime.errors import HzError, UnreadableScan, UsageError
 from hz_runtime.io.atomic import atomic_write_bytes, gzipped
 from hz_runtime.io.geometry import Array
-from hz_runtime.io.nifti_header import HEAD_BYTES, ReadLimits, encode_header, parse_header
+from hz_runtime.io.nifti_header import HEAD_BYTES, ReadLimits, ScanHeader, encode_header, parse_header
 from hz_runtime.io.programs import run_program
 
 _MAX_SECONDS = 600
@@ -276,11 +276,33 @@ def _nifti(path: Path, series: Series, keep_ids: bool) -> bytes:
             f"(by {difference:.3g} mm).",
             "Export the series again, whole and not resorted.",
         )
-    if keep_ids:
+    stored = np.frombuffer(voxels, header.dtype)
+    scaled = _scaled_by_slice(stored, header, series)
+    if keep_ids and scaled is None:
         return data
+    if scaled is not None:
+        return encode_header(header.geometry, np.float32, 1.0) + scaled.astype("<f4").tobytes("F")
     clean = bytearray(encode_header(header.geometry, header.dtype, header.slope))
     struct.pack_into("<f", clean, _SCL_INTER, header.inter)
-    return bytes(clean) + np.frombuffer(voxels, header.dtype).astype(header.dtype.newbyteorder("<")).tobytes()
+    return bytes(clean) + stored.astype(header.dtype.newbyteorder("<")).tobytes()
+
+
+def _scaled_by_slice(stored: Any, header: ScanHeader, series: Series) -> Any:
+    """The volume, (I, J, K) float32, where slices have slopes of their own and dcm2niix left their integers
+    alone; else None.
+
+    It makes them floats itself, but not in multi-frame files of Siemens and GE: there 1.0.20260724 takes one
+    slope for all (findings/dcm2niix_frame_slopes.sh).
+    """
+    scalings = {s.scaling for s in series.slices}
+    mapped = index_map(header.geometry.affine, series.placed())
+    if len(scalings) < 2 or header.dtype.kind == "f" or mapped is None:
+        return None
+    axes, signs = mapped
+    slopes, intercepts = np.array([s.scaling for s in series.slices], np.float32)[:: signs[2]].T
+    along = tuple(-1 if axis == axes[2] else 1 for axis in range(3))
+    volume = stored.reshape(header.geometry.shape, order="F").astype(np.float32)
+    return volume * slopes.reshape(along) + intercepts.reshape(along)
 
 
 def geometry_difference(

@@ -23,7 +23,7 @@ _TAGS = listed(
     "SpacingBetweenSlices MRAcquisitionType ScanningSequence SequenceVariant RepetitionTime EchoTime "
     "InversionTime FlipAngle MagneticFieldStrength ContrastBolusAgent BurnedInAnnotation Manufacturer "
     "ManufacturerModelName SamplesPerPixel PhotometricInterpretation ComplexImageComponent "
-    "EchoPulseSequence ContrastBolusAgentSequence "
+    "EchoPulseSequence ContrastBolusAgentSequence RescaleSlope RescaleIntercept "
     "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
 )
 
@@ -34,6 +34,7 @@ class Slice:
 
     path : its file.  frame : number of the frame in it, from 1, or None for a single-frame file.
     sop_class, sop_uid : of the file.  position : (x, y, z) mm, LPS, centre of its first pixel.
+    scaling : its RescaleSlope and RescaleIntercept.
     """
 
     path: Path
@@ -41,6 +42,7 @@ class Slice:
     sop_class: str
     sop_uid: str
     position: tuple[float, float, float]
+    scaling: tuple[float, float] = (1.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +124,7 @@ _KEPT_GROUPS = (
     "MRModifierSequence",
     "MRImageFrameTypeSequence",
     "FrameContentSequence",
+    "PixelValueTransformationSequence",
 )
 
 
@@ -166,7 +169,9 @@ def _plane(path: Path, data: Any, frame: int | None, frames: int) -> Plane:
     if frame is None and frames > 1:
         position = None  # a multi-frame file that says nothing about its frames
     x, y, z = position or (float("nan"),) * 3
-    where = Slice(path, frame, str(data.get("SOPClassUID")), str(data.SOPInstanceUID), (x, y, z))
+    slope, intercept = number(data.get("RescaleSlope")), number(data.get("RescaleIntercept"))
+    scaling = (1.0 if slope is None else slope, intercept or 0.0)
+    where = Slice(path, frame, str(data.get("SOPClassUID")), str(data.SOPInstanceUID), (x, y, z), scaling)
     return Plane(
         uid=str(data.SeriesInstanceUID),
         image_type=texts(data.get("ImageType")),

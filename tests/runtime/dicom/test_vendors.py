@@ -188,6 +188,32 @@ def test_stored_values_become_the_scanners(tmp_path: Path, change: Any) -> None:
     assert values_where_they_lie(written.volume, files) < 0.01
 
 
+@pytest.mark.parametrize("manufacturer", ["SIEMENS", "GE MEDICAL SYSTEMS", "Philips"])
+def test_frames_with_slopes_of_their_own_become_the_scanners(tmp_path: Path, manufacturer: str) -> None:
+    """dcm2niix 1.0.20260724 takes one slope for all frames of a Siemens or GE file, and the right ones
+    for Philips (findings/dcm2niix_frame_slopes.sh)."""
+    from pydicom.dataset import Dataset
+
+    def of_maker(data: Any, stored: np.ndarray, index: int) -> None:
+        scaled(data, stored, index)
+        data.Manufacturer = manufacturer
+
+    files = rewritten(tmp_path / "single", of_maker)
+    (tmp_path / "multi").mkdir()
+    path = small.write_enhanced(tmp_path / "multi" / "one.dcm")
+    data = pydicom.dcmread(path)
+    data.Manufacturer = manufacturer
+    for group, source in zip(data.PerFrameFunctionalGroupsSequence, reversed(files), strict=True):
+        one, values = pydicom.dcmread(source), Dataset()
+        values.RescaleSlope, values.RescaleIntercept = one.RescaleSlope, one.RescaleIntercept
+        values.RescaleType = "US"
+        group.PixelValueTransformationSequence = [values]
+    data.save_as(path)
+    for keep_ids in (False, True):
+        written = convert(choose(find_series([path])), tmp_path / "out", keep_ids=keep_ids)
+        assert values_where_they_lie(written.volume, files) < 0.01
+
+
 def recoded(folder: Path, syntax: str) -> list[Path]:
     """The series in another transfer syntax."""
     files = small.write_series(folder)
