@@ -281,7 +281,8 @@ def _nifti(path: Path, series: Series, keep_ids: bool) -> bytes:
     if keep_ids and scaled is None:
         return data
     if scaled is not None:
-        return encode_header(header.geometry, np.float32, 1.0) + scaled.astype("<f4").tobytes("F")
+        values: bytes = scaled.astype("<f4").tobytes("F")
+        return encode_header(header.geometry, np.float32, 1.0) + values
     clean = bytearray(encode_header(header.geometry, header.dtype, header.slope))
     struct.pack_into("<f", clean, _SCL_INTER, header.inter)
     return bytes(clean) + stored.astype(header.dtype.newbyteorder("<")).tobytes()
