@@ -1,7 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Both start from nothing and may be repeated.
 #   PYTHON=python3.12 make test     another interpreter (3.11 or newer)
 #   make test ARGS="-k volume -x"   arguments for pytest
-#   make test WORKERS=8             processes that share the tests, a file each; 0 for one after another
+#   make test WORKERS=8             processes that share the tests; 0 for one after another
 PYTHON ?= python3
 DEMO_VENV ?= .venv-demo
 TEST_VENV ?= .venv-test
@@ -35,7 +35,7 @@ demo: $(DEMO_VENV)/.installed
 	$(DEMO_VENV)/bin/python -m hz_cli.demo --out hz-demo
 
 test: $(TEST_VENV)/.installed
-	$(TEST_VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	$(TEST_VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 # A third slower than `make test`. ARGS that leave tests out leave lines out, too.
 coverage:

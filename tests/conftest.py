@@ -60,6 +60,14 @@ def _shared_results_fit_their_schemas(tmp_path_factory: pytest.TempPathFactory) 
     assert not [line for folder in shared for line in faults(folder)]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_wait_for_the_disk() -> Iterator[None]:
+    """Files reach the disk when the system likes: no test cuts the power, and every wait takes time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""
@@ -72,6 +80,26 @@ def scans() -> Path:
     if not (SCANS / "README.tsv").is_file():
         pytest.skip("needs the real scans in ../shared/scans, which are not part of the project")
     return SCANS
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this run of the tests share."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared-by-all"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported_once(run_folder: Path) -> Iterator[None]:
+    """Whole exports of the same small network share its float32 graph; all that follows is done anew."""
+    pytest.importorskip("torch", reason="export needs torch")
+    pytest.importorskip("onnxscript", reason="export needs onnxscript")
+    from exported_once import exported_once
+
+    with exported_once(run_folder):
+        yield
 
 
 @pytest.fixture(scope="session")

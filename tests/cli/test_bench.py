@@ -105,10 +105,11 @@ def test_json_on_standard_output_is_nothing_but_json(tiny_bundle: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with small.hz, float32 and float16, two channels wide, and the checkpoint it was made of."""
     pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
+    request.getfixturevalue("exported_once")
     from hz_export.assemble import export_bundle
     from hz_export.export_options import ExportOptions
     from small_checkpoints import write_harmonizer

@@ -145,6 +145,7 @@ def test_without_onnx_it_says_what_to_install(
     assert "needs onnx" in done.output and "hz-mri[export]" in done.output
 
 
+@pytest.mark.usefixtures("exported_once")
 def test_a_checkpoint_gives_the_network_that_is_exported(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("onnxscript")

@@ -53,6 +53,7 @@ def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, 
     assert "hz-mri[export]" in done.output
 
 
+@pytest.mark.usefixtures("exported_once")
 def test_from_checkpoint_to_bundle(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
@@ -99,6 +100,7 @@ def test_tensorrt_that_is_not_here_is_exit_5(tmp_path: Path, monkeypatch: pytest
     assert "hz-mri[tensorrt]" in done.output
 
 
+@pytest.mark.usefixtures("exported_once")
 def test_an_engine_for_workstations_needs_no_gpu(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
@@ -129,6 +131,7 @@ def test_int8_without_a_plan_says_how_to_make_one(tmp_path: Path) -> None:
     assert "hz-calibrate" in done.output
 
 
+@pytest.mark.usefixtures("exported_once")
 def test_int8_from_a_checkpoint_to_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """hz-calibrate, hz-export --int8, hz-run --precision int8: each command as a user types it."""
     pytest.importorskip("torch")

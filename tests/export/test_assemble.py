@@ -164,9 +164,9 @@ def test_no_parity_is_said_in_the_manifest(make_harmonizer, tmp_path: Path) -> N
 def test_one_checkpoint_exports_to_the_same_bundle_twice(
     make_harmonizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_files, "to_onnx", to_onnx)  # by torch, both times
     path = make_harmonizer()
     first = export_bundle([path], tmp_path / "h.hz", FAST)
+    monkeypatch.setattr(onnx_files, "to_onnx", to_onnx)  # by torch once more
     with pytest.raises(UsageError, match=r"h\.hz exists"):
         export_bundle([path], tmp_path / "h.hz", FAST)
     second = export_bundle([path], tmp_path / "h.hz", ExportOptions(check_parity=False, overwrite=True))
@@ -179,8 +179,10 @@ def test_a_graph_that_strays_is_not_published(
     """A fault between torch and the file: one weight of the exported graph is wrong."""
     from onnx import numpy_helper
 
+    export = onnx_files.to_onnx
+
     def faulty(*args):
-        model = to_onnx(*args)
+        model = export(*args)
         tensor = next(t for t in model.graph.initializer if t.name == "last.bias")
         tensor.CopyFrom(
             numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(0.01), tensor.name)
@@ -342,7 +344,7 @@ def planned(make_harmonizer, tmp_path: Path) -> tuple[Path, PrecisionPlan]:
     seen, _ = write_scans(tmp_path / "scans", 2)
     fitted = scan_volumes([seen], Recipe())
     path = make_harmonizer()
-    full = to_onnx(read_checkpoint(path).network, "harmonized")
+    full = onnx_files.to_onnx(read_checkpoint(path).network, "harmonized")
     plan = plan_of(full, "harmonizer")
     found = ranges(collect(full, list(plan.ranges), fitted.grids), "minmax")
     return path, replace(plan, ranges=found, scans=(Sample(fitted.sha256[0], "basel"),))
@@ -362,7 +364,7 @@ def in_int8(folder: Path, plan: PrecisionPlan, **changes) -> ExportOptions:
 def test_the_node_that_breaks_a_files_parity_is_named(planned, tmp_path: Path) -> None:
     path, plan = planned
     broken = plan.int8[-1]
-    full = to_onnx(read_checkpoint(path).network, "harmonized")
+    full = onnx_files.to_onnx(read_checkpoint(path).network, "harmonized")
     (read,) = (n.input[0] for n in full.graph.node if n.name == broken)
     cut = {**plan.ranges, read: replace(plan.ranges[read], amax=1e-4 * plan.ranges[read].amax)}
     said: list[str] = []
@@ -404,11 +406,11 @@ def test_scans_of_the_plan_are_no_evidence(planned, tmp_path: Path) -> None:
 
 
 def test_int8_follows_the_plan_of_its_network(make_harmonizer, tmp_path: Path) -> None:
-    from hz_export.to_onnx import to_onnx
     from small_plans import plan_of
 
     path = make_harmonizer()
-    plan = plan_of(to_onnx(read_checkpoint(path).network, "harmonized"), "harmonizer")
+    network = read_checkpoint(path).network
+    plan = plan_of(onnx_files.to_onnx(network, "harmonized"), "harmonizer")
     write_plan(tmp_path / "plan.json", plan)
     options = replace(FAST, precisions=("int8",), plans=(tmp_path / "plan.json",))
     bundle = export_bundle([path], tmp_path / "h.hz", options)

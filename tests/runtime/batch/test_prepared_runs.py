@@ -22,8 +22,10 @@ from hz_runtime.bundle.store import Bundle, load_bundle
 from hz_runtime.errors import UsageError
 from hz_runtime.model_space.morphology import filled
 from hz_runtime.model_space.recipe import Recipe
+from hz_runtime.model_space.resample import resample
 from hz_runtime.preparation import steps
 from hz_runtime.preparation.preparer import CHOICES, Preparation, Preparer
+from hz_runtime.preparation.registration import similarity
 from hz_runtime.preparation.template import mni152
 from hz_runtime.results.run_report import RunReport
 from small_heads import fruit, made_head, moved, write_head
@@ -54,12 +56,19 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def registered_once() -> Iterator[None]:
-    """No scan is registered twice in the runs here, which are about what is done with its pose."""
+    """No scan is registered twice in the runs here, which are about what is done with its pose.
+
+    For the fruit no place is searched for: the gates refuse it where it lies, too.
+    """
     known: dict[tuple[bytes, bytes, bool], object] = {}
-    real = steps.registered
+    real, some = steps.registered, slice(None, None, 1000)
+    melon = fruit()[0].ravel()[some]
 
     def remembered(data, affine, template, threads=1, *, bare=False):
         key = (hashlib.sha256(data.tobytes()).digest(), affine.tobytes(), bare)
+        if key not in known and np.corrcoef(data.ravel()[some], melon)[0, 1] > 0.99:
+            seen = resample(data, affine, template.mask.shape, template.affine)
+            known[key] = np.eye(4), similarity(seen, template), seen
         if key not in known:
             known[key] = real(data, affine, template, threads, bare=bare)
         return known[key]
