@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from hz_runtime.dicom import deidentify as de
+from hz_runtime.dicom.frames import compressed, write_in_order
 from hz_runtime.dicom.intake import no_room, private_folder
 from hz_runtime.dicom.selection import judge
 from hz_runtime.dicom.series import Series
@@ -208,7 +209,7 @@ def _dcm2niix(series: Series, folder: Path, keep_ids: bool) -> tuple[Path, dict[
     source.mkdir()
     target.mkdir()
     for number, path in enumerate(series.files, 1):
-        _staged(path, source / f"{number:06}.dcm")
+        _staged(path, series, source / f"{number:06}.dcm")
     command = [dcm2niix.bin, "-b", "y" if keep_ids else "n", "-ba", "n", "-f", "scan", "-z", "n", "-i", "n"]
     command += ["-l", "o", "-x", "n", "-g", "i", "-w", "2", "-m", "y", "-o", str(target), str(source)]
     given = 4 * math.prod(series.shape)
@@ -246,7 +247,11 @@ def _dcm2niix(series: Series, folder: Path, keep_ids: bool) -> tuple[Path, dict[
     return found[0], json.loads(beside.read_text("utf-8", "replace")) if beside.is_file() else {}
 
 
-def _staged(path: Path, target: Path) -> None:
+def _staged(path: Path, series: Series, target: Path) -> None:
+    frames = [s for s in series.slices if s.path == path]
+    if frames[0].frame is not None and compressed(path):
+        write_in_order(path, frames, target)
+        return
     try:
         target.symlink_to(os.path.abspath(path))
     except OSError:  # a system without links

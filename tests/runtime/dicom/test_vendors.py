@@ -24,7 +24,7 @@ from hz_cli.dicom import dicom
 from hz_runtime.dicom.convert import convert
 from hz_runtime.dicom.selection import choose, judge
 from hz_runtime.dicom.series import Series, find_series
-from hz_runtime.errors import ScanError
+from hz_runtime.errors import ScanError, UnreadableScan
 
 # What differs from the Siemens MPRAGE of small_dicom: elements as in series of these scanners.
 GE_BRAVO: dict[str, Any] = {
@@ -192,7 +192,6 @@ def test_stored_values_become_the_scanners(tmp_path: Path, change: Any) -> None:
 def test_frames_with_slopes_of_their_own_become_the_scanners(tmp_path: Path, manufacturer: str) -> None:
     """dcm2niix 1.0.20260724 takes one slope for all frames of a Siemens or GE file, and the right ones
     for Philips (findings/dcm2niix_frame_slopes.sh)."""
-    from pydicom.dataset import Dataset
 
     def of_maker(data: Any, stored: np.ndarray, index: int) -> None:
         scaled(data, stored, index)
@@ -212,6 +211,40 @@ def test_frames_with_slopes_of_their_own_become_the_scanners(tmp_path: Path, man
     for keep_ids in (False, True):
         written = convert(choose(find_series([path])), tmp_path / "out", keep_ids=keep_ids)
         assert values_where_they_lie(written.volume, files) < 0.01
+
+
+@pytest.mark.parametrize("order", ["reversed", "interleaved"])
+def test_compressed_frames_lie_where_they_say(tmp_path: Path, order: str) -> None:
+    """dcm2niix 1.0.20260724 takes compressed frames as they are stored, under the geometry of sorted ones: a
+    head mirrored, or its slices shuffled (findings/dcm2niix_compressed_frames.sh)."""
+    from pydicom.encaps import encapsulate, generate_frames
+
+    files = small.write_series(tmp_path / "single")
+    (tmp_path / "multi").mkdir()
+    path = small.write_enhanced(tmp_path / "multi" / "one.dcm")
+    data = pydicom.dcmread(path)
+    data.compress(RLELossless)
+    if order == "interleaved":
+        groups = data.PerFrameFunctionalGroupsSequence
+        frames = list(generate_frames(data.PixelData, number_of_frames=len(groups)))
+        data.PerFrameFunctionalGroupsSequence = [*groups[::2], *groups[1::2]]
+        data.PixelData = encapsulate([*frames[::2], *frames[1::2]])
+    data.save_as(path)
+    written = convert(choose(find_series([path])), tmp_path / "out")
+    assert values_where_they_lie(written.volume, files) == 0
+
+
+def test_a_compressed_file_that_lacks_frames_is_refused(tmp_path: Path) -> None:
+    from pydicom.encaps import encapsulate, generate_frames
+
+    path = small.write_enhanced(tmp_path / "one.dcm")
+    data = pydicom.dcmread(path)
+    data.compress(RLELossless)
+    count = len(data.PerFrameFunctionalGroupsSequence)
+    data.PixelData = encapsulate(list(generate_frames(data.PixelData, number_of_frames=count))[1:])
+    data.save_as(path)
+    with pytest.raises(UnreadableScan, match=f"does not hold the {count} frames"):
+        convert(choose(find_series([path])), tmp_path / "out")
 
 
 def recoded(folder: Path, syntax: str) -> list[Path]:
@@ -279,7 +312,6 @@ def test_a_deflated_file_is_not_inflated(tmp_path: Path) -> None:
 
 def test_one_study_that_fails_does_not_stop_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hz_runtime.dicom import convert as module
-    from hz_runtime.errors import UnreadableScan
 
     small.write_series(tmp_path / "in" / "a")
     small.write_other(tmp_path / "in" / "b", 9, StudyInstanceUID=f"{small.STUDY_UID}.2")
