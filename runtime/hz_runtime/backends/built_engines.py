@@ -16,6 +16,7 @@ from hz_runtime.backends import cuda_driver, trt
 from hz_runtime.backends.base import Backend, OutOfMemory
 from hz_runtime.bundle.engine_cache import EngineCache, EngineRecord
 from hz_runtime.errors import BackendError, HzError
+from hz_runtime.io.json_text import OTHER_FORM
 
 if TYPE_CHECKING:
     from hz_runtime.bundle.manifest import TensorSpec
@@ -119,7 +120,7 @@ def _kept(cache: EngineCache, flavour: str, entry: ModelEntry) -> list[EngineRec
     found = []
     for path in cache.record_files():
         record = None
-        with suppress(OSError, ValueError, BackendError, AttributeError):
+        with suppress(OSError, BackendError, *OTHER_FORM):
             record = EngineRecord.from_dict(json.loads(path.read_bytes()))
         if (
             record is not None

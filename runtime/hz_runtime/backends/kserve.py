@@ -19,6 +19,7 @@ from urllib.parse import quote, urlsplit
 from hz_runtime.backends.base import EngineFailure
 from hz_runtime.bundle.manifest import TensorSpec
 from hz_runtime.errors import BackendError
+from hz_runtime.io.json_text import OTHER_FORM
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +69,7 @@ class _Answer:
         """What a refusal says, on one line."""
         try:
             said = str(self.document().get("error", ""))
-        except ValueError:
+        except OTHER_FORM:
             said = ""
         return f"{self.status} {' '.join(said.split())[:300]}".strip()
 
@@ -135,7 +136,7 @@ class Server:
         said = self._document(answer, f"answer of {model}")
         try:
             return _tensors(answer, said, shapes)
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        except OTHER_FORM as error:
             raise self._broken(f"answer of {model}", str(error)) from None
 
     def close(self) -> None:
@@ -188,7 +189,7 @@ class Server:
             )
         try:
             return answer.document()
-        except (ValueError, RecursionError) as error:
+        except OTHER_FORM as error:
             raise self._broken(what, str(error)) from None
 
     def _broken(self, what: str, why: str) -> BackendError:

@@ -22,7 +22,7 @@ from hz_runtime.batch.journal import Noted, read_journal
 from hz_runtime.batch.shard import MOST_SHARDS, Shard
 from hz_runtime.errors import UsageError
 from hz_runtime.io.atomic import shared_file
-from hz_runtime.io.json_text import to_json
+from hz_runtime.io.json_text import OTHER_FORM, to_json
 
 FOLDER = "shards"
 PLAN = "plan.json"
@@ -52,7 +52,7 @@ class Plan:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Plan:
-        """Raises ValueError, KeyError, TypeError or OverflowError where it is none."""
+        """Raises one of OTHER_FORM where it is none."""
         found = json.loads(data)
         scans = tuple((str(scan["input"]), str(scan["name"])) for scan in found["scans"])
         count = int(found["shards"])
@@ -84,7 +84,7 @@ class ShardFolder:
             return Plan.from_bytes((self.path / PLAN).read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        except (OSError, *OTHER_FORM) as error:
             raise UsageError(
                 f"{FOLDER}/{PLAN} is not one that hz wrote.", "Remove it, and run the shards again."
             ) from error

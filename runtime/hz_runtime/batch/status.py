@@ -17,6 +17,7 @@ from hz_runtime.batch.journal import DONE, Noted, is_run, is_scan, status_of
 from hz_runtime.batch.shard import Shard
 from hz_runtime.batch.shard_folder import Plan, ShardFolder
 from hz_runtime.errors import UsageError
+from hz_runtime.io.json_text import OTHER_FORM
 from hz_runtime.results.scan_result import NOT_REACHED
 
 State = Literal["ok", "flagged", "failed", "running", "half done", "not reached"]
@@ -144,7 +145,7 @@ def _whole_run(path: Path) -> list[Noted]:
         scans = {scan["name"]: scan for scan in run["scans"] if scan["reason"] != NOT_REACHED}
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, *OTHER_FORM) as error:
         raise UsageError(
             "run.json is not one that hz wrote.", "Remove it, and run the scans again."
         ) from error

@@ -14,6 +14,7 @@ from typing import Any
 
 from hz_runtime.errors import UsageError
 from hz_runtime.io.annex import require_fetched
+from hz_runtime.io.json_text import OTHER_FORM
 from hz_runtime.io.volume import is_scan_name
 from hz_runtime.results.output_columns import RunOutputs
 from hz_runtime.results.predictions_tsv import predictions_tsv
@@ -31,7 +32,8 @@ def read_run(record: Path) -> Run:
         run = json.loads(record.read_bytes())
         results(run["scans"])
         outputs(run["scans"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        ways(run)
+    except (OSError, *OTHER_FORM) as error:
         raise UsageError(
             f"{record.name}: not a record that hz wrote.",
             f"Run the participant again:  {record.name.removesuffix('_run.json')}",

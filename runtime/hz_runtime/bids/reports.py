@@ -13,6 +13,7 @@ from hz_runtime.bids.participant import Level
 from hz_runtime.bids.record import results
 from hz_runtime.errors import HzError, UsageError
 from hz_runtime.io.atomic import write_changed
+from hz_runtime.io.json_text import OTHER_FORM
 from hz_runtime.report import figures_of, page_files, write_pages
 from hz_runtime.results.scan_result import ScanResult
 
@@ -59,7 +60,7 @@ def _runs(work: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         try:
             run = json.loads(path.read_bytes())
             results(run["scans"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, *OTHER_FORM) as error:
             raise UsageError(
                 f"{path.parent.name}/run.json is not one that hz wrote.", "Run the participant again."
             ) from error

@@ -20,6 +20,7 @@ from typing import Any
 
 from hz_runtime.errors import BackendError
 from hz_runtime.io.atomic import atomic_write_bytes, sha256_bytes
+from hz_runtime.io.json_text import OTHER_FORM
 from hz_runtime.io.user_folders import user_folder
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
@@ -92,7 +93,7 @@ class EngineRecord:
                 sha256=str(raw["sha256"]),
                 bytes=int(raw["bytes"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except OTHER_FORM:
             raise BackendError(
                 "The record of an engine is not readable.", "Build the engine again."
             ) from None
@@ -165,7 +166,7 @@ class EngineCache:
             raise self._refused(key, f"cannot be read ({error.strerror})") from None
         try:
             record = EngineRecord.from_dict(json.loads(text))
-        except (ValueError, BackendError):
+        except (BackendError, *OTHER_FORM):
             raise self._refused(key, "has a record that is not readable") from None
         if record.key != key:
             raise self._refused(key, "was built for something else")

@@ -31,6 +31,7 @@ from hz_runtime.dicom.series import Series
 from hz_runtime.errors import HzError, UnreadableScan, UsageError
 from hz_runtime.io.atomic import atomic_write_bytes, gzipped
 from hz_runtime.io.geometry import Array
+from hz_runtime.io.json_text import OTHER_FORM
 from hz_runtime.io.nifti_header import HEAD_BYTES, ReadLimits, ScanHeader, encode_header, parse_header
 from hz_runtime.io.programs import run_program
 
@@ -93,7 +94,7 @@ def referenced(series: Sequence[Series], path: str | os.PathLike[str]) -> Series
     try:
         meant = json.loads(Path(path).read_text("utf-8"))
         uid, part = str(meant["SeriesInstanceUID"]), int(meant["Part"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *OTHER_FORM) as error:
         raise UsageError(
             "the reference is not a _source.json of hz-dicom convert --reference.",
             "Name the series by --series N.",

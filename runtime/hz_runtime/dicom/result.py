@@ -48,7 +48,7 @@ def read_result(volume: Path, sidecar: Path | None = None) -> Result:
         )
     content = _content(path)
     made = _made_by(content)
-    bundle, engine = made.get("Bundle") or {}, made.get("Engine") or {}
+    bundle, engine = (part if isinstance(part := made.get(key), dict) else {} for key in ("Bundle", "Engine"))
     origin = Origin(
         str(made.get("Version", "unknown")),
         str(bundle.get("Name", "")),

@@ -15,6 +15,7 @@ from hz_runtime.dicom.export import Exported
 from hz_runtime.dicom.result import Result
 from hz_runtime.errors import HzError
 from hz_runtime.io.atomic import atomic_write_bytes, sha256_file
+from hz_runtime.io.json_text import OTHER_FORM
 from hz_runtime.results.versions import hz_version
 
 RESULT_NAME = "result.json"
@@ -126,6 +127,6 @@ def read_outcome(folder: Path) -> dict[str, Any] | None:
     try:
         found = json.loads((folder / RESULT_NAME).read_text("utf-8"))
         whole = all(sha256_file(folder / Path(f["name"]).name) == f["sha256"] for f in found["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *OTHER_FORM):
         return None
     return dict(found) if whole else None

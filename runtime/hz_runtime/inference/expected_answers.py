@@ -22,6 +22,7 @@ from hz_runtime.backends.registry import ENGINES, missing, open_backend
 from hz_runtime.bundle.manifest import RUN_ROLES
 from hz_runtime.errors import BackendError, BundleError
 from hz_runtime.inference.slice_wise import of_volumes
+from hz_runtime.io.json_text import OTHER_FORM
 from hz_runtime.io.volume import read_volume
 from hz_runtime.model_space.recipe import Recipe, to_model_space
 
@@ -114,10 +115,23 @@ def expected_answers(bundle: Bundle) -> ExpectedAnswers | None:
             for name, one in content["files"].items()
         }
         voxels, grid = np.array(content["voxels"], np.int64), np.array(content["grid"], np.float32)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if not (_fits(voxels, grid) and all(_comparable(one, voxels.size) for one in files.values())):
+            raise ValueError("numbers that cannot be compared with answers")
+    except OTHER_FORM as error:
         what = f"{bundle.path.name}: {named['answers']} cannot be read ({type(error).__name__}: {error})."
         raise BundleError(what[:300], _AGAIN) from None
     return ExpectedAnswers(bundle.read_listed(str(named["scan"])), voxels, grid, files)
+
+
+def _fits(voxels: NDArray[np.int64], grid: F32) -> bool:
+    return voxels.ndim == 1 and voxels.shape == grid.shape and voxels.size > 0 and voxels.min() >= 0
+
+
+def _comparable(answers: FileAnswers, voxels: int) -> bool:
+    """Whether answers of a network can be off: a tolerance without bounds would pass any."""
+    known = set(answers.tolerance) in ({"most"}, {"mean", "p999"})
+    finite = all(0 <= most < np.inf for most in answers.tolerance.values())
+    return known and finite and answers.values.shape[1] in (1, voxels)
 
 
 def make_answers(

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hz_runtime.io.json_text import OTHER_FORM
 from hz_runtime.results.versions import hz_version
 
 TABLE = Path(__file__).with_name("fixes.json")
@@ -131,5 +132,5 @@ def _made(path: Path, name: str) -> Made | None:
         prepare = made_by[0]["Options"].get("prepare")
         version = None if prepare is None else int(prepare["version"])
         return Made(name, str(made_by[0]["Version"]), record, version, bundle)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+    except (OSError, *OTHER_FORM):
         return None

@@ -19,6 +19,7 @@ from typing import Any
 from hz_runtime.errors import HzError
 from hz_runtime.io.annex import fetch_folder_command, unfetched
 from hz_runtime.io.atomic import sha256_file
+from hz_runtime.io.json_text import OTHER_FORM
 from hz_runtime.results.prediction import Prediction
 
 RECORD_VERSION = 6  # raised when the same scan, bundle and options would give other bytes
@@ -110,7 +111,7 @@ def read_record(path: Path) -> Record | None:
             gates=tuple(dict(gate) for gate in around.get("gates", ())),
             engine=_engine(content),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, *OTHER_FORM):
         return None
 
 

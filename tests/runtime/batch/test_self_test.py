@@ -54,6 +54,36 @@ def faults(done: SelfTest) -> dict[str, str]:
     return {check.name: check.fault for check in done.failed}
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda answers: answers.update(voxels=[], grid=[]),
+        lambda answers: answers["voxels"].append(0),
+        lambda answers: answers["voxels"].__setitem__(0, -(10**9)),
+        lambda answers: answers["files"]["age.onnx"].update(tolerance={}),
+        lambda answers: answers["files"]["age.onnx"].update(tolerance={"most": 1e400}),
+        lambda answers: answers["files"]["age.onnx"].update(tolerance={"best": 1}),
+        lambda answers: answers["files"]["age.onnx"].update(values=[[1, 2], [3, 4]]),
+    ],
+)
+def test_answers_that_nothing_can_fail_or_compare_with_are_refused(
+    good: Bundle, tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    """A tolerance without bounds passed whatever an engine computed."""
+    answers = json.loads(good.read_listed("self-test.json"))
+    change(answers)
+    spoilt = {"self-test.json": json.dumps(answers).encode()}
+    with pytest.raises(BundleError, match=r"self-test\.json cannot be read"):
+        expected_answers(changed(good, tmp_path / "a.hz", spoilt))
+
+
+def test_answers_of_a_larger_grid(good: Bundle, tmp_path: Path) -> None:
+    answers = json.loads(good.read_listed("self-test.json"))
+    answers["voxels"][0] = 10**9
+    spoilt = changed(good, tmp_path / "a.hz", {"self-test.json": json.dumps(answers).encode()})
+    assert "the grid is smaller" in faults(self_test(spoilt))["scan to model space"]
+
+
 def test_it_passes_on_every_engine_here(good: Bundle) -> None:
     done = self_test(good)
     assert not done.failed, done.failed
