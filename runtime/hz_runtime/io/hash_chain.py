@@ -70,6 +70,8 @@ def append(path: Path, record: Mapping[str, Any]) -> Link:
                 f"says {head.n}.",
                 _VERIFY,
             )
+        if last.n != head.n:  # a crash held the head up; a second one now would leave it two behind
+            _write_head(path, last)
         body: dict[str, Any] = {"n": last.n + 1, **record, "previous": last.sha256}
         lead = b"\n" if torn and not torn.endswith(b"\n") else b""
         if torn:
