@@ -264,6 +264,17 @@ def test_a_plan_of_no_number_of_shards(tmp_path: Path, shards: Any) -> None:
         folder_status(tmp_path)
 
 
+@pytest.mark.parametrize("twice", ["input", "name"])
+def test_a_plan_with_a_scan_twice(tmp_path: Path, twice: str) -> None:
+    """Two names of one input ended in an internal error."""
+    (tmp_path / "shards").mkdir()
+    plan = json.loads(PLAN)
+    plan["scans"][1][twice] = plan["scans"][0][twice]
+    (tmp_path / "shards" / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(UsageError, match=r"shards/plan\.json is not one that hz wrote"):
+        folder_status(tmp_path)
+
+
 @pytest.mark.parametrize("change", [{"scans": [{}]}, {"scans": 3}, {"options": [1]}, {"scans": [None]}])
 def test_a_run_json_that_no_run_wrote(tmp_path: Path, change: Any) -> None:
     whole = json.loads(seeds("account", tmp_path)[2])

@@ -58,6 +58,8 @@ class Plan:
         count = int(found["shards"])
         if not 1 <= count <= MOST_SHARDS:
             raise ValueError("no number of shards")
+        if any(len(set(column)) < len(scans) for column in zip(*scans, strict=True)):
+            raise ValueError("a scan twice")
         return cls(scans, count, tuple(map(str, found["command"])))
 
     def names_of(self, shard: Shard) -> set[str]:
