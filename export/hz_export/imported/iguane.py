@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from hz_export.imported.published import Published
 from hz_export.imported.units import Scaled
-from hz_export.imported.weight_file import WeightFile, load
+from hz_export.imported.weight_file import WeightFile, load, named
 from hz_runtime.errors import UsageError
 from hz_runtime.model_space.recipe import Recipe
 
@@ -163,8 +163,8 @@ def _names(network: Generator, file: WeightFile) -> dict[str, tuple[str, str]]:
     wanted = [f"blocks.{k}" for k in range(len(network.blocks))] + [""]
     if len(layers) != len(wanted):
         raise UsageError(
-            f"{file.name} has {len(layers)} layers with tensors, the last {list(layers)[-1][:60]}; IGUANe's "
-            f"generator has {len(wanted)}.",
+            f"{file.name} has {len(layers)} layers with tensors, the last {named(list(layers)[-1])}; "
+            f"IGUANe's generator has {len(wanted)}.",
             "Give the file that the authors published for it, unchanged.",
         )
     names = {}

@@ -3,11 +3,19 @@
 Files of `save_weights` and of `save` are read, in the layout of Keras 2: a group for each layer, its tensors
 listed in attributes. Links to other files, external and virtual storage, and what is packed to more than the
 file could honestly hold are refused.
+
+HDF5's own library does not survive every damaged file (a bit of a name's length, and it reads where nothing
+is). So it works in a process of its own, with bounds, which hands the tensors over as safetensors:
+
+    python -m hz_export.imported.keras_file FILE.h5 OUT.safetensors
 """
 
 from __future__ import annotations
 
 import json
+import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,20 +29,68 @@ from hz_export.imported.weight_file import (
     OTHER_FILE,
     Array,
     WeightFile,
+    check_type,
     check_values,
+    named,
 )
 from hz_runtime.errors import UsageError
 from hz_runtime.io.atomic import sha256_file
+from hz_runtime.io.json_text import OTHER_FORM
+from hz_runtime.io.programs import run_program
 
 WEIGHTS, TRAINING = "model_weights", "optimizer_weights"  # groups of a file of `save`
 MOST_PACKING = 100  # bytes a tensor's stored byte may become; weights hardly compress at all
 MOST_CONFIG = 16 << 20
+MOST_SECONDS = 600
+REFUSED = 3  # exit code of the process that reads; its reason is on stdout
 
 
 def read_keras(path: Path) -> WeightFile:
     """The tensors of a Keras file, in the order of its layers, by "layer/tensor".
 
     Raises UsageError for a file that is no such one, damaged, or not safe to read.
+    """
+    with tempfile.TemporaryDirectory(prefix="hz-import-") as name:
+        out = Path(name) / "out.safetensors"
+        ended = run_program(
+            [sys.executable, "-m", "hz_export.imported.keras_file", os.path.abspath(path), str(out)],
+            Path(name),
+            seconds=MOST_SECONDS,
+            given=path.stat().st_size,
+            environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        if ended.code == REFUSED:
+            raise UsageError(ended.out.strip(), OTHER_FILE)
+        if ended.code:
+            raise UsageError(f"{path.name} is damaged: HDF5 died of it (exit {ended.code}).", OTHER_FILE)
+        if ended.code is None:
+            raise UsageError(f"{path.name} took more than {MOST_SECONDS} s to read.", OTHER_FILE)
+        tensors, config = _handed_over(out)
+    return WeightFile(path.name, sha256_file(path), tensors, config)
+
+
+def _hand_over(path: Path, out: Path) -> None:
+    """Read a Keras file in this process, and write its tensors for another one."""
+    from safetensors.numpy import save_file
+
+    tensors, config = read_here(path)
+    plain = {k: np.ascontiguousarray(v, v.dtype.newbyteorder("=")) for k, v in tensors.items()}
+    save_file(plain, out, {"names": json.dumps(list(tensors)), "config": json.dumps(config)})
+
+
+def _handed_over(out: Path) -> tuple[dict[str, Array], dict[str, Any]]:
+    from safetensors import safe_open
+
+    with safe_open(out, "np") as file:
+        said = file.metadata()
+        tensors = {name: np.asarray(file.get_tensor(name)) for name in json.loads(said["names"])}
+    return tensors, json.loads(said["config"])
+
+
+def read_here(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
+    """(tensors, architecture) of a Keras file, read in this process, which may die of it.
+
+    Raises UsageError as `read_keras`.
     """
     size = path.stat().st_size
     if size > MOST_BYTES:
@@ -45,14 +101,14 @@ def read_keras(path: Path) -> WeightFile:
             root = file.get(WEIGHTS, file)
             tensors = dict(_tensors(root, path.name))
             config = _config(file, path.name)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, UnicodeDecodeError) as error:
+    except (OSError, MemoryError, RuntimeError, *OTHER_FORM) as error:
         raise UsageError(
-            f"{path.name} cannot be read as weights of Keras ({' '.join(str(error).split())[:160]}).",
+            f"{path.name} cannot be read as weights of Keras ({named(' '.join(str(error).split()))}).",
             OTHER_FILE,
         ) from None
     if not tensors:
         raise UsageError(f"{path.name} holds no tensors.", OTHER_FILE)
-    return WeightFile(path.name, sha256_file(path), tensors, config)
+    return tensors, config
 
 
 def _refuse_links(group: Any, name: str) -> None:
@@ -66,12 +122,12 @@ def _refuse_links(group: Any, name: str) -> None:
                 raise UsageError(f"{name} holds more than {MOST_TENSORS} objects.", OTHER_FILE)
             link = here.get(key, getlink=True)
             if not isinstance(link, h5py.HardLink):
-                raise UsageError(f"{name}: {key[:80]} is a link to elsewhere.", OTHER_FILE)
+                raise UsageError(f"{name}: {named(key)} is a link to elsewhere.", OTHER_FILE)
             kind = here.get(key, getclass=True)
             if kind is h5py.Group:
                 waiting.append(here[key])
             elif kind is not h5py.Dataset:
-                raise UsageError(f"{name}: {key[:80]} is neither a group nor a tensor.", OTHER_FILE)
+                raise UsageError(f"{name}: {named(key)} is neither a group nor a tensor.", OTHER_FILE)
 
 
 def _tensors(root: Any, name: str) -> Iterator[tuple[str, Array]]:
@@ -80,10 +136,14 @@ def _tensors(root: Any, name: str) -> Iterator[tuple[str, Array]]:
             f"{name} names no layers: it is not stored as Keras 2 stores weights.",
             "Files of Keras 3 (.weights.h5) are not read; give the one that the authors published.",
         )
-    total = 0
+    total, seen = 0, set()
     for layer in _texts(root.attrs["layer_names"]):
         for tensor in _texts(root[layer].attrs["weight_names"]):
-            shown = f"{layer}/{tensor.removesuffix(':0')}"
+            full = f"{layer}/{tensor.removesuffix(':0')}"
+            shown = named(full)
+            if full in seen:  # lists as long as one likes of the few that there are would never end
+                raise UsageError(f"{name} lists {shown} twice.", OTHER_FILE)
+            seen.add(full)
             stored = root[layer][tensor]
             if not isinstance(stored, h5py.Dataset):
                 raise UsageError(f"{name}: {shown} is no tensor.", OTHER_FILE)
@@ -92,11 +152,12 @@ def _tensors(root: Any, name: str) -> Iterator[tuple[str, Array]]:
                 raise UsageError(f"{name} unpacks to more than {MOST_BYTES >> 30} GB.", OTHER_FILE)
             values = np.asarray(stored[()])
             check_values(name, shown, values)
-            yield shown, values
+            yield full, values
 
 
 def _bounded(stored: Any, name: str, shown: str) -> int:
     """Bytes that a tensor takes. Raises UsageError for storage outside the file, or packed absurdly."""
+    check_type(name, shown, stored.dtype)  # texts of any length lie elsewhere in the file
     needed = int(stored.size or 0) * stored.dtype.itemsize
     if stored.external or stored.is_virtual:
         raise UsageError(f"{name}: {shown} lies in another file.", OTHER_FILE)
@@ -119,3 +180,11 @@ def _config(file: Any, name: str) -> dict[str, Any]:
 
 def _texts(values: Any) -> list[str]:
     return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+
+
+if __name__ == "__main__":
+    try:
+        _hand_over(Path(sys.argv[1]), Path(sys.argv[2]))
+    except UsageError as error:
+        print(error.message)
+        sys.exit(REFUSED)

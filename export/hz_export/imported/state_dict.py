@@ -20,10 +20,16 @@ from hz_export.imported.weight_file import (
     Array,
     WeightFile,
     check_values,
+    named,
 )
 from hz_runtime.errors import UsageError
 from hz_runtime.io.atomic import sha256_file
 
+CPU = torch.device("cpu")
+TYPES = {
+    torch.float16, torch.bfloat16, torch.float32, torch.float64,
+    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+}  # fmt: skip
 PARALLEL = "module."  # what torch.nn.DataParallel puts before every name
 
 
@@ -41,7 +47,7 @@ def read_state_dict(path: Path) -> WeightFile:
     except Exception as error:  # whatever a damaged or hostile file makes of torch's readers
         raise UsageError(
             f"{path.name} cannot be read as weights alone "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:160]}).",
+            f"({type(error).__name__}: {named(' '.join(str(error).split()))}).",
             OTHER_FILE,
         ) from None
     return WeightFile(path.name, sha256_file(path), _tensors(found, path.name))
@@ -50,6 +56,9 @@ def read_state_dict(path: Path) -> WeightFile:
 def _refuse_packed(path: Path) -> None:
     """torch packs nothing: a file that unpacks to more than it is was not written by it."""
     if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            if file.read(4) == b"PK\x03\x04":  # torch takes it for one, and would unpack it
+                raise UsageError(f"{path.name} is damaged (its table of contents).", OTHER_FILE)
         return  # the format of before torch 1.6
     try:
         with zipfile.ZipFile(path) as archive:
@@ -60,6 +69,8 @@ def _refuse_packed(path: Path) -> None:
         raise UsageError(f"{path.name} holds more than {MOST_TENSORS} parts.", OTHER_FILE)
     if any(e.compress_type != zipfile.ZIP_STORED or e.file_size != e.compress_size for e in entries):
         raise UsageError(f"{path.name} is packed, which torch's files are not.", OTHER_FILE)
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise UsageError(f"{path.name} is damaged: its parts lie over each other.", OTHER_FILE)
 
 
 def _tensors(found: Any, name: str) -> dict[str, Array]:
@@ -70,15 +81,21 @@ def _tensors(found: Any, name: str) -> dict[str, Array]:
         raise UsageError(f"{name} holds no state dict, tensors by name.", OTHER_FILE)
     if len(found) > MOST_TENSORS:
         raise UsageError(f"{name} holds more than {MOST_TENSORS} tensors.", OTHER_FILE)
+    for key, value in found.items():
+        if (
+            value.is_nested
+            or value.layout != torch.strided
+            or value.dtype not in TYPES
+            or value.device != CPU
+        ):
+            raise UsageError(f"{name}: {named(key)} is no plain tensor.", OTHER_FILE)
     # A view can claim more than its file holds: sizes are counted before anything is made contiguous.
     if sum(t.numel() * t.element_size() for t in found.values()) > MOST_BYTES:
         raise UsageError(f"{name} unpacks to more than {MOST_BYTES >> 30} GB.", OTHER_FILE)
     parallel = all(key.startswith(PARALLEL) for key in found)
     tensors: dict[str, Array] = {}
     for key, value in found.items():
-        if value.layout != torch.strided or value.is_quantized or value.is_complex():
-            raise UsageError(f"{name}: {key[:80]} is no plain tensor.", OTHER_FILE)
         values = value.detach().float().numpy() if value.dtype == torch.bfloat16 else value.detach().numpy()
-        check_values(name, key[:80], values)
+        check_values(name, named(key), values)
         tensors[key.removeprefix(PARALLEL) if parallel else key] = values
     return tensors

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from hz_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Array = NDArray[Any]
 
@@ -50,6 +51,8 @@ def load(network: nn.Module, file: WeightFile, names: Mapping[str, tuple[str, st
     names : of each key of the network's state dict, the tensor's name in the file and a key of ORDERS.
     Raises UsageError naming the tensors that are missing, left over or of another shape.
     """
+    import torch  # not for those who only read
+
     held = network.state_dict()
     missing = [name for name, _ in names.values() if name not in file.tensors]
     if missing:
@@ -65,16 +68,28 @@ def load(network: nn.Module, file: WeightFile, names: Mapping[str, tuple[str, st
         fits = not order or values.ndim == len(order)
         turned = values.transpose(order) if order and fits else values
         if not fits or turned.shape != tuple(held[key].shape):
-            raise _misfit(file, f"holds {name} of {values.shape}, and its place is {tuple(held[key].shape)}")
+            raise _misfit(
+                file, f"holds {named(name)} of {values.shape}, and its place is {tuple(held[key].shape)}"
+            )
         placed[key] = torch.from_numpy(np.ascontiguousarray(turned)).to(held[key].dtype)
     network.load_state_dict(placed)
     return network.eval()
 
 
+def named(text: str) -> str:
+    """A name in a stranger's file as messages show it: short, on one line, no terminal's commands in it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:80])
+
+
+def check_type(name: str, tensor: str, dtype: np.dtype[Any]) -> None:
+    """Raise UsageError for a tensor of anything but numbers."""
+    if dtype.kind not in "iuf":
+        raise UsageError(f"{name}: {tensor} holds {dtype}, which is no weight.", OTHER_FILE)
+
+
 def check_values(name: str, tensor: str, values: Array) -> None:
     """Raise UsageError for a tensor that is no weight: of no number, or with values that are not finite."""
-    if values.dtype.kind not in "iuf":
-        raise UsageError(f"{name}: {tensor} holds {values.dtype}, which is no weight.", OTHER_FILE)
+    check_type(name, tensor, values.dtype)
     if not np.isfinite(values).all():
         raise UsageError(f"{name}: {tensor} holds values that are not finite.", OTHER_FILE)
 
@@ -87,5 +102,5 @@ def _misfit(file: WeightFile, what: str) -> UsageError:
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(name[:80] for name in names[:4])
+    shown = ", ".join(map(named, names[:4]))
     return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"

@@ -19,7 +19,7 @@ h5py = pytest.importorskip("h5py")
 from torch import nn  # noqa: E402
 
 from hz_export.imported import weight_file  # noqa: E402
-from hz_export.imported.keras_file import read_keras  # noqa: E402
+from hz_export.imported.keras_file import read_here, read_keras  # noqa: E402
 from hz_export.imported.state_dict import read_state_dict  # noqa: E402
 from hz_export.imported.weight_file import WeightFile, load  # noqa: E402
 from hz_runtime.errors import UsageError  # noqa: E402
@@ -77,7 +77,26 @@ def test_hostile_keras_files_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     # 40 MB of zeros, of which the file holds a few kB
     bomb = {"shape": (10_000_000,), "dtype": "f4", "chunks": (1_000_000,), "compression": "gzip"}
     unwritten = {"shape": (1 << 40,), "dtype": "f4", "chunks": (1 << 20,)}
+
+    def texts(file: Any) -> None:
+        replaced(["x" * 1000] * 3, dtype=h5py.string_dtype())(file)
+
+    def twice(file: Any) -> None:
+        file["dense"].attrs["weight_names"] = np.array([b"dense/bias:0"] * 2)
+
+    def commands(file: Any) -> None:
+        file["a\x1b[2J\nb"] = h5py.SoftLink("/dense")
+
+    def long(file: Any) -> None:
+        replaced(np.array([1, np.nan], np.float32))(file)
+        file.move("dense", "d" * 3000)
+        file.attrs["layer_names"] = np.array([b"d" * 3000])
+
     cases = [
+        (texts, "holds object, which is no weight"),
+        (twice, "lists dense/dense/bias twice"),
+        (commands, r": a\?\[2J\?b is a link"),
+        (long, "d{80} holds values"),
         (external, "link to elsewhere"),
         (soft, "link to elsewhere"),
         (virtual, "lies in another file"),
@@ -88,22 +107,34 @@ def test_hostile_keras_files_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
         (replaced(np.array([b"a", b"b"])), "no weight"),
     ]
     for number, (change, reason) in enumerate(cases):
-        refused(read_keras, keras(tmp_path / f"{number}.h5", change), reason)
+        refused(read_here, keras(tmp_path / f"{number}.h5", change), reason)
     (tmp_path / "text.h5").write_text("not HDF5 at all")
-    refused(read_keras, tmp_path / "text.h5", "cannot be read as weights of Keras")
+    refused(read_here, tmp_path / "text.h5", "cannot be read as weights of Keras")
     whole = keras(tmp_path / "whole.h5").read_bytes()
     (tmp_path / "cut.h5").write_bytes(whole[: len(whole) // 2])
-    refused(read_keras, tmp_path / "cut.h5", "cannot be read as weights of Keras")
+    refused(read_here, tmp_path / "cut.h5", "cannot be read as weights of Keras")
     monkeypatch.setattr("hz_export.imported.keras_file.MOST_TENSORS", 2)
-    refused(read_keras, keras(tmp_path / "many.h5"), "more than 2 objects")
+    refused(read_here, keras(tmp_path / "many.h5"), "more than 2 objects")
     monkeypatch.setattr("hz_export.imported.keras_file.MOST_BYTES", 100)
-    refused(read_keras, tmp_path / "many.h5", "no network here has as many")
+    refused(read_here, tmp_path / "many.h5", "no network here has as many")
+
+
+def test_a_file_that_kills_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bit in a name's length made HDF5's library read where nothing is; what is refused says why."""
+    (tmp_path / "text.h5").write_text("not HDF5 at all")
+    refused(read_keras, tmp_path / "text.h5", "cannot be read as weights of Keras")
+    (tmp_path / "h5py.py").write_text("import os; os.abort()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    refused(read_keras, tmp_path / "text.h5", r"HDF5 died of it \(exit -6\)")
+    (tmp_path / "h5py.py").write_text("import time; time.sleep(60)\n")
+    monkeypatch.setattr("hz_export.imported.keras_file.MOST_SECONDS", 0.5)
+    refused(read_keras, tmp_path / "text.h5", r"took more than 0\.5 s")
 
 
 def test_keras_3_is_told_from_keras_2(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "new.weights.h5", "w") as file:
         file.create_dataset("layers/dense/vars/0", data=VALUES)
-    refused(read_keras, tmp_path / "new.weights.h5", "names no layers")
+    refused(read_here, tmp_path / "new.weights.h5", "names no layers")
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -129,6 +160,9 @@ def test_hostile_state_dicts_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     torch.save({"a": torch.zeros(1).expand(1 << 40)}, "view.pth")
     torch.save({"a": torch.tensor([1.0, float("inf")])}, "inf.pth")
     torch.save([torch.zeros(3)], "list.pth")
+    torch.save({"a": torch.zeros(3).to(torch.float8_e4m3fn)}, "float8.pth")
+    torch.save({"a": torch.zeros(3, device="meta")}, "meta.pth")
+    torch.save({"a\x1b[2J\nb": torch.zeros(3).bool()}, "commands.pth")
     torch.save({"a": {"b": torch.zeros(3)}}, "nested.pth")
     torch.save({"a": torch.zeros(3).to_sparse()}, "sparse.pth")
     written = io.BytesIO()
@@ -136,6 +170,14 @@ def test_hostile_state_dicts_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     with zipfile.ZipFile(written) as archive, zipfile.ZipFile("packed.pth", "w", zipfile.ZIP_DEFLATED) as out:
         for name in archive.namelist():
             out.writestr(name, archive.read(name))
+    # every part of the table of contents at the place, and of the size, of the largest
+    over = bytearray(written.getvalue())
+    at = over.find(b"PK\x01\x02")
+    while at >= 0:
+        over[at + 20 : at + 28] = (len(over) // 2).to_bytes(4, "little") * 2
+        at = over.find(b"PK\x01\x02", at + 4)
+    Path("over.pth").write_bytes(over)
+    Path("end.pth").write_bytes(written.getvalue()[:-22])
     Path("cut.pth").write_bytes(written.getvalue()[:-200])
     reasons = {
         "code": "cannot be read as weights alone",
@@ -144,6 +186,11 @@ def test_hostile_state_dicts_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
         "inf": "not finite",
         "list": "no state dict",
         "nested": "no state dict",
+        "float8": "no plain tensor",
+        "meta": "no plain tensor",
+        "commands": r": a\?\[2J\?b is no plain tensor",
+        "over": "lie over each other",
+        "end": "is damaged",
         "sparse": "no plain tensor|cannot be read",
         "packed": "is packed",
         "cut": "cannot be read|damaged",
