@@ -23,6 +23,7 @@ REQUIREMENTS = {
     "no-identity": "No result, table or account holds a path, a machine's name or a header's words.",
     "damaged-scan": "A scan that is damaged, or made to do harm, is refused in one line and little memory.",
     "bounded-programs": "dcm2niix and niimath get bounded time and memory; their death is one scan's.",
+    "foreign-weights": "Others' weight files are read as numbers alone, within bounds, or refused.",
     "answers": "Answers, tables, tasks and accounts of another form than theirs are refused, or passed over.",
     "whole-or-not": "A result is whole or not there, whenever a run is killed; the same command goes on.",
     "one-scan": "A scan that fails becomes a row and takes no other with it.",

@@ -55,12 +55,11 @@ def read_state_dict(path: Path) -> WeightFile:
 
 def _refuse_packed(path: Path) -> None:
     """torch packs nothing: a file that unpacks to more than it is was not written by it."""
-    if not zipfile.is_zipfile(path):
-        with open(path, "rb") as file:
-            if file.read(4) == b"PK\x03\x04":  # torch takes it for one, and would unpack it
-                raise UsageError(f"{path.name} is damaged (its table of contents).", OTHER_FILE)
-        return  # the format of before torch 1.6
+    with open(path, "rb") as file:
+        begins = file.read(4) == b"PK\x03\x04"  # torch takes such a file for an archive, and would unpack it
     try:
+        if not begins and not zipfile.is_zipfile(path):
+            return  # the format of before torch 1.6
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:

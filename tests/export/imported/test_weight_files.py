@@ -24,6 +24,7 @@ from hz_export.imported.state_dict import read_state_dict  # noqa: E402
 from hz_export.imported.weight_file import WeightFile, load  # noqa: E402
 from hz_runtime.errors import UsageError  # noqa: E402
 
+pytestmark = pytest.mark.requirement("foreign-weights")
 VALUES = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
@@ -177,6 +178,9 @@ def test_hostile_state_dicts_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
         over[at + 20 : at + 28] = (len(over) // 2).to_bytes(4, "little") * 2
         at = over.find(b"PK\x01\x02", at + 4)
     Path("over.pth").write_bytes(over)
+    disks = bytearray(written.getvalue())
+    disks[disks.rfind(b"PK\x06\x07") + 16] = 2  # of the locator that torch writes
+    Path("disks.pth").write_bytes(disks)
     Path("end.pth").write_bytes(written.getvalue()[:-22])
     Path("cut.pth").write_bytes(written.getvalue()[:-200])
     reasons = {
@@ -191,6 +195,7 @@ def test_hostile_state_dicts_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
         "commands": r": a\?\[2J\?b is no plain tensor",
         "over": "lie over each other",
         "end": "is damaged",
+        "disks": r"is damaged \(zipfiles that span",
         "sparse": "no plain tensor|cannot be read",
         "packed": "is packed",
         "cut": "cannot be read|damaged",
