@@ -8,7 +8,6 @@ study, to go back into the record: it is then as identifying as the source. Else
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ import numpy.typing as npt
 from hz_runtime.dicom import deidentify as de
 from hz_runtime.dicom.convert import geometry_difference, index_map
 from hz_runtime.dicom.deidentify import listed
+from hz_runtime.dicom.encoding import EncodedAlike
 from hz_runtime.dicom.export_folder import replacing
 from hz_runtime.dicom.intake import private_folder
 from hz_runtime.dicom.planes import Slice
@@ -160,7 +160,8 @@ def write_derived(
     # All or none: a series with slices missing looks like one that is whole.
     with replacing(out, series) as folder, de.quiet(), ThreadPoolExecutor(_WRITERS) as pool:
         sources = {path: _header(path, _PLACE) for path in series.files}
-        contents = (encoded(_image(common, series, n, plane, sources)) for n, plane in enumerate(planes))
+        alike = EncodedAlike(common)
+        contents = (alike.encoded(_own(common, series, n, plane, sources)) for n, plane in enumerate(planes))
         # A disk syncs several as fast as one.
         list(pool.map(atomic_write_bytes, [folder / name for name in names], contents))
     return [Path(out) / name for name in names]
@@ -202,13 +203,6 @@ def on_slices(codes: Int16, affine: npt.NDArray[np.float64], series: Series) -> 
     axes, signs = mapped
     turned = codes.transpose(axes)[tuple(slice(None, None, sign) for sign in signs)]
     return turned.transpose(2, 1, 0)
-
-
-def encoded(data: Any) -> bytes:
-    """A Dataset with file_meta as the bytes of a DICOM file (PS3.10)."""
-    buffer = io.BytesIO()
-    data.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
 
 
 def code(value: str, scheme: str, meaning: str) -> Any:
@@ -333,12 +327,12 @@ def _set(image: Any, keyword: str, value: Any) -> None:
     setattr(image, keyword, value)
 
 
-def _image(common: Any, series: Series, index: int, plane: Int16, sources: dict[Path, Any]) -> Any:
+def _own(common: Any, series: Series, index: int, plane: Int16, sources: dict[Path, Any]) -> Any:
+    """What one image has of its own."""
     from pydicom.dataset import Dataset
 
     where = series.slices[index]
     image = Dataset()
-    image.update(common)
     image.SOPInstanceUID = new_uid("image", common.SeriesInstanceUID, index)
     image.InstanceNumber = index + 1
     source = sources[where.path] if where.frame is None else series.head
@@ -354,19 +348,7 @@ def _image(common: Any, series: Series, index: int, plane: Int16, sources: dict[
     image.SourceImageSequence = [source_reference(where, where.frame)]
     image.PixelData = np.ascontiguousarray(plane, "<i2").tobytes()
     image["PixelData"].VR = "OW"
-    return filed(image)
-
-
-def filed(data: Any) -> Any:
-    """`data`, a Dataset, with the file meta information of an explicit little endian file."""
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
-
-    data.file_meta = FileMetaDataset()
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
-    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    return data
+    return image
 
 
 def source_reference(plane: Slice, frame: int | None = None) -> Any:

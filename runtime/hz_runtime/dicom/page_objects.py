@@ -21,13 +21,12 @@ from hz_runtime.dicom.derived import (
     TYPE_2,
     Origin,
     code,
-    encoded,
-    filed,
     new_uid,
     source_reference,
     study_of,
     taken_out,
 )
+from hz_runtime.dicom.encoding import encoded, filed
 from hz_runtime.dicom.export_folder import earlier_export
 from hz_runtime.dicom.page import Page, draw_pages
 from hz_runtime.dicom.result import Result

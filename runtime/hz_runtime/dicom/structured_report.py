@@ -22,11 +22,11 @@ from hz_runtime.dicom.derived import (
     SERIES_NUMBER_ADDED,
     TYPE_2,
     Origin,
-    encoded,
     new_uid,
     study_of,
     taken_out,
 )
+from hz_runtime.dicom.encoding import encoded
 from hz_runtime.dicom.export_folder import earlier_export
 from hz_runtime.dicom.series import Series
 from hz_runtime.errors import UsageError
@@ -34,7 +34,7 @@ from hz_runtime.io.atomic import atomic_write_bytes
 from hz_runtime.results.prediction import Prediction
 
 SCHEME = "99HZ"
-_IDENTIFYING = listed("SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID SeriesNumber Modality")
+_IDENTIFYING = listed("StudyInstanceUID SeriesInstanceUID SeriesNumber Modality")
 
 
 @dataclass(frozen=True)
@@ -136,22 +136,24 @@ def _evidence(series: Series, keep_ids: bool, salt: str) -> list[Any]:
     from pydicom import dcmread
     from pydicom.dataset import Dataset
 
-    found = []
-    for path in series.files:
-        whole = dcmread(path, force=True, stop_before_pixels=True)
-        cut = Dataset()
-        for keyword in (*TYPE_2, *PATIENT_AND_STUDY, *_IDENTIFYING):
-            if keyword in whole:
-                cut[keyword] = whole[keyword]
-        if not keep_ids:
-            taken_out(cut, series, salt)
-        for keyword in TYPE_2:
-            if keyword not in cut:
-                setattr(cut, keyword, None)
-        if not cut.get("StudyInstanceUID"):
-            cut.StudyInstanceUID = study_of(series)
-        found.append(cut)
-    return found
+    whole = dcmread(series.files[0], force=True, stop_before_pixels=True)
+    cut = Dataset()
+    for keyword in (*TYPE_2, *PATIENT_AND_STUDY, *_IDENTIFYING):
+        if keyword in whole:
+            cut[keyword] = whole[keyword]
+    if not keep_ids:
+        taken_out(cut, series, salt)
+    for keyword in TYPE_2:
+        if keyword not in cut:
+            setattr(cut, keyword, None)
+    if not cut.get("StudyInstanceUID"):
+        cut.StudyInstanceUID = study_of(series)
+    found = {}
+    for plane in series.slices:  # the files differ in their names alone
+        found[plane.path] = named = Dataset()
+        named.SOPClassUID, named.SOPInstanceUID = plane.sop_class, plane.sop_uid
+        named.update(cut)
+    return list(found.values())
 
 
 def _report(age: PredictedAge, series: Series, origin: Origin, coded: Any) -> Any:
