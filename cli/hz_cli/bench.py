@@ -69,8 +69,8 @@ def bench() -> None:
 @bench.command(cls=render.HzCommand, context_settings=options.CONTEXT, epilog=SPEED_NOTES)
 @_bundle
 @click.option(
-    "--role", type=click.Choice(["harmonizer", "age", "diagnosis"]), default="harmonizer", show_default=True,
-    help="Network to time.",
+    "--role", type=click.Choice(["harmonizer", "age", "diagnosis"]),
+    help="Network to time.  [default: the harmonizer, else the age network]",
 )  # fmt: skip
 @options.to_site
 @click.option(
@@ -83,6 +83,11 @@ def bench() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="The network's checkpoint: PyTorch's own ways of running it take turns with the engines.",
 )
+@click.option(
+    "--weights", metavar="PATH", multiple=True, type=click.Path(path_type=Path, exists=True),
+    help="Of a bundle of hz-export import, the files that it was imported from, or their folder: the network "
+    "in PyTorch, as its authors run it, takes turns with the engines; repeatable.",
+)  # fmt: skip
 @_scans
 @click.option("--only", metavar="TEXT", multiple=True, help="Engines whose names hold TEXT; repeatable.")
 @click.option("--repeat", type=click.IntRange(1), default=10, show_default=True, help="Timed rounds.")
@@ -108,14 +113,25 @@ def speed(
     Engines, PyTorch (--checkpoint) and a matrix multiplication take turns, so that ratios are fair on a
     machine that drifts. With --scans, whole runs (read, prepare, infer, write) are timed too.
     """
-    if choices["checkpoint"]:
-        options.need("--checkpoint", "export", "torch", "onnx", "safetensors")
+    if choices["checkpoint"] and choices["weights"]:
+        raise click.UsageError("give either --checkpoint or --weights.")
+    for name, needed in {
+        "checkpoint": ("torch", "onnx", "safetensors"),
+        "weights": ("torch", "h5py"),
+    }.items():
+        if choices[name]:
+            options.need(f"--{name}", "export", *needed)
     from hz_export.bench import Plan
     from hz_export.speed import SpeedOptions, measure_speed
     from hz_runtime.bundle.store import load_bundle
 
+    loaded = load_bundle(bundle)
+    held = {entry.role for entry in loaded.models}
+    choices["role"] = choices["role"] or (
+        "age" if "harmonizer" not in held and "age" in held else "harmonizer"
+    )
     chosen = SpeedOptions(plan=Plan(repeat, warmup, most_seconds=seconds), **choices)
-    result = measure_speed(load_bundle(bundle), chosen, _note)
+    result = measure_speed(loaded, chosen, _note)
     _publish(result, speed_lines(result), json_out)
 
 

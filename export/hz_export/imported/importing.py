@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from hz_export.assemble import publish, refuse_target
 from hz_export.export_options import ExportOptions
 from hz_export.imported.keras_file import read_keras
 from hz_export.imported.published import Published
 from hz_export.imported.state_dict import read_state_dict
+from hz_export.imported.table import importable
 from hz_export.imported.weight_file import WeightFile
 from hz_export.to_onnx import Checkpoint
 from hz_runtime.bundle.store import Bundle
@@ -54,6 +57,31 @@ def import_network(
     for file in files:
         say(f"{file.name}: {len(file.tensors)} tensors, every one used; sha256 {file.sha256}")
     return publish([checkpoint(published, files)], out, options, say)
+
+
+def as_published(bundle: Bundle, role: str, paths: Sequence[Path]) -> nn.Module:
+    """The network of an imported bundle as its authors run it, from prepared volumes on, out of their files.
+
+    paths : the weight files that the bundle was imported from, or their folder.
+    Raises UsageError where the bundle was not imported, or from other files.
+    """
+    about = bundle.raw.get("published", {}).get(role)
+    if about is None:
+        raise UsageError(
+            f"{bundle.path.name} holds no {role} network that others published.",
+            "Of a network that hz trained give the checkpoint:  --checkpoint FILE",
+        )
+    published = importable(about["name"])
+    files = [READERS[published.form](path) for path in found(published, paths)]
+    for file, stored in zip(files, about["files"], strict=True):
+        if file.sha256 != stored["sha256"]:
+            raise UsageError(
+                f"{bundle.path.name} was not imported from this {file.name} (sha256 {file.sha256[:12]}..., "
+                f"of the bundle's {stored['sha256'][:12]}...).",
+                "Give the files that it was imported from.",
+            )
+    join = published.plain or published.combine
+    return join([published.build(file) for file in files]).eval()
 
 
 def found(published: Published, paths: Sequence[Path]) -> list[Path]:

@@ -7,6 +7,7 @@ blocks of MedNeXt (blocks.py, MedNextV1.py).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from small_published import random_tensors, write_state_dict
@@ -25,6 +27,7 @@ pytest.importorskip("onnxscript")
 
 from torch.nn import functional  # noqa: E402
 
+from hz_cli.bench import bench  # noqa: E402
 from hz_export.export_options import ExportOptions  # noqa: E402
 from hz_export.imported import brainagenext, sfcn  # noqa: E402
 from hz_export.imported.importing import import_network  # noqa: E402
@@ -207,27 +210,42 @@ def test_sfcn_from_file_to_age_and_spread(sfcn_bundle: Bundle, tmp_path: Path) -
     found = age_of(sfcn_bundle, path)
     assert found.raw[0] == pytest.approx(age, abs=1e-4 * 40)
     assert found.spreads is not None and found.spreads[0] == pytest.approx(spread, abs=1e-4 * 40)
+    data = np.asarray(nibabel.load(path).dataobj, np.float64)
+    seen = (data / data.mean())[7:39, 12:44, 7:39]
+    prepared = to_model_space(read_volume(path), SMALL_SFCN.recipe).grid * np.float32(sfcn.TOP)
+    np.testing.assert_allclose(prepared, seen, atol=1e-4 * seen.max())  # voxel by voxel
+    for factor in (0.01, 1e4):
+        image = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(data * factor, image.affine), tmp_path / "scaled.nii")
+        assert age_of(sfcn_bundle, tmp_path / "scaled.nii").raw[0] == pytest.approx(age, abs=1e-4 * 40)
     assert found.interval is None and 3 < spread < 20
     mirrored = nibabel.load(path)
     nibabel.save(nibabel.Nifti1Image(np.asarray(mirrored.dataobj)[::-1], mirrored.affine), tmp_path / "m.nii")
     assert abs(sfcn_age(tmp_path / "m.nii", SFCN_TENSORS)[0] - age) > 0.02  # which side is left does matter
 
 
-def test_brainagenext_from_files_to_the_median_age(tmp_path: Path) -> None:
-    for name, tensors in zip(SMALL_NEXT.files, MEDNEXT_TENSORS, strict=True):
-        write_state_dict(tmp_path / name, tensors)
-    bundle = import_network(SMALL_NEXT, [tmp_path], tmp_path / "next.hz", FAST)
-    path = brain_file(tmp_path / "brain.nii.gz", SMALL_NEXT.recipe)
+def test_brainagenext_from_file_to_age_and_the_median_of_several(tmp_path: Path) -> None:
+    """One network by way of its graph; several, which only repeat it, in torch."""
+    alone = replace(SMALL_NEXT, files=SMALL_NEXT.files[:1])
+    write_state_dict(tmp_path / alone.files[0], MEDNEXT_TENSORS[0])
+    bundle = import_network(alone, [tmp_path], tmp_path / "next.hz", FAST)
+    path = brain_file(tmp_path / "brain.nii.gz", alone.recipe)
     data = centred(np.asarray(nibabel.load(path).dataobj, np.float64), 32)
     inside = data > 0
     data = (data - data[inside].mean()) / data[inside].std(ddof=1)  # torch's std, as torchio takes it
     x = torch.from_numpy(data.astype(np.float32))[None, None]
+    prepared = torch.from_numpy(to_model_space(read_volume(path), alone.recipe).grid)[None, None]
+    units = brainagenext.Standardized()(prepared)
+    np.testing.assert_allclose(units.numpy(), x.numpy(), atol=1e-4 * float(x.max()))
     ages = [mednext_age(x, tensors) for tensors in MEDNEXT_TENSORS]
-    found = age_of(bundle, path).raw[0]
-    assert found == pytest.approx(np.median(ages), abs=1e-4 * np.ptp(ages))
-    assert np.ptp(ages) > 0.1 and bundle.models[0].parameters == sum(
-        values.size for tensors in MEDNEXT_TENSORS for values in tensors.values()
-    ) - len(MEDNEXT_TENSORS)  # dummy_tensor, which has no part in any answer
+    spread = np.ptp(ages)
+    assert age_of(bundle, path).raw[0] == pytest.approx(ages[0], abs=1e-4 * spread) and spread > 0.1
+    files = [WeightFile(name, "", t) for name, t in zip("abc", MEDNEXT_TENSORS, strict=True)]
+    several = SMALL_NEXT.combine([SMALL_NEXT.build(file) for file in files]).eval()
+    with torch.no_grad():
+        assert float(several(prepared)) == pytest.approx(np.median(ages), abs=1e-4 * spread)
+    tensors = MEDNEXT_TENSORS[0].values()  # but for dummy_tensor, which has no part in any answer
+    assert bundle.models[0].parameters == sum(values.size for values in tensors) - 1
     assert bundle.cohort["age_range"] == [5.0, 95.0] and bundle.age_distribution is None
 
 
@@ -275,6 +293,32 @@ def test_a_dummy_tensor_of_another_shape_is_refused() -> None:
     wrong = {**MEDNEXT_TENSORS[0], brainagenext.DUMMY: np.zeros((2, 2), np.float32)}
     with pytest.raises(UsageError, match=r"dummy_tensor of \(2, 2\)"):
         SMALL_NEXT.build(WeightFile("given.pth", "", wrong))
+
+
+def test_speed_beside_the_network_of_the_authors(sfcn_bundle: Bundle, tmp_path: Path) -> None:
+    weights = sfcn_bundle.path.with_name("run_20190719_00_epoch_best_mae.p")
+    command = [
+        "speed",
+        str(sfcn_bundle.path),
+        "--batch",
+        "1",
+        "--repeat",
+        "1",
+        "--warmup",
+        "0",
+        "--threads",
+        "1",
+    ]
+    command += ["--only", "torch eager fp32", "--only", "onnxruntime-cpu", "--json", "-", "--weights"]
+    done = CliRunner().invoke(bench, [*command, str(weights)])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result["model"]["role"] == "age" and result["baseline"]["cpu"] == "torch eager fp32"
+    assert "onnxruntime-cpu fp32" in {candidate["name"] for candidate in result["contenders"]}
+    other = write_state_dict(tmp_path / weights.name, random_tensors(sfcn_shapes(), 9))
+    refused = CliRunner().invoke(bench, [*command, str(other)])
+    assert refused.exit_code == 2 and "was not imported from this run_20190719_00" in refused.stderr
+    assert "is not installed here; torch stands in" not in done.output  # its authors run it in torch
 
 
 def test_the_card_says_what_an_age_is_worth(sfcn_bundle: Bundle) -> None:
