@@ -20,6 +20,7 @@ from hz_runtime.bundle.store import Bundle
 from hz_runtime.errors import UsageError
 from hz_runtime.io.atomic import sha256_bytes
 
+UNSTATED = "NOASSERTION"
 READERS: Mapping[str, Callable[[Path], WeightFile]] = {"keras": read_keras, "torch": read_state_dict}
 
 
@@ -42,8 +43,9 @@ def import_network(
     refuse_target(out, options)
     say(f"{published.title}: {published.authors}; {licence(published)}")
     if published.non_commercial and not accept_licence:
+        forbids = "which forbids commercial use" if published.licence != UNSTATED else "so that nothing is allowed"
         raise UsageError(
-            f"the weights of {published.name} are under {published.licence}, which forbids commercial use.",
+            f"{published.name} has {licence(published)}, {forbids} without more.",
             f"Read it at {published.source}; to go on under its terms:  hz-export import --accept-licence",
         )
     files = [READERS[published.form](path) for path in found(published, paths)]
@@ -143,5 +145,7 @@ def described(published: Published, files: Sequence[WeightFile]) -> dict[str, An
 
 def licence(published: Published) -> str:
     """In words, with what it forbids."""
+    if published.licence == UNSTATED:
+        return "weights without a stated licence"
     terms = ", no commercial use" if published.non_commercial else ""
     return f"weights under {published.licence}{terms}"

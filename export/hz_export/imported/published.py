@@ -20,7 +20,8 @@ class Published:
     """One network that can be imported.
 
     name : on the command line.  title : in words, on the model card.  role : "harmonizer" or "age".
-    licence : SPDX identifier; non_commercial where it forbids use for profit.
+    licence : SPDX identifier, NOASSERTION where none is stated; non_commercial where it forbids use for
+        profit, or says nothing.
     source : where the authors keep their files.  files : their names there, several of an ensemble.
     sha256 : of each as the authors publish it; empty where they do not.  form : how the files are stored.
     build : one file's network, every tensor of the file in it; raises UsageError naming what does not fit.
