@@ -78,7 +78,10 @@ def iguane_layers(levels: Sequence[int], seed: int = 0) -> list[tuple[str, list[
         ]
         layers.append((f"sequential{count}", [(n, v.astype(np.float32)) for n, v in tensors]))
     last = [
-        ("conv3d_17/kernel", rng.normal(0, 0.05, (1, 1, 1, levels[0] + 1, 1)).astype(np.float32)),
-        ("conv3d_17/bias", np.zeros(1, np.float32)),
+        (
+            f"conv3d_{len(kernels)}/kernel",
+            rng.normal(0, 0.05, (1, 1, 1, levels[0] + 1, 1)).astype(np.float32),
+        ),
+        (f"conv3d_{len(kernels)}/bias", np.zeros(1, np.float32)),
     ]
-    return [*layers, ("sequential_17", last)]
+    return [*layers, (f"sequential_{len(kernels)}", last)]

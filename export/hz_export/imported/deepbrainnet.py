@@ -39,13 +39,17 @@ class OfSlices(nn.Module):
 
 
 def build(file: WeightFile) -> nn.Module:
-    """The network that the file describes. Raises UsageError where that is none of one age for one picture."""
+    """The network that the file describes. Raises UsageError where it does not give one age a picture."""
     network, size = rebuilt(file)
-    with torch.no_grad():
-        found = network(torch.zeros(2, 3, *size))
-    if found.shape != (2, 1):
+    try:
+        with torch.no_grad():
+            found = str(tuple(network(torch.zeros(2, 3, *size)).shape[1:]))
+    except RuntimeError as error:  # layers that do not fit together
+        found = " ".join(str(error).split())[:120]
+    if found != "(1,)":
         raise UsageError(
-            f"{file.name} gives {tuple(found.shape[1:])} for a slice, not one age.", "Give DeepBrainNet's file."
+            f"{file.name} gives {found} for a slice, not one age.",
+            "Give the file that its authors published.",
         )
     return OfSlices(network, size)
 
@@ -55,8 +59,8 @@ NETWORK = Published(
     title="DeepBrainNet (Bashyam et al. 2020), brain age from 80 axial slices",
     role="age",
     authors="Vishnu M. Bashyam, Guray Erus, Jimit Doshi, Mohamad Habes, Christos Davatzikos and others",
-    paper="MRI signatures of brain age and disease over the lifespan based on a deep brain network and 14 468 "
-    "individuals worldwide, Brain 2020",
+    paper="MRI signatures of brain age and disease over the lifespan based on a deep brain network and "
+    "14 468 individuals worldwide, Brain 2020",
     licence="NOASSERTION",
     non_commercial=True,
     source="https://github.com/vishnubashyam/DeepBrainNet",

@@ -186,8 +186,8 @@ def _total(parts: Sequence[Tensor]) -> Tensor:
     """(N, C, 1, 1, 1): the sum over all voxels of all parts.
 
     One axis after the other: engines add up one value after the next, and over half a million at a time the
-    rounding of float32 would come to 1e-4 of the result. The middle one is a mean, since OpenVINO makes one sum
-    of three in a row.
+    rounding of float32 would come to 1e-4 of the result. The middle one is a mean, since OpenVINO makes one
+    sum of three in a row.
     """
     rows = []
     for part in parts:

@@ -43,7 +43,9 @@ def import_network(
     refuse_target(out, options)
     say(f"{published.title}: {published.authors}; {licence(published)}")
     if published.non_commercial and not accept_licence:
-        forbids = "which forbids commercial use" if published.licence != UNSTATED else "so that nothing is allowed"
+        forbids = (
+            "which forbids commercial use" if published.licence != UNSTATED else "so that nothing is allowed"
+        )
         raise UsageError(
             f"{published.name} has {licence(published)}, {forbids} without more.",
             f"Read it at {published.source}; to go on under its terms:  hz-export import --accept-licence",

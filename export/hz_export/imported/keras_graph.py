@@ -1,8 +1,9 @@
-"""A Keras model of slices as its own file describes it, rebuilt in torch: layer by layer, nothing executed of it.
+"""A Keras model of slices as its own file describes it, rebuilt in torch layer by layer.
 
-Keras 2 stores beside the weights which layers there are and how they are joined. Of layers that a Lambda
-computes, whose code is stored as a program, only the scaled residual of Keras's Inception-ResNet-v2 is known,
-by its shape; its program is not looked at. Any layer that is not in this module is refused by its name.
+Keras 2 stores beside the weights which layers there are and how they are joined. Nothing of the file is
+executed: of Lambda layers, whose code is stored as a program, only the scaled residual of Keras's
+Inception-ResNet-v2 is known, by its two inputs and its scale; its program is not looked at. Any layer that is
+not in this module is refused by its name.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ class Conv(Padded):
         self.dilation = _pair(config.get("dilation_rate", 1))
         if self.dilation != (1, 1) or config.get("groups", 1) != 1:
             raise ValueError("a dilated or grouped convolution")
-        self.conv = nn.Conv2d(channels, int(config["filters"]), self.kernel, self.strides, bias=config["use_bias"])
+        self.conv = nn.Conv2d(
+            channels, int(config["filters"]), self.kernel, self.strides, bias=config["use_bias"]
+        )
         self.activation = _activation(config)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,7 +115,9 @@ class Plain(nn.Module):
     def __init__(self, kind: str, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.kind, self.config = kind, config
-        self.activation = "relu" if kind == "ReLU" else _activation(config) if kind == "Activation" else "linear"
+        self.activation = (
+            "relu" if kind == "ReLU" else _activation(config) if kind == "Activation" else "linear"
+        )
         if kind == "ReLU" and any(config.get(key) for key in ("max_value", "negative_slope", "threshold")):
             raise ValueError("a ReLU with limits")
         if kind == "Lambda":
@@ -147,7 +152,9 @@ class Model(nn.Module):
     steps : (name, names that it reads), in an order in which they can be computed.
     """
 
-    def __init__(self, inputs: str, steps: list[tuple[str, list[str]]], layers: Mapping[str, nn.Module]) -> None:
+    def __init__(
+        self, inputs: str, steps: list[tuple[str, list[str]]], layers: Mapping[str, nn.Module]
+    ) -> None:
         super().__init__()
         self.inputs = inputs
         self.steps = steps
@@ -227,9 +234,7 @@ class _Builder:
             raise ValueError(f"{last}, its output, is not its last layer")
         return Model(source, steps, layers), widths[last]
 
-    def layer(
-        self, row: Mapping[str, Any], widths: list[int], group: str, key: str
-    ) -> tuple[nn.Module, int]:
+    def layer(self, row: Mapping[str, Any], widths: list[int], group: str, key: str) -> tuple[nn.Module, int]:
         """(a layer, its channels)."""
         kind, config = row["class_name"], row["config"]
         name = config["name"] if "name" in config else row["name"]
@@ -243,7 +248,11 @@ class _Builder:
             return Conv(config, widths[0]), int(config["filters"])
         if kind == "Dense":
             self._name(key + "linear.", {"weight": ("kernel", "dense"), "bias": ("bias", "")}, config, group)
-            return Dense(config, widths[0]), int(config["units"])
+            kernel = self.file.tensors.get(
+                f"{group or name}/{name}/kernel"
+            )  # a Flatten leaves more than channels
+            read = widths[0] if kernel is None or kernel.ndim != 2 else kernel.shape[0]
+            return Dense(config, read), int(config["units"])
         if kind == "BatchNormalization":
             made = Norm(config, widths[0])
             leaves = {leaf: (leaf, "") for leaf, _ in made.named_buffers()}

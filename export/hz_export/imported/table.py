@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from hz_export.imported import brainagenext, iguane, sfcn
+from hz_export.imported import brainagenext, deepbrainnet, iguane, sfcn
 from hz_export.imported.published import Published
 from hz_runtime.errors import UsageError
 
 IMPORTABLE: Mapping[str, Published] = MappingProxyType(
-    {network.name: network for network in (iguane.NETWORK, sfcn.NETWORK, brainagenext.NETWORK)}
+    {one.NETWORK.name: one.NETWORK for one in (iguane, sfcn, brainagenext, deepbrainnet)}
 )
 
 

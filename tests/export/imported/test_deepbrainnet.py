@@ -1,0 +1,220 @@
+"""DeepBrainNet from a Keras file to the age of a scan, held to plain numpy.
+
+The published file cannot be had here. The model below has the layers of Keras's Inception-ResNet-v2 (strides
+with either padding, norms without scale, branches, pools, the scaled residual) and a head of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from small_published import write_keras
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+pytest.importorskip("h5py")
+
+from hz_export.export_options import ExportOptions  # noqa: E402
+from hz_export.imported.deepbrainnet import NETWORK, build  # noqa: E402
+from hz_export.imported.importing import import_network  # noqa: E402
+from hz_export.imported.keras_file import read_keras  # noqa: E402
+from hz_runtime.errors import UsageError  # noqa: E402
+from hz_runtime.inference.open import NetworkOptions, open_networks  # noqa: E402
+from hz_runtime.inference.slice_wise import middle  # noqa: E402
+from hz_runtime.model_space.recipe import to_model_space  # noqa: E402
+from hz_runtime.preparation.template import mni152_volume  # noqa: E402
+
+F = NDArray[np.float64]
+SIDE = 20
+EPSILON = 1e-3
+
+
+def row(kind: str, name: str, reads: list[str], **config: Any) -> dict[str, Any]:
+    nodes = [[[read, 0, 0, {}] for read in reads]] if reads else []
+    return {"class_name": kind, "name": name, "config": {"name": name, **config}, "inbound_nodes": nodes}
+
+
+def conv(
+    name: str, read: str, filters: int, size: int, strides: int = 1, padding: str = "same", **more: Any
+) -> Any:
+    how = {"filters": filters, "kernel_size": [size, size], "strides": [strides, strides], "padding": padding}
+    return row("Conv2D", name, [read], **{**how, "use_bias": False, "activation": "linear", **more})
+
+
+BASE = [
+    row("InputLayer", "input_1", [], batch_input_shape=[None, SIDE, SIDE, 3]),
+    conv("conv2d_1", "input_1", 4, 3, 2, "valid"),
+    row("BatchNormalization", "batch_normalization_1", ["conv2d_1"], axis=[3], epsilon=EPSILON, scale=False),
+    row("Activation", "activation_1", ["batch_normalization_1"], activation="relu"),
+    row("MaxPooling2D", "max_pooling2d_1", ["activation_1"], pool_size=[3, 3], strides=[2, 2],
+        padding="same"),
+    row("AveragePooling2D", "average_pooling2d_1", ["max_pooling2d_1"], pool_size=[3, 3], strides=[1, 1],
+        padding="same"),
+    conv("conv2d_2", "max_pooling2d_1", 3, 1, activation="relu", use_bias=True),
+    row("Concatenate", "mixed_5b", ["average_pooling2d_1", "conv2d_2"], axis=3),
+    conv("block35_1_conv", "mixed_5b", 7, 1, use_bias=True),
+    row("Lambda", "block35_1", ["mixed_5b", "block35_1_conv"], function=["4wEAAAA=", None, None],
+        arguments={"scale": 0.17}),
+    row("Activation", "block35_1_ac", ["block35_1"], activation="relu"),
+    conv("conv2d_3", "block35_1_ac", 5, 4, 2),
+]  # fmt: skip
+CONFIG = {
+    "class_name": "Sequential",
+    "config": {
+        "name": "sequential_1",
+        "layers": [
+            {
+                "class_name": "Model",
+                "config": {
+                    "name": "inception_resnet_v2",
+                    "layers": BASE,
+                    "input_layers": [["input_1", 0, 0]],
+                    "output_layers": [["conv2d_3", 0, 0]],
+                },
+            },
+            row("Flatten", "flatten_1", []),
+            row("Dense", "dense_1", [], units=6, activation="relu", use_bias=True),
+            row("Dropout", "dropout_1", [], rate=0.5),
+            row("Dense", "dense_2", [], units=1, activation="linear", use_bias=True),
+        ],
+    },
+}
+
+
+def tensors() -> dict[str, dict[str, F]]:
+    """By layer of the file, its tensors as Keras lays them out."""
+    rng = np.random.default_rng(3)
+
+    def kernel(*shape: int) -> F:
+        return rng.normal(0, 1 / np.sqrt(np.prod(shape[:-1])), shape)
+
+    base = {
+        "conv2d_1/kernel": kernel(3, 3, 3, 4),
+        "batch_normalization_1/beta": rng.normal(0, 0.2, 4),
+        "batch_normalization_1/moving_mean": rng.normal(0, 0.2, 4),
+        "batch_normalization_1/moving_variance": rng.uniform(0.5, 1.5, 4),
+        "conv2d_2/kernel": kernel(1, 1, 4, 3),
+        "conv2d_2/bias": rng.normal(0, 0.1, 3),
+        "block35_1_conv/kernel": kernel(1, 1, 7, 7),
+        "block35_1_conv/bias": rng.normal(0, 0.1, 7),
+        "conv2d_3/kernel": kernel(4, 4, 7, 5),
+    }
+    return {
+        "inception_resnet_v2": base,
+        "dense_1": {"dense_1/kernel": kernel(45, 6), "dense_1/bias": rng.normal(0, 0.1, 6)},
+        "dense_2": {"dense_2/kernel": 40 * kernel(6, 1), "dense_2/bias": np.array([45.0])},
+    }
+
+
+TENSORS = tensors()
+
+
+def file_of(path: Path, config: Any = CONFIG, held: dict[str, dict[str, F]] = TENSORS) -> Path:
+    layers = [(n, [(t, v.astype(np.float32)) for t, v in ts.items()]) for n, ts in held.items()]
+    return write_keras(path, layers, json.dumps(config))
+
+
+def windows(x: F, size: int, stride: int, same: bool, fill: float) -> tuple[F, tuple[int, int]]:
+    """(outputs, outputs, size, size, channels) of an (H, W, C) picture, with TensorFlow's padding."""
+    total = max((-(-x.shape[0] // stride) - 1) * stride + size - x.shape[0], 0) if same else 0
+    pad = (total // 2, total - total // 2)
+    x = np.pad(x, (pad, pad, (0, 0)), constant_values=fill)
+    count = (x.shape[0] - size) // stride + 1
+    at = [slice(k * stride, k * stride + size) for k in range(count)]
+    return np.array([[x[i, j] for j in at] for i in at]), pad
+
+
+def convolved(x: F, kernel: F, stride: int = 1, same: bool = True) -> F:
+    return np.einsum("ijabc,abcd->ijd", windows(x, kernel.shape[0], stride, same, 0.0)[0], kernel)
+
+
+def age_of(picture: F) -> float:
+    """The age of an (H, W, 3) picture, in float64, channels last as in Keras."""
+    base = {
+        name: np.float32(value).astype(np.float64) for ts in TENSORS.values() for name, value in ts.items()
+    }
+    x = convolved(picture, base["conv2d_1/kernel"], 2, same=False)
+    spread = np.sqrt(base["batch_normalization_1/moving_variance"] + EPSILON)
+    x = (x - base["batch_normalization_1/moving_mean"]) / spread + base["batch_normalization_1/beta"]
+    x = windows(np.maximum(x, 0), 3, 2, True, -np.inf)[0].max((2, 3))
+    counted = windows(np.ones_like(x), 3, 1, True, 0.0)[0].sum((2, 3))
+    pooled = windows(x, 3, 1, True, 0.0)[0].sum((2, 3)) / counted
+    branch = np.maximum(convolved(x, base["conv2d_2/kernel"]) + base["conv2d_2/bias"], 0)
+    mixed = np.concatenate([pooled, branch], 2)
+    residual = convolved(mixed, base["block35_1_conv/kernel"]) + base["block35_1_conv/bias"]
+    x = convolved(np.maximum(mixed + 0.17 * residual, 0), base["conv2d_3/kernel"], 2)
+    x = np.maximum(x.reshape(-1) @ base["dense_1/kernel"] + base["dense_1/bias"], 0)
+    return float(x @ base["dense_2/kernel"][:, 0] + base["dense_2/bias"][0])
+
+
+def test_from_file_to_age_as_the_authors_go(tmp_path: Path) -> None:
+    # Their 182 x 218 x 182 voxels and slices 45 to 124, on voxels of 4 mm; the steps are the same.
+    recipe = replace(
+        NETWORK.recipe,
+        template_shape=(46, 55, 46),
+        template_spacing_mm=4.0,
+        grid_shape=(46, 55, 44),
+        middle_slices=20,
+    )
+    weights = file_of(tmp_path / "DBN_model.h5")
+    small = replace(NETWORK, recipe=recipe)
+    bundle = import_network(
+        small, [weights], tmp_path / "dbn.hz", ExportOptions(check_parity=False), accept_licence=True
+    )
+    volume = mni152_volume()
+    grid = to_model_space(volume, recipe).grid
+    with open_networks(bundle, NetworkOptions(require="onnxruntime-cpu")) as networks:
+        assert networks.age_predictor is not None
+        found = networks.age_predictor(networks.harmonizer(grid)).raw[0]
+    ages = []
+    for k in range(12, 32):
+        nearest = [
+            ((np.arange(SIDE) + 0.5) * n / SIDE).astype(int) for n in grid.shape[:2]
+        ]  # Pillow's NEAREST
+        picture = grid[:, :, k][np.ix_(*nearest)].astype(np.float64)
+        ages.append(age_of(np.repeat(picture[:, :, None], 3, 2)))
+    assert np.ptp(ages) > 1  # slices differ, so that it matters which are read
+    assert found == pytest.approx(np.median(ages), abs=1e-3)
+    assert bundle.raw["published"]["age"]["licence"] == "NOASSERTION"
+
+
+def test_the_slices_of_the_paper_are_read() -> None:
+    recipe = NETWORK.recipe
+    read = middle(recipe.grid_shape[2], recipe.middle_slices)
+    assert (read.start, read.stop - 1) == (45, 124) and recipe.crop_first == (0, 0, 0)
+
+
+def test_weights_without_a_licence_are_not_taken_unasked(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="without a stated licence"):
+        import_network(NETWORK, [file_of(tmp_path / "DBN_model.h5")], tmp_path / "a.hz", ExportOptions())
+
+
+def test_what_cannot_be_rebuilt_is_refused_by_name(tmp_path: Path) -> None:
+    def changed(kind: str, name: str, **config: Any) -> dict[str, Any]:
+        made: dict[str, Any] = json.loads(json.dumps(CONFIG))
+        for one in made["config"]["layers"][0]["config"]["layers"]:
+            if one["config"]["name"] == name:
+                one["class_name"] = kind
+                one["config"].update(config)
+        return made
+
+    path = tmp_path / "DBN_model.h5"
+    cases = [
+        (changed("SeparableConv2D", "conv2d_3"), TENSORS, "conv2d_3, a layer SeparableConv2D"),
+        (changed("Lambda", "block35_1", arguments={"script": "x"}), TENSORS, "scale"),
+        (changed("Conv2D", "conv2d_3", activation="mish"), TENSORS, "activation mish"),
+        (CONFIG, {**TENSORS, "dense_3": {"dense_3/bias": np.ones(1)}}, "holds dense_3/dense_3/bias"),
+        (CONFIG, {k: v for k, v in TENSORS.items() if k != "dense_2"}, "lacks dense_2/dense_2/kernel"),
+        (changed("Conv2D", "conv2d_3", filters=9), TENSORS, r"holds .*conv2d_3/kernel of \(4, 4, 7, 5\)"),
+        ({"class_name": "Theirs"}, TENSORS, "does not describe its network"),
+    ]
+    for config, held, reason in cases:
+        with pytest.raises(UsageError, match=reason):
+            build(read_keras(file_of(path, config, held)))
