@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from hz_runtime.dicom import deidentify as de
-from hz_runtime.dicom.frames import compressed, write_in_order
+from hz_runtime.dicom.frames import write_in_order
 from hz_runtime.dicom.intake import no_room, private_folder
 from hz_runtime.dicom.selection import judge
 from hz_runtime.dicom.series import Series
@@ -250,7 +250,7 @@ def _dcm2niix(series: Series, folder: Path, keep_ids: bool) -> tuple[Path, dict[
 
 def _staged(path: Path, series: Series, target: Path) -> None:
     frames = [s for s in series.slices if s.path == path]
-    if frames[0].frame is not None and compressed(path):
+    if frames[0].frame is not None:
         write_in_order(path, frames, target)
         return
     try:
