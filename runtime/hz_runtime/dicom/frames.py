@@ -51,11 +51,12 @@ def write_in_order(path: Path, slices: Sequence[Slice], target: Path) -> None:
         data.NumberOfFrames = len(numbers)
         implicit, little = data.original_encoding
         named = "TransferSyntaxUID" in data.file_meta
-        data.save_as(target, **({} if named else {"implicit_vr": implicit, "little_endian": little}))
+        encoding: dict[str, Any] = {} if named else {"implicit_vr": implicit, "little_endian": little}
+        data.save_as(target, **encoding)
 
 
 def _pixels(data: Any, count: int, numbers: Sequence[int]) -> bytes:
-    """PixelData of the frames `numbers`, from 0, of `count`. Raises ValueError where there are not that many."""
+    """PixelData of the frames `numbers`, from 0, of `count`. Raises ValueError where some are missing."""
     from pydicom.encaps import encapsulate, generate_frames
 
     syntax = data.file_meta.get("TransferSyntaxUID")

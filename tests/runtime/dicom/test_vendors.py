@@ -24,7 +24,7 @@ from hz_cli.dicom import dicom
 from hz_runtime.dicom.convert import convert
 from hz_runtime.dicom.selection import choose, judge
 from hz_runtime.dicom.series import Series, find_series
-from hz_runtime.errors import ScanError, UnreadableScan
+from hz_runtime.errors import UnreadableScan
 
 # What differs from the Siemens MPRAGE of small_dicom: elements as in series of these scanners.
 GE_BRAVO: dict[str, Any] = {
