@@ -20,7 +20,10 @@ def calibrated(meta: Mapping[str, Any], say: Callable[[str], None]) -> dict[str,
     if not meta:
         return {"age_bias": None}
     if not held_out:
-        return {"age_bias": None, "age_interval": _none("The checkpoint keeps no held-out predictions.", say)}
+        why = "The checkpoint keeps no held-out predictions."
+        if "published" in meta:
+            why = "Its authors publish no predictions to make one of; hz-calibrate age makes one at a site."
+        return {"age_bias": None, "age_interval": _none(why, say)}
     bias = _bias(held_out, say)
     return {"age_bias": bias, "age_interval": _interval(meta, held_out, bias is not None, say)}
 

@@ -324,6 +324,7 @@ def test_speed_beside_the_network_of_the_authors(sfcn_bundle: Bundle, tmp_path: 
 def test_the_card_says_what_an_age_is_worth(sfcn_bundle: Bundle) -> None:
     card = (sfcn_bundle.path / "MODEL_CARD.md").read_text()
     assert "The spread of the distribution is the authors' own uncertainty. It is no interval" in card
+    assert "hz-calibrate age makes one at a site" in card
     assert "MIT" in card and "UKBiobank_deep_pretrain" in card
     assert sfcn_bundle.raw["age_distribution"]["centres"][::39] == [42.5, 81.5]
     assert {"sfcn", "brainagenext"} <= set(IMPORTABLE)
