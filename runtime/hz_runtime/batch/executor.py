@@ -284,6 +284,7 @@ class Executor:
             age=ticket.age,
             seconds=dict(ticket.seconds),
             gates=tuple(getattr(error, "gates", ())) or ticket.gates,
+            quality=tuple(quality.to_dict() for quality in ticket.quality),
         )
         try:
             if trace:

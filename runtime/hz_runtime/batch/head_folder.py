@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from hz_runtime.io.atomic import atomic_write_bytes, sha256_bytes, sha256_file, 
 from hz_runtime.io.contrast_agent import contrast_flags
 from hz_runtime.io.json_text import to_json
 from hz_runtime.io.volume import Volume, read_volume, write_volume
+from hz_runtime.model_space.image_quality import image_quality, quality_flags
 from hz_runtime.preparation.preparer import Preparer, preparation_metadata, step_seconds
 from hz_runtime.preparation.steps import PreparedHead
 from hz_runtime.preparation.template import Template
@@ -39,6 +40,7 @@ from hz_runtime.results.record import (
 from hz_runtime.results.scan_result import DONE_BEFORE, ScanResult
 
 LOG_NAME = "hz-prepare.log"
+Measures = tuple[Mapping[str, Any], ...]  # of image quality, `Quality.to_dict`
 
 
 def brain_suffix(template: Template) -> str:
@@ -76,8 +78,10 @@ class HeadFolder:
             volume = read_volume(scan.path)
             sha256 = volume.sha256
             head = self.preparer(volume)
-            flags = (*head.flags, *contrast_flags(scan.path))
-            outputs = self._write(scan, volume, head, flags)
+            measured = image_quality(replace(volume, data=head.brain, missing=None), corrected=True)
+            flags = (*head.flags, *contrast_flags(scan.path), *quality_flags(measured))
+            quality = tuple(one.to_dict() for one in measured)
+            outputs = self._write(scan, volume, head, flags, quality)
             return ScanResult(
                 scan.label,
                 scan.name,
@@ -88,6 +92,7 @@ class HeadFolder:
                 sha256=sha256,
                 seconds=step_seconds(head),
                 gates=tuple(verdict.to_dict() for verdict in head.verdicts),
+                quality=quality,
             )
         except Exception as error:
             reason, trace = failure(error, scan, self.out, LOG_NAME)
@@ -140,10 +145,16 @@ class HeadFolder:
             sha256=record.input_sha256,
             recorded="ok",
             gates=record.gates,
+            quality=record.quality,
         )
 
     def _write(
-        self, scan: InputScan, volume: Volume, head: PreparedHead, flags: tuple[str, ...]
+        self,
+        scan: InputScan,
+        volume: Volume,
+        head: PreparedHead,
+        flags: tuple[str, ...],
+        quality: Measures,
     ) -> tuple[str, ...]:
         names = self.output_names(scan)
         grid, own = self.preparer.geometry, volume.geometry
@@ -162,7 +173,9 @@ class HeadFolder:
                 name: {"bytes": (made / name).stat().st_size, "sha256": sha256}
                 for name, sha256 in zip(names, hashes, strict=True)
             }
-            self._write_record(made, scan, self._record(volume.sha256, "ok", outputs, flags), description)
+            self._write_record(
+                made, scan, self._record(volume.sha256, "ok", outputs, flags, quality), description
+            )
         return names
 
     @contextmanager
@@ -197,8 +210,10 @@ class HeadFolder:
         status: str,
         outputs: Mapping[str, Mapping[str, Any]],
         flags: tuple[str, ...] = (),
+        quality: Measures = (),
     ) -> Record:
-        return Record(sha256, self.template.sha256, self._made_by, status, flags, Prediction(), outputs)
+        made = (sha256, self.template.sha256, self._made_by)
+        return Record(*made, status, flags, Prediction(), outputs, quality=quality)
 
     def _write_record(self, folder: Path, scan: InputScan, record: Record, more: Mapping[str, Any]) -> None:
         content = {"Sources": [scan.label], **more, "hz": record.to_dict()}

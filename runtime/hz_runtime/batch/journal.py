@@ -82,10 +82,10 @@ def is_scan(found: Any) -> TypeGuard[dict[str, Any]]:
         texts += found[key] if isinstance(found.get(key), list) else [None]
     if not all(isinstance(text, str) for text in (*texts, found.get("figure") or "")):
         return False
-    seconds, gates = found.get("seconds") or {}, found.get("gates") or []
+    seconds, verdicts = found.get("seconds") or {}, [found.get(key) or [] for key in ("gates", "quality")]
     if not (isinstance(seconds, dict) and all(map(_is_number, seconds.values()))):
         return False
-    if not (isinstance(gates, list) and all(isinstance(gate, dict) for gate in gates)):
+    if not all(isinstance(each, list) and all(isinstance(one, dict) for one in each) for each in verdicts):
         return False
     try:
         ScanResult.from_dict(found)

@@ -29,6 +29,7 @@ from hz_runtime.errors import UsageError
 from hz_runtime.io.atomic import write_changed
 from hz_runtime.preparation.gates import NAMES
 from hz_runtime.preparation.preparer import Preparation, Preparer
+from hz_runtime.results.output_columns import Row, RunOutputs, quality_columns
 from hz_runtime.results.run_report import NOTHING_WRITTEN
 from hz_runtime.results.scan_result import NOT_REACHED, ScanResult
 
@@ -175,11 +176,13 @@ def _on_workers(
 
 
 def write_preparation_tsv(out: Path, results: Sequence[ScanResult]) -> bool:
-    """Write preparation.tsv: each scan's status, and what each gate measured; returns whether it was written.
+    """Write preparation.tsv: each scan's status, what each gate measured, and its image quality.
 
-    Raises HzError.
+    Returns whether it was written. Raises HzError.
     """
-    lines = ["\t".join(("input", "status", "reason", "failed_gates", *(g.replace(" ", "_") for g in NAMES)))]
+    quality = quality_columns()
+    names = (*(gate.replace(" ", "_") for gate in NAMES), *(name for c in quality for name in c.names))
+    lines = ["\t".join(("input", "status", "reason", "failed_gates", *names))]
     for result in results:
         gates = {str(gate["gate"]): gate for gate in result.gates}
         failed = ", ".join(name for name, gate in gates.items() if not gate["passed"]) or "n/a"
@@ -187,5 +190,6 @@ def write_preparation_tsv(out: Path, results: Sequence[ScanResult]) -> bool:
         said = "; ".join(result.flags) if result.recorded else result.reason  # as of an undisturbed run
         reason = " ".join(said.split())
         row = (result.input, result.recorded or result.status, reason or "n/a", failed)
-        lines.append("\t".join((*row, *values)))
+        own = Row(result.prediction, None, RunOutputs(), result.quality)
+        lines.append("\t".join((*row, *values, *(cell for c in quality for cell in c.cells(own)))))
     return write_changed(out / TABLE_NAME, ("\n".join(lines) + "\n").encode())

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hz_runtime.batch.inputs import InputScan
 from hz_runtime.batch.output_names import Grid
 from hz_runtime.io.volume import Geometry, Volume
+from hz_runtime.model_space.image_quality import Quality
 from hz_runtime.model_space.recipe import ModelInput
 from hz_runtime.results.prediction import Prediction
 
@@ -30,6 +31,7 @@ class Ticket:
     voxels : what the memory bound counts it as while it is on its way.
     seconds : wall time by stage and step, as `ScanResult.seconds`.
     gates : verdicts of the gates that a raw head has passed.
+    quality : of its brain, once that is there.
     """
 
     index: int
@@ -38,6 +40,7 @@ class Ticket:
     voxels: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     gates: tuple[Mapping[str, Any], ...] = ()
+    quality: tuple[Quality, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,6 +29,7 @@ from hz_runtime.io.contrast_agent import contrast_flags
 from hz_runtime.io.volume import Geometry, ReadLimits, Volume, read_volume
 from hz_runtime.model_space.air import with_air_lowest
 from hz_runtime.model_space.guided_filter import native_harmonized
+from hz_runtime.model_space.image_quality import image_quality, quality_flags
 from hz_runtime.model_space.outliers import with_outlier_flags
 from hz_runtime.model_space.recipe import ModelInput, Recipe, header_flags, shape_alone, to_model_space
 from hz_runtime.results.prediction import Answers, Prediction
@@ -119,6 +120,7 @@ class Stages:
             sha256=record.input_sha256,
             recorded="flagged" if flags else record.status,
             gates=record.gates,
+            quality=record.quality,
         )
 
     def _by_another(self, engine: Mapping[str, str] | None) -> str:
@@ -145,8 +147,11 @@ class Stages:
         """Bring the scan onto the network's grid; a raw head by way of the template's space."""
         if self.preparer is None:
             grid = OnGrid(to_model_space(read.volume, self.recipe, self.bundle.statistics))
-            return PreparedScan(read.ticket, with_air_lowest(read.volume), self._scored(grid))
+            brain = with_air_lowest(read.volume)
+            read.ticket.quality = image_quality(brain, corrected=False)
+            return PreparedScan(read.ticket, brain, self._scored(grid))
         volume, grid = self._through_template(read.ticket, read.volume, self.preparer)
+        read.ticket.quality = image_quality(volume, corrected=True)
         return PreparedScan(read.ticket, volume, self._scored(grid))
 
     def _through_template(self, ticket: Ticket, volume: Volume, preparer: Preparer) -> tuple[Volume, OnGrid]:
@@ -307,6 +312,7 @@ class Stages:
             files.outputs,
             figure,
             age_interval_coverage=None if interval is None else interval.level,
+            quality=tuple(quality.to_dict() for quality in ticket.quality),
         )
         files.add(self.names.record(scan), sidecar_bytes({**sidecar, "hz": record.to_dict()}))
         return ScanResult(
@@ -322,11 +328,17 @@ class Stages:
             sha256=drawn.input_sha256,
             seconds=ticket.seconds,
             gates=ticket.gates,
+            quality=record.quality,
         )
 
     def _flags(self, drawn: DrawnScan) -> tuple[str, ...]:
         """All that is to be said about a scan before its results are used, but for its known age."""
-        flags = [*drawn.on_grid.model_input.flags, *contrast_flags(drawn.ticket.scan.path)]
+        ticket = drawn.ticket
+        flags = [
+            *drawn.on_grid.model_input.flags,
+            *contrast_flags(ticket.scan.path),
+            *quality_flags(ticket.quality),
+        ]
         if self.predictor is not None:
             flags += drawn.no_age or age_flags(drawn.prediction.age, self.bundle.cohort.get("age_range"))
         if self.diagnosis is not None and drawn.prediction.diagnosis_probability is None:

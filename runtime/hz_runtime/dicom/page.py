@@ -20,9 +20,11 @@ from hz_runtime.dicom.derived import RESEARCH
 from hz_runtime.dicom.result import Result
 from hz_runtime.errors import GridMismatch
 from hz_runtime.io.volume import Volume
+from hz_runtime.model_space.image_quality import NOT_MEASURED
 from hz_runtime.report.drawing import Rows, Sides, slices
 from hz_runtime.report.gates import wanted
 from hz_runtime.report.strips import DIFFERENCE_LIMIT, difference_palette
+from hz_runtime.results.image_quality import quality_words
 
 U8 = NDArray[np.uint8]
 SIDE = 1024  # pixels, both ways
@@ -170,7 +172,8 @@ def _panel(canvas: _Canvas, result: Result) -> None:
     canvas.write(_PANEL, _TOP, "Predicted brain age", 18, _SOFT)
     shown = None if result.age is None else result.age.prediction.age
     canvas.write(_PANEL, _TOP + 22, "none" if shown is None else f"{shown:.1f} years", 38)
-    y = canvas.column(_PANEL, _TOP + 72, _about_age(result, width), 16, 20, _WHITE) + 10
+    y = canvas.column(_PANEL, _TOP + 72, _about_age(result, width), 16, 20, _WHITE)
+    y = canvas.column(_PANEL, y, _about_quality(result, width), 16, 20, _WHITE) + 10
     canvas.write(_PANEL, y, "Gates of the preparation", 18, _SOFT)
     y += 26
     if not result.gates:
@@ -199,6 +202,16 @@ def _about_age(result: Result, width: int) -> list[str]:
     else:
         lines.append("Training ages: not known here")
     return [line for text in lines for line in _wrapped(text, 16, width)]
+
+
+def _about_quality(result: Result, width: int) -> list[str]:
+    """The verdict on the scan's noise, blur, ghosts and field."""
+    words = quality_words(result.quality)
+    return (
+        _wrapped(f"Image quality: {'not measured' if words == NOT_MEASURED else words}", 16, width)
+        if words
+        else []
+    )
 
 
 def _measured(gate: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ class Result:
     age : None where no network predicted one.  gates : verdicts of its preparation, empty of a brain.
     intensities : of the source, that became 0 and 1, or None.
     ages : youngest and oldest of the age network's training, years, by run.json; None where it is not there.
+    quality : measures of the scan's image quality.
     """
 
     origin: Origin
@@ -32,6 +33,7 @@ class Result:
     gates: tuple[Mapping[str, Any], ...] = ()
     intensities: Pair | None = None
     ages: Pair | None = None
+    quality: tuple[Mapping[str, Any], ...] = ()
 
 
 def read_result(volume: Path, sidecar: Path | None = None) -> Result:
@@ -62,7 +64,8 @@ def read_result(volume: Path, sidecar: Path | None = None) -> Result:
         words = (engine.get(k) for k in ("Name", "Provider", "Precision"))
         named = " ".join(str(word) for word in words if word)
         age = PredictedAge(record.prediction, record.age_interval_coverage, named)
-    return Result(origin, age, record.gates, _pair(content.get("SourceIntensityRange")), run.ages)
+    low_high = _pair(content.get("SourceIntensityRange"))
+    return Result(origin, age, record.gates, low_high, run.ages, record.quality)
 
 
 def _content(path: Path) -> Mapping[str, Any]:

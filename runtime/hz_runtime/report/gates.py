@@ -26,8 +26,8 @@ def summary(gates: Gates) -> str:
         return ""
     failed = [markup.text(gate["gate"]) for gate in gates if gate.get("passed") is not True]
     if failed:
-        return f'{_light(False)} <span class="gate-name">{", ".join(failed)}</span>'
-    return f"{_light(True)} all {len(gates)}"
+        return f'{light(False)} <span class="gate-name">{", ".join(failed)}</span>'
+    return f"{light(True)} all {len(gates)}"
 
 
 def lights(gates: Gates) -> str:
@@ -43,10 +43,14 @@ def _row(gate: Mapping[str, Any]) -> str:
     value = markup.number(gate.get("value"))
     unit = markup.text(gate.get("unit"))
     measured = "not measurable" if value is None else f"{value:.4g} {unit}".strip()
+    return line(light(passed), gate["gate"], measured, wanted(markup.sequence(gate.get("limits"))))
+
+
+def line(sign: str, name: object, measured: str, limits: str) -> str:
+    """An item of a list: a light or no sign, a name, what was measured (HTML) and what is wanted (HTML)."""
     return (
-        f'<li>{_light(passed)}<span><span class="gate-name">{markup.text(gate["gate"])}</span> '
-        f'<span class="small">{measured}</span> '
-        f'<span class="soft small">{wanted(markup.sequence(gate.get("limits")))}</span></span></li>'
+        f'<li>{sign}<span><span class="gate-name">{markup.text(name)}</span> '
+        f'<span class="small">{measured}</span> <span class="soft small">{limits}</span></span></li>'
     )
 
 
@@ -60,7 +64,8 @@ def wanted(limits: Sequence[Any]) -> str:
     return f"(at most {high:g} wanted)" if high is not None else ""
 
 
-def _light(passed: bool) -> str:
+def light(passed: bool) -> str:
+    """Green or red, and readable without colours."""
     word, sign = ("passed", "M4.5 8.5l2.5 2.5l4.5-5.5") if passed else ("failed", "M5 5l6 6M11 5l-6 6")
     return (
         f'<svg class="light {word}" viewBox="0 0 16 16" width="16" height="16" role="img" '

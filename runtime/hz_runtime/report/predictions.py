@@ -70,7 +70,8 @@ def pair(value: object) -> Pair | None:
 
 
 def _row(scan: Scan, run: RunOutputs) -> Row:
-    return Row(prediction_of(scan), markup.number(scan.get("age")), run)
+    quality = [markup.mapping(one) for one in markup.sequence(scan.get("quality"))]
+    return Row(prediction_of(scan), markup.number(scan.get("age")), run, quality)
 
 
 def _named(text: str, run: RunOutputs) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from hz_runtime.report import gates, markup, predictions, viewer
+from hz_runtime.report import gates, image_quality, markup, predictions, viewer
 from hz_runtime.report.age_scale import AgeScale
 from hz_runtime.report.figure import Figure
 from hz_runtime.report.histogram import Counts, histogram_svg
@@ -261,6 +261,9 @@ def _details(scan: Mapping[str, Any], figure: Figure | None, outputs: RunOutputs
     lights = gates.lights(gates.gates_of(scan))
     if lights:
         parts.append(f"<h3>Gates of the preparation</h3>{lights}")
+    quality = image_quality.listing(scan)
+    if quality:
+        parts.append(f"<h3>Image quality</h3>{quality}")
     found = reasons(scan)
     if found:
         items = "".join(f"<li>{reason}</li>" for reason in found)

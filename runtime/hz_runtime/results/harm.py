@@ -42,6 +42,7 @@ _WORDS: tuple[tuple[str, Harm], ...] = (
     ("its header ", Harm.SCAN),
     ("made with a contrast agent", Harm.SCAN),
     ("slices of ", Harm.SCAN),
+    ("image quality: ", Harm.SCAN),
     ("that the networks were trained on: look at it", Harm.SHIFT),
     ("is unlike ", Harm.SHIFT),
 )

@@ -12,10 +12,12 @@ What a table says of a scan besides its predictions (input, status, flags) is no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hz_runtime.model_space.image_quality import UNITS
+from hz_runtime.results.image_quality import quality_words
 from hz_runtime.results.prediction import Pair, Prediction
 
 Value = float | Pair | str | None
@@ -72,11 +74,20 @@ class RunOutputs:
 
 @dataclass(frozen=True)
 class Row:
-    """One scan as the columns see it.  age : known age of its person, years, or None."""
+    """One scan as the columns see it.
+
+    age : known age of its person, years, or None.  quality : measures of its image quality, of run.json.
+    """
 
     prediction: Prediction
     age: float | None
     run: RunOutputs
+    quality: Sequence[Mapping[str, Any]] = ()
+
+    def measured(self, measure: str) -> float | None:
+        """The value of a measure of image quality; None where it was not measured."""
+        value = next((one.get("value") for one in self.quality if one.get("measure") == measure), None)
+        return value if isinstance(value, float | int) and not isinstance(value, bool) else None
 
 
 def _always(_: RunOutputs) -> bool:
@@ -125,6 +136,12 @@ class Column:
             return value or ""
         numbers = value if isinstance(value, tuple) else (value,)
         return " to ".join(_without_minus_zero(number, self.report) for number in numbers)
+
+
+def _quality(name: str, meaning: str, measure: str, units: str = "") -> Column:
+    """A number of the image quality, of which the report has a list of its own."""
+    text = meaning.format(unit=UNITS[measure])
+    return Column({name: text}, lambda row: row.measured(measure), units=units, tsv=".4g")
 
 
 COLUMNS = (
@@ -204,12 +221,29 @@ COLUMNS = (
         lambda row: row.run.positive,
         shown=lambda run: run.positive is not None,
     ),
+    Column(
+        {"image_quality": "Verdict on noise, blur, ghosts and field of the scan: ok, or what to look at"},
+        lambda row: quality_words(row.quality),
+        heading="Image quality",
+        legend="The image quality is that of the brain: noise, blur, ghosts of motion and field; beyond what "
+        "sound heads have, the scan is to be looked at.",
+    ),
+    _quality("noise", "Noise, {unit}", "noise"),
+    _quality("blur_mm", "Blur, {unit}", "blur", "mm"),
+    _quality("ghosts", "Ghosts of motion, {unit}", "ghosts"),
+    _quality("field", "Receive field, {unit}", "field"),
 )
 
 
 def columns_of(run: RunOutputs) -> list[Column]:
     """The columns that a run has, in the order of the table."""
     return [column for column in COLUMNS if column.shown(run)]
+
+
+def quality_columns() -> list[Column]:
+    """Those of the image quality, in the order of the table."""
+    names = ["image_quality", "noise", "blur_mm", "ghosts", "field"]
+    return [column for column in COLUMNS if next(iter(column.names)) in names]
 
 
 def descriptions(run: RunOutputs) -> dict[str, dict[str, str]]:

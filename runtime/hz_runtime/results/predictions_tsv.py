@@ -19,7 +19,7 @@ def predictions_tsv(scans: Sequence[ScanResult], run: RunOutputs) -> bytes:
     columns = columns_of(run)
     lines = ["\t".join([*FIRST, *(name for column in columns for name in column.names), *LAST])]
     for scan in scans:
-        row = Row(scan.prediction, scan.age, run)
+        row = Row(scan.prediction, scan.age, run, scan.quality)
         cells = [cell for column in columns for cell in column.cells(row)]
         flags = " ".join(("; ".join(scan.flags) or "n/a").split())
         lines.append("\t".join([scan.input, scan.recorded or scan.status, *cells, flags]))

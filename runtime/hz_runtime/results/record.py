@@ -35,6 +35,8 @@ class Record:
 
     outputs : name relative to the output folder -> {"bytes": int, "sha256": hex}.
     age_interval_coverage : nominal coverage of the prediction's interval, None where it has none.
+    quality : measures of the scan's image quality (`image_quality.Quality.to_dict`). A result of before there
+        were any is made again.
     gates, engine : what the gates of preparation found, and what ran the network (`sidecar.engine_metadata`).
         They stand in the sidecar outside of this part, and are only read back with it.
     """
@@ -48,6 +50,7 @@ class Record:
     outputs: Mapping[str, Mapping[str, Any]]
     figure: str | None = None
     age_interval_coverage: float | None = None
+    quality: tuple[Mapping[str, Any], ...] = ()
     gates: tuple[Mapping[str, Any], ...] = ()
     engine: Mapping[str, str] | None = None
 
@@ -67,6 +70,7 @@ class Record:
             "status": self.status,
             "flags": list(self.flags),
             "predictions": predictions,
+            "quality": [dict(measure) for measure in self.quality],
             "outputs": {name: dict(self.outputs[name]) for name in sorted(self.outputs)},
             "figure": self.figure,
         }
@@ -108,6 +112,7 @@ def read_record(path: Path) -> Record | None:
             },
             None if stored["figure"] is None else str(stored["figure"]),
             None if coverage is None else float(coverage),
+            quality=tuple(dict(measure) for measure in stored["quality"]),
             gates=tuple(dict(gate) for gate in around.get("gates", ())),
             engine=_engine(content),
         )

@@ -32,6 +32,7 @@ class ScanResult:
     seconds : wall time by stage (read, prepare, infer, write), and by step of a raw head's preparation, as
         "prepare.registration".
     gates : verdicts of the gates of a raw head's preparation (`preparation.gates.Verdict.to_dict`).
+    quality : measures of its image quality (`image_quality.Quality.to_dict`); empty of what failed.
     """
 
     input: str
@@ -47,6 +48,7 @@ class ScanResult:
     recorded: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
     gates: tuple[Mapping[str, Any], ...] = ()
+    quality: tuple[Mapping[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -70,6 +72,7 @@ class ScanResult:
             "sha256": self.sha256,
             "seconds": {key: round(self.seconds[key], 4) for key in STAGES + STEPS if key in self.seconds},
             "gates": [dict(gate) for gate in self.gates],
+            "quality": [dict(measure) for measure in self.quality],
         }
 
     @classmethod

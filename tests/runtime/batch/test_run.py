@@ -376,7 +376,7 @@ def test_awkward_names_end_up_as_one_clean_line(tmp_path: Path, bundle: Bundle) 
     assert set(statuses(report).values()) == {"ok"}
     rows = (tmp_path / "out/predictions.tsv").read_text().splitlines()
     assert len(rows) == 3
-    assert all(len(r.split("\t")) == 7 for r in rows)
+    assert all(len(r.split("\t")) == 12 for r in rows)
 
 
 def test_options_are_checked() -> None:

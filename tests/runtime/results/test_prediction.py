@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from hz_runtime.inference.predictors import Ages
+from hz_runtime.model_space.image_quality import Quality
 from hz_runtime.report import predictions as shown
+from hz_runtime.report.image_quality import listing
+from hz_runtime.results.image_quality import quality_words
 from hz_runtime.results.output_columns import RunOutputs
 from hz_runtime.results.prediction import Answers, Prediction
 from hz_runtime.results.predictions_tsv import predictions_tsv
@@ -24,8 +27,20 @@ RUN = {
 }
 
 
+QUALITY = tuple(
+    one.to_dict()
+    for one in (
+        Quality("noise", 0.09, 0.06),
+        Quality("blur", 4.5, 7.0),
+        Quality("ghosts", None, None, "too little <white> matter"),
+        Quality("field", 0.5, None, "nobody took it out"),
+    )
+)
+
+
 def scan(prediction: Prediction, age: float | None = None, flags: tuple[str, ...] = ()) -> ScanResult:
-    return ScanResult("a.nii", "a", "ok", prediction=prediction, age=age, flags=flags)
+    quality = QUALITY if prediction == WHOLE else ()
+    return ScanResult("a.nii", "a", "ok", prediction=prediction, age=age, flags=flags, quality=quality)
 
 
 def test_it_is_read_from_its_row_of_the_answers() -> None:
@@ -85,17 +100,20 @@ def test_the_table_has_the_columns_of_the_run() -> None:
     assert [line.split("\t") for line in lines] == [
         [
             *("input", "status", "age_raw", "age_corrected", "age_low", "age_high", "age", "brain_pad"),
-            *("diagnosis_probability", "probability_of", "flags"),
+            *("diagnosis_probability", "probability_of"),
+            *("image_quality", "noise", "blur_mm", "ghosts", "field", "flags"),
         ],
         [
             *("a.nii", "ok", "41.26", "44.04", "35.50", "52.50", "40.00", "4.04"),
-            *("0.1234", "patient <1>", "odd value"),
+            *("0.1234", "patient <1>", "look at it (noise)", "0.09", "4.5", "n/a", "0.5", "odd value"),
         ],
-        ["a.nii", "ok", "41.00", *["n/a"] * 6, "patient <1>", "n/a"],
+        ["a.nii", "ok", "41.00", *["n/a"] * 6, "patient <1>", *["n/a"] * 6],
     ]
     for run in ({}, {"age": {"age_interval_coverage": None}}, {"age": 3, "diagnosis": "no"}):
         header = predictions_tsv([], RunOutputs.of(run)).decode()
-        assert header == "input\tstatus\tage_raw\tage_corrected\tage\tbrain_pad\tflags\n"
+        names = header.removesuffix("\n").split("\t")
+        assert names[:6] == ["input", "status", "age_raw", "age_corrected", "age", "brain_pad"]
+        assert names[6:] == ["image_quality", "noise", "blur_mm", "ghosts", "field", "flags"]
 
 
 def test_the_report_shows_the_same_outputs() -> None:
@@ -103,11 +121,11 @@ def test_the_report_shows_the_same_outputs() -> None:
     outputs = shown.outputs_of(run)
     label = "Probability of patient &lt;1&gt;"
     assert shown.headings(outputs) == [
-        *("Age, raw", "corrected", "90 % interval", "known", "difference", label)
+        *("Age, raw", "corrected", "90 % interval", "known", "difference", label, "Image quality")
     ]
     first, second = (shown.cells(one, outputs) for one in run["scans"])
-    assert first == ["41.3", "44.0", "35.5 to 52.5", "44.1", "+0.0", "0.12"]  # no minus before a zero
-    assert second == [""] * 6
+    assert first == ["41.3", "44.0", "35.5 to 52.5", "44.1", "+0.0", "0.12", "look at it (noise)"]
+    assert second == [""] * 7
     facts = dict(shown.facts(run["scans"][0], outputs))
     assert facts == {
         "Age, raw": "41.3 years",
@@ -117,4 +135,33 @@ def test_the_report_shows_the_same_outputs() -> None:
         label: "0.12",
     }
     assert "of patient &lt;1&gt; rather than control" in shown.column_legend(outputs)
-    assert shown.headings(shown.outputs_of({"scans": []})) == ["Age, raw", "corrected", "known", "difference"]
+    named = ["Age, raw", "corrected", "known", "difference", "Image quality"]
+    assert shown.headings(shown.outputs_of({"scans": []})) == named
+
+
+def test_the_report_lists_the_image_quality_with_lights_and_reasons() -> None:
+    rows = listing(scan(WHOLE).to_dict()).split("<li>")[1:]
+    assert [row.split('"gate-name">')[1].split("<")[0] for row in rows] == [
+        "noise",
+        "blur",
+        "ghosts",
+        "field",
+    ]
+    assert 'aria-label="failed"' in rows[0] and "0.09 of the white" in rows[0] and "(at most 0.06" in rows[0]
+    assert 'aria-label="passed"' in rows[1] and "4.5 mm" in rows[1]
+    assert "aria-label" not in rows[2] and "not measured: too little &lt;white&gt; matter" in rows[2]
+    assert "aria-label" not in rows[3] and "nobody took it out" in rows[3] and "0.5 of" in rows[3]
+    assert listing({}) == listing({"quality": [3, {"verdict": "ok"}]}) == ""
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "words"),
+    [
+        ([], None),
+        (["n/a", "n/a"], "n/a"),
+        (["n/a", "ok"], "ok"),
+        (["ok", "look at it"], "look at it (m1)"),
+    ],
+)
+def test_the_verdict_is_the_worst_of_what_was_judged(verdicts: list[str], words: str | None) -> None:
+    assert quality_words([{"measure": f"m{n}", "verdict": v} for n, v in enumerate(verdicts)]) == words
