@@ -207,7 +207,7 @@ class WhiteMatter:
         """
         at = np.argwhere(self.inner)
         at = at[:: max(1, len(at) // SAMPLES)]
-        scale = 1 / self.field.at((at + 0.5) * self.spacing)  # (n,)
+        scale = np.float32(1) / self.field.at((at + 0.5) * self.spacing)  # (n,)
         x, y, z = (at * self.each + np.array(self.each) // 2).T  # inner: its neighbours are in the box
         found = []
         for plane in ((0, 1), (0, 2), (1, 2)):
@@ -217,7 +217,7 @@ class WhiteMatter:
                     step = [0, 0, 0]
                     step[plane[0]], step[plane[1]] = i, j
                     total += np.float32(first * second) * self.own[x + step[0], y + step[1], z + step[2]]
-            found.append(spread_of(total * scale) / 6)
+            found.append(spread_of(np.asarray(total * scale, np.float32)) / 6)
         return float(np.median(found)) / self.level
 
     def ghosts(self) -> float | None:
@@ -319,7 +319,8 @@ def along(data: NDArray[Any], axis: int, first: int, last: int | None) -> NDArra
 def second_difference(data: F32, axis: int, steps: int) -> F32:
     """x(n - steps) - 2 x(n) + x(n + steps) along an axis, which it shortens by steps at either end."""
     middle = along(data, axis, steps, -steps)
-    return along(data, axis, 2 * steps, None) + along(data, axis, 0, -2 * steps) - np.float32(2) * middle
+    out: F32 = along(data, axis, 2 * steps, None) + along(data, axis, 0, -2 * steps) - np.float32(2) * middle
+    return out
 
 
 def spread_of(values: F32) -> float:

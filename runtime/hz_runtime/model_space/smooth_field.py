@@ -77,7 +77,8 @@ class SmoothField:
         w = self.weights.astype(np.float32)
         found = w[0] + x * (w[1] + w[4] * x) + y * (w[2] + w[5] * x + w[7] * y)
         found = found + z * (w[3] + w[9] * z) + z * (w[6] * x + w[8] * y)
-        return np.exp(found, out=found)
+        field: F32 = np.exp(found)
+        return field
 
 
 def _terms(points: F64) -> F64:

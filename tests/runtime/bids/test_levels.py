@@ -100,7 +100,7 @@ def test_every_column_is_explained() -> None:
     every = RunOutputs("control", "patient", 0.9, intervals=True)
     header = predictions_tsv([], every).decode().splitlines()[0].split("\t")
     described = dictionary(header, every)
-    assert len(header) == 11 and set(header) <= set(described)
+    assert len(header) == 16 and set(header) <= set(described)
     assert all(column["Description"] for column in described.values())
 
 

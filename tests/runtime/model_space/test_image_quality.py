@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from hz_runtime.io.geometry import Geometry
+import hz_runtime.model_space.image_quality as module
+from brains_of_known_quality import SHAPE, made_up, noisy, volume_of
 from hz_runtime.io.volume import Volume, read_volume
 from hz_runtime.model_space.air import with_air_zero
 from hz_runtime.model_space.image_quality import (
@@ -29,37 +29,11 @@ from hz_runtime.model_space.image_quality import (
 from hz_train.simulate_faults import FAULTS, Subject
 
 F32 = NDArray[np.float32]
-SHAPE = (72, 88, 68)  # voxels of 2 mm, of the made-up brain
-DOTS = np.where((np.indices(SHAPE) % 4 == 0).all(axis=0), 100, 60)  # of one voxel each
-
-
-def volume_of(data: F32, mm: float = 2.0) -> Volume:
-    affine = np.diag([mm, mm, mm, 1.0])
-    return Volume(
-        np.asfortranarray(data, np.float32), affine, Geometry.from_affine(data.shape, affine), "", "float32"
-    )
-
-
-@cache
-def made_up() -> F32:
-    """A brain of white matter, a grey rind of folds, and fluid, without noise; air 0, white matter 100."""
-    at = np.meshgrid(*((np.arange(n) - (n - 1) / 2) * 2 for n in SHAPE), indexing="ij")
-    radius = np.sqrt(sum((x / r) ** 2 for x, r in zip(at, (66.0, 82.0, 62.0), strict=True)))
-    folds = 0.05 * sum(np.sin(x / 4.0) for x in at) / 3
-    data = np.where(radius + folds < 0.88, 100.0, np.where(radius + folds < 0.97, 72.0, 30.0))
-    data[np.sqrt(sum((x / r) ** 2 for x, r in zip(at, (9.0, 20.0, 9.0), strict=True))) < 1] = 30.0
-    data = gaussian_filter(data, 0.6)
-    return np.where(radius < 1, data, 0.0).astype(np.float32)
 
 
 def values(data: F32, *, corrected: bool = True) -> dict[str, float]:
     found = image_quality(volume_of(data), corrected=corrected)
     return {one.measure: np.nan if one.value is None else one.value for one in found}
-
-
-def noisy(sigma: float) -> F32:
-    noise = np.random.default_rng(0).normal(0, sigma, SHAPE)
-    return np.where(made_up() > 0, np.maximum(made_up() + noise, 0.01), 0).astype(np.float32)
 
 
 @pytest.mark.parametrize("sigma", [1.0, 3.0, 5.0])
@@ -120,7 +94,6 @@ def test_a_field_that_nothing_took_out_has_a_value_and_no_verdict() -> None:
         (lambda data: volume_of(data, 3.0), "voxels of 3 mm"),
         (lambda data: volume_of(data, 0.5), "too little brain"),
         (lambda data: volume_of(np.zeros_like(data)), "no brain"),
-        (lambda data: volume_of(np.where(data > 0, DOTS, 0)), "30 cm3 of inner white"),
     ],
 )
 def test_what_cannot_be_measured_has_no_value_and_a_reason(
@@ -129,6 +102,12 @@ def test_what_cannot_be_measured_has_no_value_and_a_reason(
     for one in image_quality(change(made_up()), corrected=True):
         assert (one.value, one.verdict, one.flag) == (None, NOT_MEASURED, "")
         assert reason in one.reason
+
+
+def test_without_white_matter_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEAST_WHITE_CM3", 1500.0)
+    found = image_quality(volume_of(made_up()), corrected=True)
+    assert {(one.value, one.reason) for one in found} == {(None, "less than 1500 cm3 of inner white matter")}
 
 
 def test_beyond_its_limit_a_measure_asks_for_a_look_and_says_so() -> None:
