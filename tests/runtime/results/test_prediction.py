@@ -20,7 +20,7 @@ from hz_runtime.results.predictions_tsv import predictions_tsv
 from hz_runtime.results.record import Record, read_record
 from hz_runtime.results.scan_result import ScanResult
 
-WHOLE = Prediction(41.26, 44.04, (35.5, 52.5), 0.1234)
+WHOLE = Prediction(41.26, 44.04, (35.5, 52.5), diagnosis_probability=0.1234)
 RUN = {
     "age": {"age_interval_coverage": 0.9},
     "diagnosis": {"negative": "control", "positive": "patient <1>"},
@@ -52,7 +52,7 @@ def test_it_is_read_from_its_row_of_the_answers() -> None:
         whole = Answers(None, np.zeros(3, np.float32), row, ages, True, probabilities)  # type: ignore[arg-type]
         return Prediction.of(replace(whole, **changes))  # type: ignore[arg-type]
 
-    assert of(1) == Prediction(20.0, 21.0, (15.0, 25.0), 0.25)
+    assert of(1) == Prediction(20.0, 21.0, (15.0, 25.0), diagnosis_probability=0.25)
     assert of(1, corrects=False).age_corrected is None
     assert of(2) == of(1, ages=None, probabilities=None) == Prediction()
 
