@@ -6,7 +6,8 @@
 Every run is a process of its own with an empty folder of the user's caches; then as many with the folder that
 the run before has filled, where it filled one. CPU seconds (user and system) are what a busy machine spoils
 least. --against runs another checkout of hz with its own reference bundle in turns, with an empty folder.
-Without --scan it is a 1 mm brain of the demo. Imports are those of one more run under `-X importtime`:
+Without --scan it is a 1 mm brain of the demo. Steps are CPU seconds of one more process, which takes one step
+after the other: where a run's CPU time goes. Imports are those of one more run under `-X importtime`:
 seconds of each package's own modules. Opening is what the CPU's engine spends on each network, from ONNX, and
 beside it what would come from a cache: writing, hashing and reading the compiled network. Options after -- go
 to hz-run. Prints JSON.
@@ -42,8 +43,12 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--against", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--steps", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("options", nargs="*", help="of hz-run, after --")
     given = parser.parse_args()
+    if given.steps:
+        print(json.dumps(steps(given.scan, given.threads)))
+        return
     machine = describe_machine()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -82,6 +87,7 @@ def measured(
             runs["against"].append(hz_run(theirs, work / f"other-{turn}", work / f"theirs-{turn}", other))
     result: dict[str, Any] = {kind: medians(found[1:]) for kind, found in runs.items() if found}
     result["cache_filled"] = filled
+    result["steps_cpu_s"] = in_steps(asked[0], threads, repeat, work)
     result["imports_s"] = imports(asked, work / "imports")
     result["opening_s"] = opening(threads)
     if other:
@@ -138,6 +144,54 @@ def environment(caches: Path, checkout: Path = ROOT) -> dict[str, str]:
     caches.mkdir(exist_ok=True)
     compiled = caches.parent / "pycache"
     return {**env, "XDG_CACHE_HOME": str(caches), "PYTHONPYCACHEPREFIX": str(compiled)}
+
+
+def in_steps(scan: str, threads: int, repeat: int, work: Path) -> dict[str, float]:
+    """`steps` of so many new processes: the median of each."""
+    command = [sys.executable, __file__, "--steps", "--scan", scan, "--threads", str(threads)]
+    env = environment(work / "steps-caches")
+    found = [json.loads(subprocess.check_output(command, env=env)) for _ in range(repeat + 1)][1:]
+    return {step: round(statistics.median(one[step] for one in found), 3) for step in found[0]}
+
+
+def steps(scan: Path, threads: int) -> dict[str, float]:
+    """CPU seconds of this process by step of a scan, on its way through it; of imports what hz-run takes."""
+    seconds = {}
+    last = time.process_time()
+    seconds["python"] = last
+
+    def step(name: str) -> None:
+        nonlocal last
+        now = time.process_time()
+        seconds[name], last = now - last, now
+
+    import hz_cli.run  # noqa: F401
+    import hz_runtime.batch.run  # noqa: F401
+    from hz_runtime.backends.ov import quiet_openvino
+    from hz_runtime.batch.inputs import collect
+    from hz_runtime.batch.opened import open_bundle
+    from hz_runtime.batch.run_options import RunOptions
+    from hz_runtime.batch.scan_stages import Ticket
+    from hz_runtime.bundle.store import load_bundle
+
+    quiet_openvino()
+    step("imports")
+    bundle = load_bundle(ROOT / "runtime/hz_runtime/models/reference.hz")
+    step("bundle")
+    with tempfile.TemporaryDirectory() as out:
+        stages = open_bundle(bundle, RunOptions(threads=threads)).stages(Path(out))
+        step("engines")
+        read = stages.read(Ticket(0, collect([str(scan)], Path(out)).scans[0]))
+        step("reading")
+        prepared = stages.prepare(read)
+        step("preparing")
+        (inferred,) = stages.infer([prepared])
+        step("networks")
+        drawn = stages.draw(inferred)
+        step("drawing")
+        stages.write(drawn)
+        step("writing")
+    return seconds
 
 
 def opening(threads: int) -> dict[str, dict[str, float]]:
