@@ -78,12 +78,22 @@ def in_turn(folder: Path) -> Iterator[None]:
 
 
 def _opened(lock: Path) -> int:
-    """A handle that can be locked. The file stays as it is; one that may only be read, as git-annex keeps
-    what is committed, will do."""
+    """A handle that can be locked. A file that is there stays as it is; one that may only be read, as
+    git-annex keeps what is committed, will do.
+
+    A new one holds its folder's name: git-annex keeps files of the same bytes as one file, and one run could
+    not have two folders of a data set then.
+    """
     try:
-        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except PermissionError:
-        return os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        try:
+            return os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+        except PermissionError:
+            return os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    with contextlib.suppress(OSError):  # a disk that is full: the lock is one all the same
+        os.write(handle, os.fsencode(lock.parent.name) + b"\n")
+    return handle
 
 
 def remove_leftovers(out: Path, *, sure: bool = True) -> list[str]:

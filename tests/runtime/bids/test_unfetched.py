@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from hz_runtime.batch.folder_lock import LOCK_NAME
+from hz_runtime.batch.folder_lock import LOCK_NAME, locked
 from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bids.filter_file import read_filter
 from hz_runtime.bids.group import run_group
@@ -129,3 +130,17 @@ def test_the_lock(root: Path, tiny_bundle: Path) -> None:
         "sub-02: sub-02: what an earlier run left is not here, only links to it. "
         "Fetch it first, in its data set: datalad get .hz/sub-02",
     )
+
+
+def test_locks_that_are_kept_by_content(tmp_path: Path) -> None:
+    """git-annex keeps files of the same bytes as one: a run can have two sessions' folders all the same."""
+    folders = [tmp_path / ".hz" / f"sub-01_ses-{n}" for n in (1, 2)]
+    for folder in folders:
+        with locked(folder):
+            pass
+        lock = folder / LOCK_NAME
+        kept = tmp_path / hashlib.sha256(lock.read_bytes()).hexdigest()
+        lock.replace(kept)
+        lock.symlink_to(kept)
+    with locked(folders[0]), locked(folders[1]), pytest.raises(UsageError, match="another run"):
+        locked(folders[0]).__enter__()
