@@ -30,6 +30,15 @@ _JOBS = 10  # of Slurm, where no number is given
 _HERE = {
     "distributed.scheduler.worker-saturation": 1.0,  # what waits at a worker is suspect, too, when it dies
     "distributed.comm.timeouts.connect": f"{_CONNECT}s",
+    # After 15 s Dask would give up a worker for good that was lost, while a busy machine starts it again.
+    "distributed.deploy.lost-worker-timeout": f"{_REVIVAL}s",
+    # It makes glibc give all large memory back at once: a process that works on one volume after the other
+    # then waits for the system to hand it empty pages.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
+    # What Dask looks at for its own pages, many times a second in every process.
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "10s",
     "distributed.logging.distributed": "error",
 }
 
@@ -193,7 +202,7 @@ def _local(number: int) -> Any:
     return LocalCluster(
         n_workers=number or usable_cpus(),
         threads_per_worker=1,
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",  # its own port may be another cluster's; nobody else's to look at
         memory_limit=0,  # hz bounds its own; a nanny that kills at a limit would blame the scan
         silence_logs=logging.ERROR,
     )
