@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import threading
 from dataclasses import replace
 
@@ -47,11 +48,17 @@ class Killed(Exception):
     """Stands for a kill in the middle of an epoch."""
 
 
-@pytest.mark.parametrize("done", [1, 3])
-def test_killed_and_resumed_equals_uninterrupted(tmp_path, done):
-    whole, run = cyclegan()
-    fit(whole, run, tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(folder, weights) of a training that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    task, run = cyclegan()
+    fit(task, run, folder)
+    return folder, weights(task)
 
+
+@pytest.mark.parametrize("done", [1, 3])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, whole, done):
     killed, run = cyclegan()
     step, steps = killed.step, []
 
@@ -63,26 +70,25 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, done):
 
     killed.step = dies
     with pytest.raises(Killed):
-        fit(killed, run, tmp_path / "resumed")
+        fit(killed, run, tmp_path)
     again, run = cyclegan()
-    fit(again, run, tmp_path / "resumed")
-    for name, tensor in weights(whole).items():
+    fit(again, run, tmp_path)
+    for name, tensor in whole[1].items():
         assert torch.equal(tensor, weights(again)[name]), name
-    logs = [(tmp_path / f / "log.csv").read_text() for f in ("whole", "resumed")]
+    logs = [(folder / "log.csv").read_text() for folder in (whole[0], tmp_path)]
     assert logs[0] == logs[1]
 
 
-def test_torn_checkpoint_falls_back_to_the_one_before(tmp_path):
-    task, run = cyclegan()
-    fit(task, run, tmp_path)
-    (tmp_path / "0-last.safetensors").write_bytes(b"torn")
+def test_torn_checkpoint_falls_back_to_the_one_before(tmp_path, whole):
+    out = shutil.copytree(whole[0], tmp_path / "torn")
+    (out / "0-last.safetensors").write_bytes(b"torn")
     again, run = cyclegan()
-    fit(again, run, tmp_path)
-    assert all(torch.equal(t, weights(again)[n]) for n, t in weights(task).items())
+    fit(again, run, out)
+    assert all(torch.equal(t, weights(again)[n]) for n, t in whole[1].items())
 
 
 def test_other_settings_are_not_mixed(tmp_path):
-    task, run = cyclegan()
+    task, run = cyclegan(replace(SCHEDULE, epochs=1))
     fit(task, run, tmp_path, {"target": "A"})
     with pytest.raises(UsageError, match=r"other settings \(target\)"):
         fit(task, run, tmp_path, {"target": "B"})
@@ -90,7 +96,7 @@ def test_other_settings_are_not_mixed(tmp_path):
 
 def test_a_longer_training_is_not_taken_for_a_shorter_one(tmp_path):
     schedule = replace(SCHEDULE, epochs=3)
-    settings = replace(SETTINGS, coarse=0, warmup=0)
+    settings = replace(SETTINGS, coarse=3)
     fit(*cyclegan(schedule, settings), tmp_path)
     with pytest.raises(UsageError, match=r"holds 3 epochs, more than the 2 asked for"):
         fit(*cyclegan(replace(schedule, epochs=2), settings), tmp_path)
@@ -104,17 +110,17 @@ def logged(folder, name):
 
 def test_restoration_learns(tmp_path):
     """One anatomy through scanners drawn anew; scored on eight that training did not draw."""
-    schedule = replace(SCHEDULE, epochs=60, batch=4, milestones=())
+    schedule = replace(SCHEDULE, epochs=50, batch=4, milestones=())
     radius = np.sqrt(((np.indices((20, 20, 20)) - 9.5) ** 2).sum(0))
     heads = np.where(radius < 8, 0.5 + 0.3 * np.sin(radius * 0.8), 0).astype(np.float32)[None].repeat(8, 0)
     run = Run.start(schedule, "cpu")
     strength = replace(Augmentation.strong(), scale=0.0, mixing=0.0)
     settings = replace(
-        SETTINGS, augmentation=strength, coarse=0, warmup=60, warmup_lr=3e-4, width=8, averaging=0.9
+        SETTINGS, augmentation=strength, coarse=0, warmup=50, warmup_lr=1e-3, width=4, averaging=0.85
     )
     task = CycleGANTask(heads[:4], heads[:4], heads[:1], heads, settings, run)
     fit(task, run, tmp_path)
-    scores = task.evaluate(60)
+    scores = task.evaluate(50)
     assert scores["held_out_after"] < 0.9 * scores["held_out_before"]  # doing nothing leaves all of it
 
 
