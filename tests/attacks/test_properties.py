@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import random
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from parsers_under_attack import TARGETS, seeds
+from scripts_as_modules import load_script
 
 pytestmark = pytest.mark.requirement("damaged-scan")
 
@@ -46,6 +49,26 @@ def _run(name: str, data: bytes) -> None:
 def test_the_sound_files_are_read(name: str, sound: dict[str, list[bytes]]) -> None:
     for data in sound[name]:
         _run(name, data)
+
+
+def test_the_fuzzer_takes_the_same_files_and_goes_behind_what_hides_them(
+    sound: dict[str, list[bytes]],
+) -> None:
+    fuzz = load_script("tests/attacks/fuzz.py")
+    assert {
+        name: max(map(len, files)) <= fuzz.TARGETS[name] for name, files in sound.items()
+    } == dict.fromkeys(fuzz.TARGETS, True)
+    scan, packed = sound["nifti"]
+    assert fuzz._deeper(packed, random.Random(0), bytes.swapcase) == gzip.compress(
+        scan.swapcase(), 1, mtime=0
+    )
+    journal = sound["account"][JSON_OF["account"]]
+    spoilt = [fuzz._deeper(journal, random.Random(seed), lambda _: b"") for seed in range(9)]
+    assert all(journal.partition(b"\0")[2] == one.partition(b"\0")[2] for one in spoilt)
+    for one in spoilt:
+        list(map(json.loads, one.partition(b"\0")[0].splitlines()))  # it stays JSON
+    assert journal not in spoilt and len(set(spoilt)) > 3
+    assert fuzz._deeper(b"{", random.Random(0), lambda data: data + b"!") == b"{!"
 
 
 @pytest.mark.parametrize("name", TARGETS)
