@@ -4,10 +4,14 @@ Keras 2 stores beside the weights which layers there are and how they are joined
 executed: of Lambda layers, whose code is stored as a program, only the scaled residual of Keras's
 Inception-ResNet-v2 is known, by its two inputs and its scale; its program is not looked at. Any layer that is
 not in this module is refused by its name.
+
+A few letters may ask for more memory than there is. So a network is put together and tried without any
+(torch's device "meta"), and is used only where its tensors fit and no layer gives too much.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -16,13 +20,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from hz_export.imported.weight_file import WeightFile, load
+from hz_export.imported.weight_file import WeightFile, load, named
 from hz_runtime.errors import UsageError
+from hz_runtime.io.json_text import OTHER_FORM
 
 Tensor = torch.Tensor
 MODELS = ("Model", "Functional", "Sequential")
 ACTIVATIONS = {"linear": lambda x: x, "relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
 MOST_LAYERS = 5000
+MOST_READS = 64  # layers that one layer reads
+WIDEST, LONGEST_SIDE = 64, 2048  # of a window; of a slice
+MOST_VALUES = 1 << 28  # that one layer gives for two slices
 
 
 class Padded(nn.Module):
@@ -32,6 +40,8 @@ class Padded(nn.Module):
         super().__init__()
         self.kernel = _pair(kernel)
         self.strides = _pair(config.get("strides") or kernel)
+        if not all(type(n) is int and 1 <= n <= WIDEST for n in (*self.kernel, *self.strides)):
+            raise ValueError(f"a window of {self.kernel!s:.40} every {self.strides!s:.40}")
         self.same = config.get("padding", "valid") == "same"
 
     def sides(self, x: Tensor) -> tuple[int, int, int, int]:
@@ -82,6 +92,8 @@ class Norm(nn.Module):
     def __init__(self, config: Mapping[str, Any], channels: int) -> None:
         super().__init__()
         self.epsilon = float(config["epsilon"])
+        if not 0 < self.epsilon < 1:
+            raise ValueError("a norm whose epsilon is none")
         held = {"gamma": config.get("scale", True), "beta": config.get("center", True)}
         for name, there in held.items():
             if there:
@@ -122,6 +134,8 @@ class Plain(nn.Module):
             raise ValueError("a ReLU with limits")
         if kind == "Lambda":
             self.scale = float((config.get("arguments") or {})["scale"])
+            if not math.isfinite(self.scale):
+                raise ValueError("a scale that is none")
 
     def forward(self, *x: Tensor) -> Tensor:
         if self.kind == "Lambda":
@@ -186,13 +200,35 @@ def rebuilt(file: WeightFile) -> tuple[nn.Module, tuple[int, int]]:
     names: dict[str, tuple[str, str]] = {}
     try:
         shape = _input_shape(file.config)
-        network, _ = _Builder(file, names).model(file.config, shape[2], "", "")
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
+        if not all(1 <= side <= LONGEST_SIDE for side in shape):
+            raise ValueError(f"slices of {shape!s:.60}")
+        with torch.device("meta"):
+            network, _ = _Builder(file, names).model(file.config, shape[2], "", "")
+            unfilled = copy.deepcopy(network)
+        made = load(network, file, names)
+        with torch.device("meta"), torch.no_grad():
+            _try_out(unfilled.eval(), shape)
+    except UsageError:
+        raise
+    except (RuntimeError, ArithmeticError, *OTHER_FORM) as error:
+        why = named(" ".join(str(error).split()))
         raise UsageError(
-            f"{file.name} describes a network that hz cannot rebuild ({' '.join(str(error).split())[:160]}).",
+            f"{file.name} describes a network that hz cannot rebuild ({why}).",
             "Only networks of Keras 2 of the layers of VGG, ResNet, DenseNet and Inception-ResNet are known.",
         ) from None
-    return load(network, file, names), shape[:2]
+    return made, shape[:2]
+
+
+def _try_out(network: nn.Module, shape: tuple[int, int, int]) -> None:
+    """Raise ValueError where a layer would give more than MOST_VALUES for two slices; nothing is computed."""
+
+    def measure(_: nn.Module, __: Any, given: Tensor) -> None:
+        if given.numel() > MOST_VALUES:
+            raise ValueError(f"a layer that gives {given.numel()} values")
+
+    for layer in network.modules():
+        layer.register_forward_hook(measure)
+    network(torch.zeros(2, shape[2], *shape[:2]))
 
 
 class _Builder:
@@ -213,6 +249,8 @@ class _Builder:
         before = ""
         for row in rows:
             name, kind = row["config"]["name"], row["class_name"]
+            if name in widths:
+                raise ValueError(f"{name} is there twice")
             if kind == "InputLayer":
                 source = before = name
                 widths[name] = channels
@@ -276,6 +314,8 @@ class _Builder:
 def _reads(row: Mapping[str, Any]) -> list[str]:
     """The layers that a layer of a functional model reads. Raises ValueError for one that is used twice."""
     nodes = row["inbound_nodes"]
+    if len(nodes[0]) > MOST_READS:
+        raise ValueError(f"{row['config'].get('name')} reads {len(nodes[0])} layers")
     if len(nodes) != 1 or any(node[1:3] != [0, 0] for node in nodes[0]):
         raise ValueError(f"{row['config'].get('name')} is used more than once")
     return [str(node[0]) for node in nodes[0]]

@@ -72,7 +72,7 @@ def load(network: nn.Module, file: WeightFile, names: Mapping[str, tuple[str, st
                 file, f"holds {named(name)} of {values.shape}, and its place is {tuple(held[key].shape)}"
             )
         placed[key] = torch.from_numpy(np.ascontiguousarray(turned)).to(held[key].dtype)
-    network.load_state_dict(placed)
+    network.load_state_dict(placed, assign=True)  # it may hold none yet (device "meta")
     return network.eval()
 
 

@@ -24,7 +24,8 @@ pytest.importorskip("h5py")
 from hz_export.export_options import ExportOptions  # noqa: E402
 from hz_export.imported.deepbrainnet import NETWORK, build  # noqa: E402
 from hz_export.imported.importing import import_network  # noqa: E402
-from hz_export.imported.keras_file import read_keras  # noqa: E402
+from hz_export.imported.keras_file import read_here  # noqa: E402
+from hz_export.imported.weight_file import WeightFile  # noqa: E402
 from hz_runtime.errors import UsageError  # noqa: E402
 from hz_runtime.inference.open import NetworkOptions, open_networks  # noqa: E402
 from hz_runtime.inference.slice_wise import middle  # noqa: E402
@@ -119,6 +120,11 @@ TENSORS = tensors()
 def file_of(path: Path, config: Any = CONFIG, held: dict[str, dict[str, F]] = TENSORS) -> Path:
     layers = [(n, [(t, v.astype(np.float32)) for t, v in ts.items()]) for n, ts in held.items()]
     return write_keras(path, layers, json.dumps(config))
+
+
+def read(path: Path) -> WeightFile:
+    """In this process, which is quicker."""
+    return WeightFile(path.name, "", *read_here(path))
 
 
 def windows(x: F, size: int, stride: int, same: bool, fill: float) -> tuple[F, tuple[int, int]]:
@@ -217,4 +223,54 @@ def test_what_cannot_be_rebuilt_is_refused_by_name(tmp_path: Path) -> None:
     ]
     for config, held, reason in cases:
         with pytest.raises(UsageError, match=reason):
-            build(read_keras(file_of(path, config, held)))
+            build(read(file_of(path, config, held)))
+
+
+def test_descriptions_that_ask_for_too_much_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    """Gigabytes in a few letters: filters, windows, slices, doubled channels, layers upon layers."""
+
+    def changed(change: Any) -> dict[str, Any]:
+        made: dict[str, Any] = json.loads(json.dumps(CONFIG))
+        change(made["config"]["layers"][0]["config"]["layers"])
+        return made
+
+    def doubled(rows: list[Any]) -> None:
+        read = "conv2d_3"
+        for number in range(40):
+            rows.append(row("Concatenate", f"double_{number}", [read, read], axis=3))
+            read = f"double_{number}"
+
+    def deep() -> dict[str, Any]:
+        inner: dict[str, Any] = CONFIG
+        for _ in range(300):
+            inner = {"class_name": "Sequential", "config": {"name": "s", "layers": [inner]}}
+        return inner
+
+    def ending(made: dict[str, Any], last: str) -> dict[str, Any]:
+        made["config"]["layers"][0]["config"]["output_layers"] = [[last, 0, 0]]
+        return made
+
+    cases = [
+        (
+            changed(lambda rows: rows[1]["config"].update(filters=10**12)),
+            r"conv2d_1/kernel of \(3, 3, 3, 4\)",
+        ),
+        (changed(lambda rows: rows[1]["config"].update(filters=10**30)), "cannot rebuild"),
+        (changed(lambda rows: rows[4]["config"].update(pool_size=[10**6] * 2)), "a window of"),
+        (changed(lambda rows: rows[4]["config"].update(strides=[0, 1])), "a window of"),
+        (
+            changed(lambda rows: rows[0]["config"].update(batch_input_shape=[None, 10**6, 10**6, 3])),
+            "slices of",
+        ),
+        (ending(changed(doubled), "double_39"), "a layer that gives"),
+        (
+            changed(lambda rows: rows[7].update(inbound_nodes=[[["conv2d_2", 0, 0, {}]] * 65])),
+            "reads 65 layers",
+        ),
+        (changed(lambda rows: rows[6]["config"].update(name="conv2d_1")), "is there twice"),
+        (changed(lambda rows: rows[2]["config"].update(epsilon=float("nan"))), "epsilon"),
+        (deep(), "cannot rebuild"),
+    ]
+    for config, reason in cases:
+        with pytest.raises(UsageError, match=reason):
+            build(read(file_of(tmp_path / "DBN_model.h5", config)))
