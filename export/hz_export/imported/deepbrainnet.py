@@ -6,8 +6,6 @@ DenseNet169); which one a file holds it says itself, and so it is rebuilt (`kera
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import nn
 
@@ -67,7 +65,7 @@ NETWORK = Published(
     files=("Models/DBN_model.h5",),
     form="keras",
     build=build,
-    combine=lambda networks: cast(nn.Module, networks[0]),
+    combine=lambda networks: networks[0],
     recipe=Recipe(
         orientation="LAS",
         template_shape=(182, 218, 182),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -26,7 +26,12 @@ from hz_runtime.io.json_text import OTHER_FORM
 
 Tensor = torch.Tensor
 MODELS = ("Model", "Functional", "Sequential")
-ACTIVATIONS = {"linear": lambda x: x, "relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "linear": lambda x: x,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
 MOST_LAYERS = 5000
 MOST_READS = 64  # layers that one layer reads
 WIDEST, LONGEST_SIDE = 64, 2048  # of a window; of a slice
@@ -245,7 +250,8 @@ class _Builder:
         if len(rows) > MOST_LAYERS:
             raise ValueError(f"{len(rows)} layers")
         chained = described["class_name"] == "Sequential"
-        source, steps, widths, layers = "", [], {}, {}
+        source, steps, widths = "", [], {}
+        layers: dict[str, nn.Module] = {}
         before = ""
         for row in rows:
             name, kind = row["config"]["name"], row["class_name"]
