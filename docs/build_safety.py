@@ -25,6 +25,7 @@ REQUIREMENTS = {
     "bounded-programs": "dcm2niix and niimath get bounded time and memory; their death is one scan's.",
     "foreign-weights": "Others' weight files are read as numbers alone, within bounds, or refused.",
     "answers": "Answers, tables, tasks and accounts of another form than theirs are refused, or passed over.",
+    "image-quality": "Noise, blur, ghosts and field of known size are found; a sound head is not flagged.",
     "whole-or-not": "A result is whole or not there, whenever a run is killed; the same command goes on.",
     "one-scan": "A scan that fails becomes a row and takes no other with it.",
     "known-parts": "A release says every package that it needs, with its hash, and builds to the same bytes.",

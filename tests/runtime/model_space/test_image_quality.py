@@ -28,6 +28,8 @@ from hz_runtime.model_space.image_quality import (
 )
 from hz_train.simulate_faults import FAULTS, Subject
 
+pytestmark = pytest.mark.requirement("image-quality")
+
 F32 = NDArray[np.float32]
 
 
