@@ -48,7 +48,9 @@ def paths(text: str) -> set[str]:
 
 
 def exists(path: str) -> bool:
-    return any(list(start.glob(path.rstrip("/"))) for start in STARTS)
+    """Also of one test in a file, as pytest names it (FILE::TEST)."""
+    path, _, test = path.partition("::")
+    return any(list(start.glob(path.rstrip("/"))) for start in STARTS) and (not test or test in defined())
 
 
 def resolves(name: str) -> bool:
