@@ -30,7 +30,7 @@ def read(name: str) -> dict[str, Any]:
 
 def rows(heads: int) -> Iterator[tuple[str, str, str, str]]:
     """(what, of one head, of all, file) of the table."""
-    raw = read(RAW)
+    raw = read(RAW)["against"]["this"]
     seconds = raw["batch"]["cpu_s"] / raw["batch"]["heads"]
     yield "CPU time, as measured in a batch", f"{seconds:.1f} s", hours(seconds * heads), RAW
     network = read("raw_head_network_mask-cpu2.json")
