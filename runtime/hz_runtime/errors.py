@@ -60,6 +60,10 @@ class UnpreparedScan(ScanError):
     """A program that prepares scans has no answer for it: no receive field, no map to the template."""
 
 
+class ProgramDied(UnpreparedScan):
+    """A program that prepares scans crashed on it or took too long: the scan's fault, or the machine's."""
+
+
 class NonFiniteInput(ScanError):
     """A scan reached a network with values that are not finite."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hz_runtime.batch.inputs import InputScan
 from hz_runtime.batch.log import LOG_NAME
-from hz_runtime.errors import HzError, ScanError
+from hz_runtime.errors import HzError, ProgramDied, ScanError
 from hz_runtime.io.atomic import shown
 
 
@@ -35,7 +35,7 @@ def failure(error: BaseException, scan: InputScan, out: Path, log: str = LOG_NAM
 
 
 def blames_the_scan(error: BaseException) -> bool:
-    """Whether an error is about the scan itself, not about the disk or the memory that it was met on.
+    """Whether an error is about the scan itself, not about the disk, the memory or the time that it met.
 
     Only then does it take an earlier result of the scan away.
     """
@@ -43,7 +43,8 @@ def blames_the_scan(error: BaseException) -> bool:
     if isinstance(cause, MemoryError):
         return False
     # A damaged gzip stream is an OSError without a number; the system's own have one.
-    return isinstance(error, ScanError) and not (isinstance(cause, OSError) and cause.errno is not None)
+    of_the_system = isinstance(cause, OSError) and cause.errno is not None
+    return isinstance(error, ScanError) and not isinstance(error, ProgramDied) and not of_the_system
 
 
 def scrub(text: str, scan: InputScan | None, out: Path) -> str:

@@ -81,8 +81,8 @@ def _opened(lock: Path) -> int:
     """A handle that can be locked. A file that is there stays as it is; one that may only be read, as
     git-annex keeps what is committed, will do.
 
-    A new one holds its folder's name: git-annex keeps files of the same bytes as one file, and one run could
-    not have two folders of a data set then.
+    A new one holds random letters: git-annex keeps files of the same bytes as one file, and two folders of a
+    data set, once committed, would have one lock.
     """
     try:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -92,7 +92,7 @@ def _opened(lock: Path) -> int:
         except PermissionError:
             return os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     with contextlib.suppress(OSError):  # a disk that is full: the lock is one all the same
-        os.write(handle, os.fsencode(lock.parent.name) + b"\n")
+        os.write(handle, os.urandom(16).hex().encode() + b"\n")
     return handle
 
 

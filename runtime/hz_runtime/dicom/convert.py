@@ -37,7 +37,7 @@ from hz_runtime.io.programs import run_program
 
 _MAX_SECONDS = 600
 _SAME_MM = 0.05  # of every corner: dcm2niix works in float32
-_SCL_INTER = 116  # offset in a NIfTI-1 header
+_DATATYPE, _SCL_INTER = 70, 116  # offsets in a NIfTI-1 header
 # A hyphen may follow: hz-run makes names unique as NAME-<hash>.
 _DIGITS = re.compile(rf"(?:sub|ses)-([0-9a-f]{{{de.NAME_DIGITS}}})(?:_run-(\d+))?(?![0-9A-Za-z])")
 
@@ -245,7 +245,11 @@ def _dcm2niix(series: Series, folder: Path, keep_ids: bool) -> tuple[Path, dict[
             f"series {series.number}: dcm2niix {what}.", "Export the series again, or pick another one."
         )
     beside = found[0].with_suffix(".json")
-    return found[0], json.loads(beside.read_text("utf-8", "replace")) if beside.is_file() else {}
+    written_beside: dict[str, Any] = {}
+    if beside.is_file():
+        with suppress(ValueError):  # it copies texts of the header into it, whatever they are
+            written_beside = dict(json.loads(beside.read_text("utf-8", "replace")))
+    return found[0], written_beside
 
 
 def _staged(path: Path, series: Series, target: Path) -> None:
@@ -288,10 +292,20 @@ def _nifti(path: Path, series: Series, keep_ids: bool) -> bytes:
         return data
     if scaled is not None:
         values: bytes = scaled.astype("<f4").tobytes("F")
-        return encode_header(header.geometry, np.float32, 1.0) + values
+        return _float_header(data[: header.offset], header, keep_ids) + values
     clean = bytearray(encode_header(header.geometry, header.dtype, header.slope))
     struct.pack_into("<f", clean, _SCL_INTER, header.inter)
     return bytes(clean) + stored.astype(header.dtype.newbyteorder("<")).tobytes()
+
+
+def _float_header(head: bytes, header: ScanHeader, keep_ids: bool) -> bytes:
+    """The header of the same volume in float32, unscaled; with the texts of dcm2niix where they stay."""
+    if not keep_ids:
+        return encode_header(header.geometry, np.float32, 1.0)
+    kept = bytearray(head)
+    struct.pack_into("<hh", kept, _DATATYPE, 16, 32)
+    struct.pack_into("<ff", kept, _SCL_INTER - 4, 1.0, 0.0)
+    return bytes(kept)
 
 
 def _scaled_by_slice(stored: Any, header: ScanHeader, series: Series) -> Any:

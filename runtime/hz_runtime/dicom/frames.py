@@ -18,6 +18,7 @@ from hz_runtime.dicom.planes import Slice
 from hz_runtime.errors import UnreadableScan
 
 _IN_STACK_POSITION, _FRAME_CONTENT = 0x00209057, 0x00209111
+_OFFSETS = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 
 
 def write_in_order(path: Path, slices: Sequence[Slice], target: Path) -> None:
@@ -61,9 +62,13 @@ def _pixels(data: Any, count: int, numbers: Sequence[int]) -> bytes:
 
     syntax = data.file_meta.get("TransferSyntaxUID")
     if syntax is not None and syntax.is_encapsulated:
-        stored = list(generate_frames(data.PixelData, number_of_frames=count))
+        tables = [data.get(name) for name in _OFFSETS]
+        extended = (tables[0], tables[1]) if all(tables) else None
+        stored = list(generate_frames(data.PixelData, number_of_frames=count, extended_offsets=extended))
         if len(stored) != count:
             raise ValueError("frames are missing")
+        for name in _OFFSETS:  # of the former order
+            data.pop(name, None)
         return bytes(encapsulate([stored[n] for n in numbers]))
     size = int(data.Rows) * int(data.Columns) * int(data.SamplesPerPixel) * int(data.BitsAllocated) // 8
     if len(data.PixelData) < size * count:

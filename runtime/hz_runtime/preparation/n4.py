@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hz_runtime.errors import HzError, UnpreparedScan, UsageError
+from hz_runtime.errors import HzError, ProgramDied, UnpreparedScan, UsageError
 from hz_runtime.io.programs import run_program
 from hz_runtime.model_space.foreground import foreground_threshold
 from hz_runtime.preparation.exchange import hand_over, take_back
@@ -72,7 +72,7 @@ def niimath(step: str, arguments: Sequence[str], folder: Path, threads: int | No
     """Run niimath in `folder`; None where it succeeds, else what it said, in at most 200 characters.
 
     threads : OpenMP's; None: as the environment says. A Ctrl-C of the terminal does not reach it, so that a
-    scan in flight is finished. Raises UsageError where it is missing, UnpreparedScan where it crashes or
+    scan in flight is finished. Raises UsageError where it is missing, ProgramDied where it crashes or
     takes over half an hour, HzError where something killed it or the disk is full: that says nothing about
     the scan.
     """
@@ -82,15 +82,16 @@ def niimath(step: str, arguments: Sequence[str], folder: Path, threads: int | No
         folder,
         seconds=MAX_SECONDS,
         given=sum(path.stat().st_size for path in folder.iterdir()),
-        environment={**os.environ, "FSLOUTPUTTYPE": "NIFTI", **more},
+        # A site's large stacks, one a thread, would count against the bound on its memory.
+        environment={**os.environ, "FSLOUTPUTTYPE": "NIFTI", "OMP_STACKSIZE": "8M", **more},
     )
     if done.code is None:
-        raise UnpreparedScan(
+        raise ProgramDied(
             f"{step} took more than {MAX_SECONDS:g} s (niimath).",
             "Look at the scan, or prepare it elsewhere.",
         )
     if done.crashed:
-        raise UnpreparedScan(
+        raise ProgramDied(
             f"{step} crashed (niimath, signal {-done.code}).",
             "Look at the scan; where memory is short, run the same command again with fewer --workers.",
         )

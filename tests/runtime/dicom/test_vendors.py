@@ -213,6 +213,7 @@ def test_frames_with_slopes_of_their_own_become_the_scanners(tmp_path: Path, man
     for keep_ids in (False, True):
         written = convert(choose(find_series([path])), tmp_path / "out", keep_ids=keep_ids)
         assert values_where_they_lie(written.volume, files) < 0.01
+        assert bool(nib.load(written.volume).header["descrip"].item().strip(b"hz")) == keep_ids
 
 
 @pytest.mark.parametrize("order", ["reversed", "interleaved"])
