@@ -188,13 +188,17 @@ class Recipe:
         return affine
 
     @property
+    def mirrored(self) -> tuple[int, ...]:
+        """The grid's axes that run the other way than RAS."""
+        return tuple(axis for axis in range(3) if self.orientation[axis] != "RAS"[axis])
+
+    @property
     def field_affine(self) -> F64:
         """(4, 4) voxel to world mm of the template grid, its axes in the network's order."""
         affine = self.template_affine
-        for axis, (letter, usual) in enumerate(zip(self.orientation, "RAS", strict=True)):
-            if letter != usual:
-                affine[axis, 3] += affine[axis, axis] * (self.template_shape[axis] - 1)
-                affine[axis, axis] *= -1
+        for axis in self.mirrored:
+            affine[axis, 3] += affine[axis, axis] * (self.template_shape[axis] - 1)
+            affine[axis, axis] *= -1
         return affine
 
     @property

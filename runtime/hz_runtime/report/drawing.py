@@ -53,7 +53,7 @@ class PreparedLike(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Sides:
-    """What is compared: a scan before and after, (I, J, K) float32 on one grid.
+    """What is compared: a scan before and after, (I, J, K) float32 on one grid, its axes in RAS order.
 
     affine : (4, 4), voxel to world mm.  low, high : raw values that become 0 and 1.
     space : "native" or "model", the grid's.
@@ -180,12 +180,24 @@ def _sides(volume: ScanLike, prepared: PreparedLike, native: F32 | None, grid: F
         low, high = float(prepared.low), float(prepared.high)
         sides = Sides(volume.data, native, volume.affine, low, high, "native")
     else:
-        sides = Sides(prepared.grid, grid, prepared.grid_affine, 0.0, 1.0, "model")
+        mirrored = tuple(axis for axis in range(3) if prepared.grid_affine[axis, axis] < 0)
+        raw, after = np.flip(prepared.grid, mirrored), np.flip(grid, mirrored)
+        affine = _mirrored(prepared.grid_affine, raw.shape, mirrored)
+        sides = Sides(raw, after, affine, 0.0, 1.0, "model")
     if sides.raw.shape != sides.after.shape or sides.raw.ndim != 3:
         raise GridMismatch(
             f"The scan is {sides.raw.shape} and its harmonized copy {sides.after.shape}: cannot compare."
         )
     return sides
+
+
+def _mirrored(affine: F64, shape: tuple[int, ...], axes: tuple[int, ...]) -> F64:
+    """The affine of a grid whose `axes` run the other way, over the same box."""
+    moved = np.array(affine, np.float64)
+    for axis in axes:
+        moved[:3, 3] += moved[:3, axis] * (shape[axis] - 1)
+        moved[:3, axis] *= -1
+    return moved
 
 
 def slices(sides: Sides, longest: int) -> Rows:

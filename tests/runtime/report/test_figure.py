@@ -12,6 +12,7 @@ from hz_runtime.errors import GridMismatch, HzError
 from hz_runtime.report.drawing import figure_data, histogram
 from hz_runtime.report.figure import BINS, MAX_PIXELS, Figure
 from hz_runtime.report.png import encode_png, png_size
+from hz_runtime.report.row_picture import row_picture
 from hz_runtime.report.strips import difference_colours
 from small_pages import decode_png
 
@@ -74,12 +75,14 @@ def phantom(mark: str = "") -> np.ndarray:
     return data
 
 
-def draw(raw, after, low=0.0, high=1.0, grid=None):
+def draw(raw, after, low=0.0, high=1.0, grid=None, grid_affine=None, before=None):
     affine = np.diag([*SPACING, 1.0])
     affine[:3, 3] = (-60, -80, -54)
     volume = SimpleNamespace(data=raw, affine=affine)
     grid = np.zeros((8, 8, 8), np.float32) if grid is None else grid
-    prepared = SimpleNamespace(grid=grid, grid_affine=affine, low=low, high=high)
+    before = grid if before is None else before
+    grid_affine = affine if grid_affine is None else grid_affine
+    prepared = SimpleNamespace(grid=before, grid_affine=grid_affine, low=low, high=high)
     return figure_data(volume, prepared, after, grid)
 
 
@@ -175,6 +178,24 @@ def test_model_grid_when_there_is_no_native_output():
     figure = draw(phantom(), None, grid=grid)
     assert figure.space == "model"
     assert sum(figure.histogram_after) == 8**3
+
+
+@pytest.mark.parametrize("axes", [(0,), (1, 2)])
+def test_a_mirrored_model_grid_is_drawn_as_the_same_volume_in_ras_order(axes):
+    """Strips, small volumes and the row's picture; a grid that the scan's pose turns a little, too."""
+    before, after = phantom("right") + phantom("front") + phantom("top"), phantom("right")
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(0.2), -np.sin(0.2)], [np.sin(0.2), np.cos(0.2)]]
+    affine = turn @ np.diag([*SPACING, 1.0])
+    mirror = np.eye(4)
+    for axis in axes:
+        mirror[axis, axis], mirror[axis, 3] = -1, SHAPE[axis] - 1
+    straight = draw(after, None, grid=after, before=before, grid_affine=affine)
+    stored = [np.flip(side, axes) for side in (after, before)]
+    drawn = draw(after, None, grid=stored[0], before=stored[1], grid_affine=affine @ mirror)
+    for name in ("before", "after", "difference", "small_before", "small_after", "centre_mm", "window"):
+        assert getattr(drawn, name) == getattr(straight, name), name
+    assert row_picture(drawn) == row_picture(straight) != b""
 
 
 def test_json_round_trip_is_exact_and_small():

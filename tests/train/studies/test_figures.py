@@ -36,12 +36,14 @@ def test_histograms_leave_out_what_is_missing_and_repeat():
     assert first.data == figures.histograms(given, ("CSF", "grey matter"), SITES, NAMES, "oslo").data
 
 
-def test_maps_are_upright():
-    """Anterior up and the subject's right on the right: a bright corner, anterior right."""
+@pytest.mark.parametrize("mirrored", [(), (0, 1)])
+def test_maps_are_upright(mirrored):
+    """Anterior up and the subject's right on the right, also of mirrored grids: a bright corner."""
     brain = np.ones((16, 20, 8), bool)
     sd = np.zeros((2, 16, 20, 8), np.float32)
     sd[:, 12:, 16:, :] = 1  # right, anterior
-    picture = pixels(figures.maps({"raw": (np.ones_like(sd), sd)}, NAMES, brain, "oslo"))
+    stored = np.flip(sd, [1 + axis for axis in mirrored])
+    picture = pixels(figures.maps({"raw": (np.ones_like(sd), stored)}, NAMES, brain, "oslo", mirrored))
     top = picture[: picture.shape[0] // 2]  # the first site's row
     low, high = np.array([0.0015, 0.0005, 0.0139]), np.array([0.988, 0.998, 0.645])  # both ends of inferno
     panel = [np.nonzero((np.abs(top - c) < 0.006).all(axis=-1)) for c in (low, high)]
@@ -78,3 +80,11 @@ def test_examples_outline_white_matter():
     assert coloured(pixels(found), "#e8a13a", 0.15) > 50
     plain = figures.examples({"raw": volumes}, NAMES, white & False, np.ones((16, 20, 8), bool))
     assert coloured(pixels(plain), "#e8a13a", 0.15) == 0
+    sides = [
+        {"raw": np.flip(white, 1).astype(np.float32)},
+        NAMES,
+        np.flip(white, 1),
+        np.ones((16, 20, 8), bool),
+    ]
+    straight = figures.examples({"raw": white.astype(np.float32)}, NAMES, white, sides[3])
+    assert figures.examples(*sides, (0,)).data == straight.data != figures.examples(*sides).data

@@ -99,7 +99,7 @@ def appearance(inputs: ModelInputs, settings: StudySettings) -> StudyResult:
     for seed in settings.seeds:
         training, test = split_cohort(inputs, settings.held_out, seed)
         scored = Scored.of(test)
-        drawn = _Drawn(scored, settings.reference, seed)
+        drawn = _Drawn(scored, settings, seed)
         for view in views(compared(settings, seed), training, test, settings.reference):
             overlap += overlap_rows(view, scored, settings.reference, seed)
             if not view.features:
@@ -261,8 +261,9 @@ def _mean_first(values: F64) -> F64:
 class _Drawn:
     """What the pictures need of each method, kept while the volumes are not."""
 
-    def __init__(self, scored: Scored, reference: str, seed: int) -> None:
-        self.scored, self.reference, self.seed = scored, reference, seed
+    def __init__(self, scored: Scored, settings: StudySettings, seed: int) -> None:
+        self.scored, self.reference, self.seed = scored, settings.reference, seed
+        self.mirrored = settings.recipe.mirrored
         self.histograms: dict[str, list[F64]] = {}
         self.maps: dict[str, tuple[F32, F32]] = {}
         self.points: dict[str, F64] = {}
@@ -287,7 +288,7 @@ class _Drawn:
         maps = {name: m for name, m in self.maps.items() if name in _mapped(self.maps)}
         return [
             figures.histograms(self.histograms, PLACES, sites, names, self.reference),
-            figures.maps(maps, names, self.scored.brain, self.reference),
+            figures.maps(maps, names, self.scored.brain, self.reference, self.mirrored),
             figures.embeddings(self.points, sites, names, self.reference, self.seed),
         ]
 

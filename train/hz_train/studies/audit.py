@@ -73,7 +73,7 @@ def audit(inputs: ModelInputs, settings: StudySettings) -> StudyResult:
                 found["rescans"] += rescan_rows(view.name, view.test, known, seed)
                 shown[view.name] = view.test[_examples(test, known.others)]
         if seed == settings.seeds[0]:
-            pictures = [_drawn_examples(shown, known)]
+            pictures = [_drawn_examples(shown, known, settings.recipe.mirrored)]
     rows = {name: tuple(summarised(each)) for name, each in found.items()}
     native = () if settings.harmonizer is None else native_tables(everybody, settings)
     return StudyResult(
@@ -123,10 +123,11 @@ def _examples(test: ModelInputs, sites: Sequence[str]) -> list[int]:
     return [next(i for i, s in enumerate(test.scans) if s.site == site) for site in sites]
 
 
-def _drawn_examples(shown: Mapping[str, F32], known: Known) -> Figure:
+def _drawn_examples(shown: Mapping[str, F32], known: Known, mirrored: Sequence[int]) -> Figure:
     rows = _examples(known.raw, known.others)
     white = np.stack([tissues(known.raw.grids[i], known.masks[i]) == WHITE for i in rows])
-    return figures.examples(shown, known.others, white, np.asarray(known.masks[rows].any(axis=0)))
+    brain = np.asarray(known.masks[rows].any(axis=0))
+    return figures.examples(shown, known.others, white, brain, mirrored)
 
 
 def _tables(rows: Mapping[str, tuple[Row, ...]]) -> list[Table]:

@@ -84,10 +84,17 @@ def histograms(
     )
 
 
-def maps(found: Mapping[str, tuple[F32, F32]], names: Sequence[str], brain: Mask, reference: str) -> Figure:
+def maps(
+    found: Mapping[str, tuple[F32, F32]],
+    names: Sequence[str],
+    brain: Mask,
+    reference: str,
+    mirrored: Sequence[int] = (),
+) -> Figure:
     """Voxelwise mean and sd maps in the middle axial slice, one row a site; Figure 1 of Bashyam 2020.
 
     found : by method, (mean, sd), each (sites, D, H, W).  brain : (D, H, W), what is shown.
+    mirrored : the grid's axes that run the other way than RAS (`Recipe.mirrored`).
     """
     cut = _middle(brain)
     seen = brain[:, :, cut]
@@ -102,7 +109,7 @@ def maps(found: Mapping[str, tuple[F32, F32]], names: Sequence[str], brain: Mask
     shown: dict[str, Any] = {}
     for row, name in enumerate(names):
         for axis, (method, what, volumes) in zip(axes[row], columns, strict=True):
-            image = np.where(seen, volumes[row, :, :, cut], 0).T[::-1]
+            image = _upright(np.where(seen, volumes[row, :, :, cut], 0), mirrored)
             shade = "gray" if what == "mean" else "inferno"
             shown[what] = axis.imshow(image, cmap=shade, vmin=0, vmax=top[what], interpolation="bilinear")
             axis.set(xticks=[], yticks=[])
@@ -123,6 +130,11 @@ def maps(found: Mapping[str, tuple[F32, F32]], names: Sequence[str], brain: Mask
         "As Figure 1 of Bashyam et al. 2020: voxelwise over the held-out scans of a site, middle axial "
         "slice, the subject's right on the right.",
     )
+
+
+def _upright(cut: NDArray[Any], mirrored: Sequence[int]) -> NDArray[Any]:
+    """An axial slice (D, H) as a picture: anterior up, the subject's right on the right."""
+    return np.flip(cut.T[::-1], tuple(1 - axis for axis in mirrored if axis < 2))
 
 
 def _middle(brain: Mask) -> int:
@@ -223,19 +235,25 @@ def accuracies(
     )
 
 
-def examples(columns: Mapping[str, F32], names: Sequence[str], white: Mask, brain: Mask) -> Figure:
+def examples(
+    columns: Mapping[str, F32],
+    names: Sequence[str],
+    white: Mask,
+    brain: Mask,
+    mirrored: Sequence[int] = (),
+) -> Figure:
     """One held-out scan of each site, one column a method, with the raw scan's white matter outlined.
 
     columns : by method, (sites, D, H, W).  white : (sites, D, H, W) white matter of the raw scans.
-    brain : (D, H, W), which decides the slice.
+    brain : (D, H, W), which decides the slice.  mirrored : as of `maps`.
     """
     cut = _middle(brain)
     width = 1.9
     figure, axes = canvas(len(names), len(columns), width, width * brain.shape[1] / brain.shape[0])
     for row, name in enumerate(names):
-        outline = white[row, :, :, cut].T[::-1]
+        outline = _upright(white[row, :, :, cut], mirrored)
         for axis, (method, volumes) in zip(axes[row], columns.items(), strict=True):
-            image = volumes[row, :, :, cut].T[::-1]
+            image = _upright(volumes[row, :, :, cut], mirrored)
             axis.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="bilinear")
             if outline.any() and not outline.all():
                 axis.contour(outline, levels=[0.5], colors="#e8a13a", linewidths=0.7)
