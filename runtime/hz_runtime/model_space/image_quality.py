@@ -118,10 +118,10 @@ def image_quality(volume: Volume, *, corrected: bool) -> tuple[Quality, ...]:
         return _none(str(error))
     if isinstance(white, str):
         return _none(white)
-    ripples = white.ghosts()
+    ripples, width = white.ghosts(), white.blur_mm()
     return (
         _measured("noise", white.noise()),
-        _measured("blur", white.blur_mm()),
+        _measured("blur", width, "the brain is too thin" if width is None else ""),
         _measured("ghosts", ripples, "too little white matter in one piece" if ripples is None else ""),
         Quality("field", _rounded(white.field.spread), None, UNCORRECTED)
         if not corrected
@@ -244,13 +244,16 @@ class WhiteMatter:
             rough.append(spread_of(both[inside]) ** 2 / 36)
         return float(np.sqrt(max(sorted(found)[1] - min(rough), 0.0))) / self.level
 
-    def blur_mm(self) -> float:
+    def blur_mm(self) -> float | None:
         """FWHM of the Gaussian that makes white noise vary as the brain does over one and over FAR voxels.
 
         For Gaussian-smoothed noise of standard deviation s the correlation at d is exp(-d^2 / 4 s^2), and the
         second difference over d has variance 6 - 8 r(d) + 2 r(2 d). No contrast and no scale is in the ratio.
+        None where along some axis no voxel has brain so far to both sides.
         """
         deep = eroded(self.brain, 2)
+        if not all(along(deep, axis, FAR, -FAR).any() for axis in range(3)):
+            return None
         near, far = (
             np.mean(
                 [

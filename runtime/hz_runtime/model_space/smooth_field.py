@@ -90,6 +90,8 @@ def _levels_of_cells(data: F32, brain: Mask, spacing: F64) -> tuple[F64, F64]:
     """(centres (n, 3) in mm from the grid's corner, bright ends (n,)) of the cells that are full enough."""
     sizes = [max(1, round(CELL_MM / step)) for step in spacing]
     counts = [n // size for n, size in zip(data.shape, sizes, strict=True)]
+    if 0 in counts:  # thinner than a cell
+        return np.zeros((0, 3)), np.zeros(0)
     starts = [(n - c * s) // 2 for n, c, s in zip(data.shape, counts, sizes, strict=True)]
     box = tuple(slice(a, a + c * s) for a, c, s in zip(starts, counts, sizes, strict=True))
 

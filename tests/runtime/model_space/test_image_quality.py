@@ -20,6 +20,7 @@ from hz_runtime.model_space.image_quality import (
     NOT_MEASURED,
     OK,
     TO_FWHM,
+    UNITS,
     WhiteMatter,
     fwhm_of_ratio,
     image_quality,
@@ -104,6 +105,20 @@ def test_what_cannot_be_measured_has_no_value_and_a_reason(
     for one in image_quality(change(made_up()), corrected=True):
         assert (one.value, one.verdict, one.flag) == (None, NOT_MEASURED, "")
         assert reason in one.reason
+
+
+@pytest.mark.parametrize(("slices", "mm"), [(1, 2.0), (7, 2.0), (6, 2.5), (8, 2.0)])
+def test_of_a_thin_slab_is_measured_what_can_be(slices: int, mm: float) -> None:
+    """Four times the middle slices, so that even 14 mm are 100 cm3; a cell of the field is 16 mm or 15."""
+    middle = noisy(3)[:, :, (SHAPE[2] - slices) // 2 :][..., :slices]
+    found = image_quality(volume_of(np.tile(middle, (2, 2, 1)), mm), corrected=True)
+    reasons = {one.measure: one.reason for one in found if one.value is None}
+    if slices * mm < 15:
+        assert reasons == dict.fromkeys(UNITS, "too little brain to fit a field to")
+    elif slices == 6:
+        assert reasons["blur"] == "the brain is too thin"
+    else:
+        assert reasons == {"ghosts": "too little white matter in one piece"}
 
 
 def test_without_white_matter_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
