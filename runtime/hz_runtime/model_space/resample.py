@@ -231,7 +231,9 @@ def more_than_half(soft: F32, affine: F64, shape: tuple[int, ...], new_affine: F
     kind = np.asfortranarray((most >= 0.5).astype(np.uint8) + (least > 0.5)).ravel(order="F")
     cells = least.shape
     to_input[:3, 3] += 1
-    box = _part_through(np.linalg.inv(to_input), bounding_box(most >= 0.5), shape)
+    # A cell reaches from its own corner to the next one, which may be several voxels of a fine grid away.
+    x, y, z = (slice(part.start, part.stop + 1) for part in bounding_box(most >= 0.5))
+    box = _part_through(np.linalg.inv(to_input), (x, y, z), shape)
     found, between = (np.zeros(shape, np.bool_, order="F") for _ in range(2))
     i, j, k = (np.arange(part.start, part.stop) for part in box)
     step = to_input[:3, :3].astype(np.float32)

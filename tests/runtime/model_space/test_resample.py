@@ -225,6 +225,18 @@ def test_a_mask_by_its_edge_is_the_mask_by_every_voxel(degrees, spacing):
         )
 
 
+@pytest.mark.parametrize("spacing", [0.5, 0.7])
+def test_a_flat_face_of_a_mask_is_kept_whole_on_a_fine_grid(spacing):
+    """Where the face lies near the far end of its cell of 2 mm, up to four voxels from the near one."""
+    soft = np.zeros((9, 10, 11), np.float32)
+    soft[2:7, 2:8, 2:9] = 0.48
+    soft[3:6, 3:7, 3:8] = 1
+    coarse, grid = np.diag([2.0, 2.0, 2.0, 1.0]), ((44, 44, 44), turned(0.6, spacing, 0.0))
+    expected = resample(soft, coarse, *grid) > 0.5
+    assert expected.any()
+    np.testing.assert_array_equal(more_than_half(soft, coarse, *grid), expected)
+
+
 @pytest.mark.parametrize("spacing", [0.7, 2.5])
 def test_a_volume_reaches_no_farther_than_its_box(spacing):
     grid = (40, 40, 40), turned(20.0, spacing, -20.0)
