@@ -65,13 +65,12 @@ def invocation(_: str) -> dict[str, Any]:
 
 
 def tracker(_: str) -> dict[str, Any]:
-    """What a session's results are, for nipoppy's table of what is done."""
-    scan = f"{_SUBJECT}_{_SESSION}*_desc-harmonized_T1w"
+    """What a session's results are, for nipoppy's table of what is done.
+
+    Its predictions alone: a bundle of an age network writes no volume.
+    """
     return {
-        "PATHS": [
-            f"{_SUBJECT}/{_SESSION}/anat/{scan}.nii.gz",
-            f"{_SUBJECT}/{_SESSION}/{_SUBJECT}_{_SESSION}_predictions.tsv",
-        ],
+        "PATHS": [f"{_SUBJECT}/{_SESSION}/{_SUBJECT}_{_SESSION}_predictions.tsv"],
         "PARTICIPANT_SESSION_DIR": f"{_SUBJECT}/{_SESSION}",
         "SCHEMA_VERSION": _SCHEMA,
     }
