@@ -32,7 +32,8 @@ class ScanResult:
     seconds : wall time by stage (read, prepare, infer, write), and by step of a raw head's preparation, as
         "prepare.registration".
     gates : verdicts of the gates of a raw head's preparation (`preparation.gates.Verdict.to_dict`).
-    quality : measures of its image quality (`image_quality.Quality.to_dict`); empty of what failed.
+    quality : measures of its image quality (`image_quality.Quality.to_dict`), also of a scan that
+        failed later; empty where none was reached.
     """
 
     input: str
