@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def harmonized(head, out, template, extraction, generator, age) -> dict[str, object]:
-    """One raw head; returns its name, its age and the seconds of each step."""
+    """One raw head; returns its name and the seconds of each step."""
     import ants
     import nibabel as nib
 
@@ -84,11 +84,11 @@ def harmonized(head, out, template, extraction, generator, age) -> dict[str, obj
     placed = nib.Nifti1Image(np.where(inside, brain.numpy(), 0).astype(np.float32), pose @ image.affine)
     nib.save(placed, brain_file)
     made = out / f"{name}_harmonized.nii.gz"
-    years = harmonize_one(brain_file, made, generator, age)
+    harmonize_one(brain_file, made, generator, age)  # and an age of random weights, which is none
     result = nib.load(made)
     nib.save(nib.Nifti1Image(np.asarray(result.dataobj), image.affine, image.header), made)
     step("harmonization")
-    return {"head": head.name, "age": years, "seconds": seconds}
+    return {"head": head.name, "seconds": seconds}
 
 
 def world_map(transform) -> np.ndarray:
