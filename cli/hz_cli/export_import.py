@@ -23,8 +23,9 @@ def _listed(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
     for network in IMPORTABLE.values():
         click.echo(f"{network.name}: {network.title}")
         click.echo(f"  {', '.join(network.files)} of {network.source}; {licence(network)}")
-        for file, digest in zip(network.files, network.sha256, strict=False):
-            click.echo(f"  sha256 {digest}  {file}")
+        if network.sha256:
+            for file, digest in zip(network.files, network.sha256, strict=True):
+                click.echo(f"  sha256 {digest}  {file}")
     ctx.exit()
 
 

@@ -28,8 +28,7 @@ def published_section(meta: Meta) -> str:
         ("kept by the authors at", about["source"]),
     ]
     for file in about["files"]:
-        proven = "as the authors publish it" if file["proven"] else "of the file given; none is published"
-        rows.append((file["name"], f"sha256 {file['sha256']}, {proven}"))
+        rows.append((file["name"], f"sha256 {file['sha256']}, {AS_PUBLISHED[file['sha256_published']]}"))
     steps = "\n".join(f"- {line}" for line in about["preparation"])
     notes = "\n".join(f"- {line}" for line in (*about["remarks"], NOT_TRIED))
     return (
@@ -38,6 +37,11 @@ def published_section(meta: Meta) -> str:
     )
 
 
+AS_PUBLISHED = {
+    True: "as the authors publish it",
+    False: "of the file given, which is **not the one that the authors publish**",
+    None: "of the file given; the authors publish none that is known here",
+}
 # Both hold for every import: the weights cannot be had where hz is tested, nor the scans they learned from.
 NOT_TRIED = (
     "hz's rebuilt network was proven with random weights under the published names and shapes, not with the "

@@ -51,16 +51,26 @@ def import_network(
             f"Read it at {published.source}; to go on under its terms:  hz-export import --accept-licence",
         )
     files = [READERS[published.form](path) for path in found(published, paths)]
-    for file, expected in zip(files, published.sha256, strict=False):
-        if file.sha256 != expected:
-            raise UsageError(
-                f"{file.name} is not the file that the authors published (sha256 {file.sha256[:12]}..., "
-                f"theirs {expected[:12]}...).",
-                f"Download it again from {published.source}.",
+    for file, same in zip(files, is_published(published, files), strict=True):
+        if same is False:  # somebody may have trained it on, which is no fault
+            say(
+                f"warning: {file.name} is not the file that its authors published (sha256 "
+                f"{file.sha256[:12]}...). If you did not train it yourself, download it again from "
+                f"{published.source}."
             )
+    made = checkpoint(published, files)
     for file in files:
-        say(f"{file.name}: {len(file.tensors)} tensors, every one used; sha256 {file.sha256}")
-    return publish([checkpoint(published, files)], out, options, say)
+        unused = [name for name in published.unused if name in file.tensors]
+        but = f" but {', '.join(unused)}, which has no part in answers" if unused else ""
+        say(f"{file.name}: {len(file.tensors)} tensors, every one in its place{but}; sha256 {file.sha256}")
+    return publish([made], out, options, say)
+
+
+def is_published(published: Published, files: Sequence[WeightFile]) -> list[bool | None]:
+    """Of each file whether its sha256 is the one that its authors publish; None where they publish none."""
+    if not published.sha256:
+        return [None] * len(files)
+    return [file.sha256 == digest for file, digest in zip(files, published.sha256, strict=True)]
 
 
 def as_published(bundle: Bundle, role: str, paths: Sequence[Path]) -> nn.Module:
@@ -137,8 +147,8 @@ def described(published: Published, files: Sequence[WeightFile]) -> dict[str, An
         "non_commercial": published.non_commercial,
         "source": published.source,
         "files": [
-            {"name": name, "sha256": file.sha256, "proven": bool(published.sha256)}
-            for name, file in zip(published.files, files, strict=True)
+            {"name": name, "sha256": file.sha256, "sha256_published": same}
+            for name, file, same in zip(published.files, files, is_published(published, files), strict=True)
         ],
         "preparation": list(published.preparation),
         "remarks": list(published.remarks),

@@ -3,19 +3,12 @@
 Files of `save_weights` and of `save` are read, in the layout of Keras 2: a group for each layer, its tensors
 listed in attributes. Links to other files, external and virtual storage, and what is packed to more than the
 file could honestly hold are refused.
-
-HDF5's own library does not survive every damaged file (a bit of a name's length, and it reads where nothing
-is). So it works in a process of its own, with bounds, which hands the tensors over as safetensors:
-
-    python -m hz_export.imported.keras_file FILE.h5 OUT.safetensors
+HDF5's own library works in a process of its own (`reader_process`).
 """
 
 from __future__ import annotations
 
 import json
-import os
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from hz_export.imported.reader_process import hand_over, read_apart
 from hz_export.imported.weight_file import (
     MOST_BYTES,
     MOST_TENSORS,
@@ -34,15 +28,11 @@ from hz_export.imported.weight_file import (
     named,
 )
 from hz_runtime.errors import UsageError
-from hz_runtime.io.atomic import sha256_file
 from hz_runtime.io.json_text import OTHER_FORM
-from hz_runtime.io.programs import run_program
 
 WEIGHTS, TRAINING = "model_weights", "optimizer_weights"  # groups of a file of `save`
 MOST_PACKING = 100  # bytes a tensor's stored byte may become; weights hardly compress at all
 MOST_CONFIG = 16 << 20
-MOST_SECONDS = 600
-REFUSED = 3  # exit code of the process that reads; its reason is on stdout
 
 
 def read_keras(path: Path) -> WeightFile:
@@ -50,41 +40,7 @@ def read_keras(path: Path) -> WeightFile:
 
     Raises UsageError for a file that is no such one, damaged, or not safe to read.
     """
-    with tempfile.TemporaryDirectory(prefix="hz-import-") as name:
-        out = Path(name) / "out.safetensors"
-        ended = run_program(
-            [sys.executable, "-m", "hz_export.imported.keras_file", os.path.abspath(path), str(out)],
-            Path(name),
-            seconds=MOST_SECONDS,
-            given=path.stat().st_size,
-            environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-        if ended.code == REFUSED:
-            raise UsageError(ended.out.strip(), OTHER_FILE)
-        if ended.code:
-            raise UsageError(f"{path.name} is damaged: HDF5 died of it (exit {ended.code}).", OTHER_FILE)
-        if ended.code is None:
-            raise UsageError(f"{path.name} took more than {MOST_SECONDS} s to read.", OTHER_FILE)
-        tensors, config = _handed_over(out)
-    return WeightFile(path.name, sha256_file(path), tensors, config)
-
-
-def _hand_over(path: Path, out: Path) -> None:
-    """Read a Keras file in this process, and write its tensors for another one."""
-    from safetensors.numpy import save_file
-
-    tensors, config = read_here(path)
-    plain = {k: np.ascontiguousarray(v, v.dtype.newbyteorder("=")) for k, v in tensors.items()}
-    save_file(plain, out, {"names": json.dumps(list(tensors)), "config": json.dumps(config)})
-
-
-def _handed_over(out: Path) -> tuple[dict[str, Array], dict[str, Any]]:
-    from safetensors import safe_open
-
-    with safe_open(out, "np") as file:
-        said = file.metadata()
-        tensors = {name: np.asarray(file.get_tensor(name)) for name in json.loads(said["names"])}
-    return tensors, json.loads(said["config"])
+    return read_apart("hz_export.imported.keras_file", path)
 
 
 def read_here(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -183,8 +139,4 @@ def _texts(values: Any) -> list[str]:
 
 
 if __name__ == "__main__":
-    try:
-        _hand_over(Path(sys.argv[1]), Path(sys.argv[2]))
-    except UsageError as error:
-        print(error.message)
-        sys.exit(REFUSED)
+    hand_over(read_here)

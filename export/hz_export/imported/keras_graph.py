@@ -6,12 +6,13 @@ Inception-ResNet-v2 is known, by its two inputs and its scale; its program is no
 not in this module is refused by its name.
 
 A few letters may ask for more memory than there is. So a network is put together and tried without any
-(torch's device "meta"), and is used only where its tensors fit and no layer gives too much.
+(torch's device "meta"), and is used only where its tensors fit and its layers together make not too much.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from hz_export.imported.weight_file import WeightFile, load, named
 from hz_runtime.errors import UsageError
@@ -35,7 +37,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 MOST_LAYERS = 5000
 MOST_READS = 64  # layers that one layer reads
 WIDEST, LONGEST_SIDE = 64, 2048  # of a window; of a slice
-MOST_VALUES = 1 << 28  # that one layer gives for two slices
+MOST_VALUES = 1 << 29  # that all layers make for two slices, what they make on the way counted
 
 
 class Padded(nn.Module):
@@ -85,7 +87,9 @@ class Pool(Padded):
     def forward(self, x: Tensor) -> Tensor:
         sides = self.sides(x)
         if self.largest:
-            return functional.max_pool2d(functional.pad(x, sides, value=-math.inf), self.kernel, self.strides)
+            # A window that reaches over an edge holds that edge, so that its values again change no maximum;
+            # minus infinity, as TensorFlow has it, is nothing that a float16 file could hold.
+            return functional.max_pool2d(functional.pad(x, sides, "replicate"), self.kernel, self.strides)
         total = functional.avg_pool2d(functional.pad(x, sides), self.kernel, self.strides)
         inside = functional.pad(torch.ones_like(x[:1, :1]), sides)
         return total / functional.avg_pool2d(inside, self.kernel, self.strides)
@@ -146,7 +150,7 @@ class Plain(nn.Module):
         if self.kind == "Lambda":
             return x[0] + x[1] * self.scale
         if self.kind == "Add":
-            return torch.stack(x).sum(0)
+            return functools.reduce(torch.add, x)
         if self.kind == "Concatenate":
             return torch.cat(x, 1)
         if self.kind == "ZeroPadding2D":
@@ -192,8 +196,9 @@ class Model(nn.Module):
         return made[self.steps[-1][0]]
 
 
-def rebuilt(file: WeightFile) -> tuple[nn.Module, tuple[int, int]]:
-    """(the network, (height, width) of its input) that a file of `save` describes, with all its tensors.
+def rebuilt(file: WeightFile) -> tuple[nn.Module, tuple[int, int], tuple[int, ...]]:
+    """(the network, (height, width) of its input, the shape of what it gives for one slice) that a file of
+    `save` describes, with all its tensors. It has computed nothing yet.
 
     Raises UsageError for one that describes none, or a layer that is not known here, named.
     """
@@ -212,7 +217,7 @@ def rebuilt(file: WeightFile) -> tuple[nn.Module, tuple[int, int]]:
             unfilled = copy.deepcopy(network)
         made = load(network, file, names)
         with torch.device("meta"), torch.no_grad():
-            _try_out(unfilled.eval(), shape)
+            given = _try_out(unfilled.eval(), shape)
     except UsageError:
         raise
     except (RuntimeError, ArithmeticError, *OTHER_FORM) as error:
@@ -221,19 +226,35 @@ def rebuilt(file: WeightFile) -> tuple[nn.Module, tuple[int, int]]:
             f"{file.name} describes a network that hz cannot rebuild ({why}).",
             "Only networks of Keras 2 of the layers of VGG, ResNet, DenseNet and Inception-ResNet are known.",
         ) from None
-    return made, shape[:2]
+    return made, shape[:2], given
 
 
-def _try_out(network: nn.Module, shape: tuple[int, int, int]) -> None:
-    """Raise ValueError where a layer would give more than MOST_VALUES for two slices; nothing is computed."""
+class _Counted(TorchFunctionMode):
+    """Raises ValueError once what torch makes in it comes to more than MOST_VALUES."""
 
-    def measure(_: nn.Module, __: Any, given: Tensor) -> None:
-        if given.numel() > MOST_VALUES:
-            raise ValueError(f"a layer that gives {given.numel()} values")
+    def __init__(self) -> None:
+        super().__init__()
+        self.values = 0
 
-    for layer in network.modules():
-        layer.register_forward_hook(measure)
-    network(torch.zeros(2, shape[2], *shape[:2]))
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, Tensor):
+            self.values += made.numel()
+            if self.values > MOST_VALUES:
+                raise ValueError(f"layers that make more than {MOST_VALUES} values")
+        return made
+
+
+def _try_out(network: nn.Module, shape: tuple[int, int, int]) -> tuple[int, ...]:
+    """The shape of what a network without memory gives for one slice; nothing is computed.
+
+    Raises ValueError where its layers would make more than MOST_VALUES for two slices.
+    """
+    slices = torch.zeros(2, shape[2], *shape[:2])
+    with _Counted():
+        return tuple(network(slices).shape[1:])
 
 
 class _Builder:

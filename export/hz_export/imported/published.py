@@ -24,7 +24,8 @@ class Published:
         profit, or says nothing.
     source : where the authors keep their files.  files : their names there, several of an ensemble.
     sha256 : of each as the authors publish it; empty where they do not.  form : how the files are stored.
-    build : one file's network, every tensor of the file in it; raises UsageError naming what does not fit.
+    unused : names of tensors that a file may hold and that have no part in an answer.
+    build : one file's network, every other tensor of it in it; raises UsageError naming what does not fit.
     combine : of those networks the one of the bundle: (N, 1, D, H, W) float32 in [0, 1], or slices, to the
         same or to ages (N, 1). Whatever units the authors' network wants is arithmetic in here.
     recipe : how scans are prepared.  age_range : of the training people, years, as published.
@@ -52,6 +53,7 @@ class Published:
     preparation: tuple[str, ...]
     remarks: tuple[str, ...] = ()
     sha256: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
     age_range: tuple[float, float] | None = None
     target: str | None = None
     slice_wise: bool = False

@@ -165,7 +165,7 @@ NETWORK = Published(
     ),
     preparation=(
         "UK Biobank's pipeline: brain extracted, bias field corrected, FLIRT with 12 degrees of freedom to "
-        "FSL's MNI152 of 1 mm (paper, section 2.1; README.md names the pipeline)",
+        "FSL's MNI152 of 1 mm (README.md names the pipeline)",
         "divided by the mean of the field of 182 x 218 x 182 voxels, air counted (examples.ipynb)",
         "the middle 160 x 192 x 160 voxels (crop_center in dp_utils.py)",
         "40 bins of 1 year from 42 to 82; the age is the mean of the distribution (examples.ipynb)",
@@ -174,6 +174,8 @@ NETWORK = Published(
         "An age is never outside 42.5 to 81.5 years, whoever was scanned.",
         "The spread of the distribution is the authors' own uncertainty. It is no interval: nobody has "
         "measured what it covers.",
+        "44 to 80 years are the ages at which UK Biobank scans people in general, not counted in the "
+        "authors' own sample.",
         "Voxels brighter than 20 times the mean of the field are clipped to that; the authors clip nothing.",
     ),
     age_range=(44.0, 80.0),

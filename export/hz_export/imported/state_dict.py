@@ -1,7 +1,8 @@
 """Weights that torch stored (.pth, .p, .pt): a state dict, unpickled as weights only and within bounds.
 
-`torch.load(weights_only=True)` makes nothing but tensors and containers of them. What it does not look at is
-how much they come to: that is done here, before and after.
+`torch.load(weights_only=True)` makes tensors, containers of them and a few other plain things. What it does
+not look at is how much they come to. That is done here, before and after; in between, where a few bytes may
+ask for gigabytes, it works in a process of its own (`reader_process`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+from hz_export.imported.reader_process import hand_over, read_apart
 from hz_export.imported.weight_file import (
     MOST_BYTES,
     MOST_TENSORS,
@@ -23,7 +25,6 @@ from hz_export.imported.weight_file import (
     named,
 )
 from hz_runtime.errors import UsageError
-from hz_runtime.io.atomic import sha256_file
 
 CPU = torch.device("cpu")
 TYPES = {
@@ -38,6 +39,14 @@ def read_state_dict(path: Path) -> WeightFile:
 
     Raises UsageError for a file that holds anything else, is damaged, or is not safe to read.
     """
+    return read_apart("hz_export.imported.state_dict", path)
+
+
+def read_here(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
+    """(tensors, nothing), read in this process, whose memory is all that bounds it.
+
+    Raises UsageError as `read_state_dict`.
+    """
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise UsageError(f"{path.name} has {size / 1e9:.1f} GB; no network here has as many.", OTHER_FILE)
@@ -50,7 +59,7 @@ def read_state_dict(path: Path) -> WeightFile:
             f"({type(error).__name__}: {named(' '.join(str(error).split()))}).",
             OTHER_FILE,
         ) from None
-    return WeightFile(path.name, sha256_file(path), _tensors(found, path.name))
+    return _tensors(found, path.name), {}
 
 
 def _refuse_packed(path: Path) -> None:
@@ -98,3 +107,7 @@ def _tensors(found: Any, name: str) -> dict[str, Array]:
         check_values(name, named(key), values)
         tensors[key.removeprefix(PARALLEL) if parallel else key] = values
     return tensors
+
+
+if __name__ == "__main__":
+    hand_over(read_here)

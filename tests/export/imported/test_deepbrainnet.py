@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from small_published import write_keras
 
 torch = pytest.importorskip("torch")
+onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 pytest.importorskip("h5py")
 
 from hz_export.export_options import ExportOptions  # noqa: E402
 from hz_export.imported.deepbrainnet import NETWORK, build  # noqa: E402
-from hz_export.imported.importing import import_network  # noqa: E402
+from hz_export.imported.importing import described, import_network  # noqa: E402
 from hz_export.imported.keras_file import read_here  # noqa: E402
 from hz_export.imported.weight_file import WeightFile  # noqa: E402
 from hz_runtime.errors import UsageError  # noqa: E402
@@ -171,8 +172,10 @@ def test_from_file_to_age_as_the_authors_go(tmp_path: Path) -> None:
     )
     weights = file_of(tmp_path / "DBN_model.h5")
     small = replace(NETWORK, recipe=recipe)
+    said: list[str] = []
+    options = ExportOptions(check_parity=False, precisions=("fp16",))
     bundle = import_network(
-        small, [weights], tmp_path / "dbn.hz", ExportOptions(check_parity=False), accept_licence=True
+        small, [weights], tmp_path / "dbn.hz", options, accept_licence=True, say=said.append
     )
     volume = mni152_volume()
     grid = to_model_space(volume, recipe).grid
@@ -187,8 +190,95 @@ def test_from_file_to_age_as_the_authors_go(tmp_path: Path) -> None:
         picture = grid[:, :, k][np.ix_(*nearest)].astype(np.float64)
         ages.append(age_of(np.repeat(picture[:, :, None], 3, 2)))
     assert np.ptp(ages) > 1  # slices differ, so that it matters which are read
+    # A thousandth of a year: float32 near 45 has steps of 4e-6, some layers and weights of 16 years a unit
+    # make more of them, and no age means anything so fine.
     assert found == pytest.approx(np.median(ages), abs=1e-3)
     assert bundle.raw["published"]["age"]["licence"] == "NOASSERTION"
+    half = next(entry for entry in bundle.models if entry.precision == "fp16")
+    session = onnxruntime.InferenceSession(bundle.read(half), providers=["CPUExecutionProvider"])
+    slices = np.moveaxis(grid[:, :, 12:32], 2, 0)[:, None].copy()
+    (by_half,) = session.run(None, {session.get_inputs()[0].name: slices})
+    # float16 has 11 bits, 0.03 years at 45, and rounds in every layer
+    assert 0 < np.abs(by_half[:, 0] - ages).max() < 0.5
+    # weights that are not the published ones may be somebody's own: they are taken, and it is said
+    assert any("warning: DBN_model.h5 is not the file that its authors published" in line for line in said)
+    assert any("DBN_model.h5: 13 tensors, every one in its place; sha256" in line for line in said)
+    assert bundle.raw["published"]["age"]["files"][0]["sha256_published"] is False
+    assert "not the one that the authors publish" in bundle.read_listed("MODEL_CARD.md").decode()
+
+
+def test_a_network_of_slices_is_not_quantized(tmp_path: Path) -> None:
+    weights = [file_of(tmp_path / "DBN_model.h5")]
+    with pytest.raises(UsageError, match="holds a network of slices"):
+        import_network(
+            NETWORK, weights, tmp_path / "a.hz", ExportOptions(precisions=("int8",)), accept_licence=True
+        )
+
+
+def test_the_published_file_is_known() -> None:
+    file = WeightFile("DBN_model.h5", NETWORK.sha256[0], {})
+    assert described(NETWORK, [file])["files"][0]["sha256_published"] is True
+    other = replace(NETWORK, sha256=())
+    assert described(other, [file])["files"][0]["sha256_published"] is None
+
+
+@pytest.mark.parametrize("base", ["flat", "inside"])
+def test_vgg16_with_one_hidden_layer(tmp_path: Path, base: str) -> None:
+    """The published file has the size of that; narrow here, as Keras builds it by itself or in a model."""
+    rng = np.random.default_rng(5)
+    rows = [row("InputLayer", "input_1", [], batch_input_shape=[None, None, None, 3])]
+    held: dict[str, dict[str, F]] = {}
+    read_by, before = "input_1", 3
+    for block, (count, width) in enumerate(((2, 4), (2, 5), (3, 6), (3, 7), (3, 7)), 1):
+        for number in range(1, count + 1):
+            name = f"block{block}_conv{number}"
+            rows.append(conv(name, read_by, width, 3, activation="relu", use_bias=True))
+            spread = np.sqrt(2 / (9 * before))
+            held[name] = {
+                f"{name}/kernel": rng.normal(0, spread, (3, 3, before, width)),
+                f"{name}/bias": rng.normal(0, 0.1, width),
+            }
+            read_by, before = name, width
+        pool = f"block{block}_pool"
+        rows.append(row("MaxPooling2D", pool, [read_by], pool_size=[2, 2], strides=[2, 2], padding="valid"))
+        read_by = pool
+    head = [
+        row("GlobalAveragePooling2D", "global_average_pooling2d_1", [read_by]),
+        row("Dense", "dense_1", ["global_average_pooling2d_1"], units=8, activation="relu", use_bias=True),
+        row("Dropout", "dropout_1", ["dense_1"], rate=0.5),
+        row("Dense", "dense_2", ["dropout_1"], units=1, activation="linear", use_bias=True),
+    ]
+    for name, shape in (("dense_1", (7, 8)), ("dense_2", (8, 1))):
+        held[name] = {f"{name}/kernel": rng.normal(0, 1, shape), f"{name}/bias": rng.normal(0, 1, shape[1])}
+
+    def model(kind: str, layers: list[Any], last: str) -> dict[str, Any]:
+        ends = {"input_layers": [["input_1", 0, 0]], "output_layers": [[last, 0, 0]]}
+        return {"class_name": kind, "config": {"name": "vgg16", "layers": layers, **ends}}
+
+    if base == "flat":
+        config, stored = model("Model", [*rows, *head], "dense_2"), held
+    else:
+        inside = [model("Model", rows, read_by), *head]
+        config = {"class_name": "Sequential", "config": {"name": "sequential_1", "layers": inside}}
+        blocks = {t: v for name, ts in held.items() if "block" in name for t, v in ts.items()}
+        stored = {"vgg16": blocks, "dense_1": held["dense_1"], "dense_2": held["dense_2"]}
+    network = build(read(file_of(tmp_path / "DBN_model.h5", config, stored)))
+    assert network.size == (256, 256)  # what Keras's loader makes of pictures where nothing is said
+    picture = rng.uniform(0, 1, (64, 64))
+    x: F = np.repeat(picture[:, :, None], 3, 2)
+    for one in rows[1:]:
+        name = one["name"]
+        if name in held:
+            kernel, bias = (v.astype(np.float32).astype(np.float64) for v in held[name].values())
+            x = np.maximum(convolved(x, kernel) + bias, 0)
+        else:
+            x = windows(x, 2, 2, False, 0.0)[0].max((2, 3))
+    (first, second), (third, fourth) = held["dense_1"].values(), held["dense_2"].values()
+    expected = np.maximum(x.mean((0, 1)) @ first + second, 0) @ third + fourth
+    network.size = (64, 64)
+    with torch.no_grad():
+        found = network(torch.from_numpy(picture.astype(np.float32))[None, None])
+    assert float(found) == pytest.approx(float(expected[0]), abs=1e-4)
 
 
 def test_the_slices_of_the_paper_are_read() -> None:
@@ -212,6 +302,9 @@ def test_what_cannot_be_rebuilt_is_refused_by_name(tmp_path: Path) -> None:
         return made
 
     path = tmp_path / "DBN_model.h5"
+    two: dict[str, Any] = json.loads(json.dumps(CONFIG))
+    two["config"]["layers"][-1]["config"]["units"] = 2
+    twice = {t: np.concatenate([v, v], -1) for t, v in TENSORS["dense_2"].items()}
     cases = [
         (changed("SeparableConv2D", "conv2d_3"), TENSORS, "conv2d_3, a layer SeparableConv2D"),
         (changed("Lambda", "block35_1", arguments={"script": "x"}), TENSORS, "scale"),
@@ -220,10 +313,34 @@ def test_what_cannot_be_rebuilt_is_refused_by_name(tmp_path: Path) -> None:
         (CONFIG, {k: v for k, v in TENSORS.items() if k != "dense_2"}, "lacks dense_2/dense_2/kernel"),
         (changed("Conv2D", "conv2d_3", filters=9), TENSORS, r"holds .*conv2d_3/kernel of \(4, 4, 7, 5\)"),
         ({"class_name": "Theirs"}, TENSORS, "does not describe its network"),
+        (two, {**TENSORS, "dense_2": twice}, r"gives \(2,\) for a slice, not one age"),
     ]
     for config, held, reason in cases:
         with pytest.raises(UsageError, match=reason):
             build(read(file_of(path, config, held)))
+
+
+def many(rows: list[Any]) -> None:
+    """None of them much by itself, and each read again at the end of all."""
+    pads = [f"padded_{number}" for number in range(40)]
+    rows += [row("ZeroPadding2D", pad, ["conv2d_3"], padding=[[0, 0], [0, 700_000]]) for pad in pads]
+
+
+def added(rows: list[Any]) -> None:
+    rows.append(row("ZeroPadding2D", "padded", ["conv2d_3"], padding=[[0, 0], [0, 50_000]]))
+    rows.extend(row("Add", f"added_{number}", ["padded"] * 64) for number in range(60))
+
+
+def edges(rows: list[Any]) -> None:
+    """Channels of one pixel, each in a window of 64 x 64 that is mostly padding."""
+    read = "conv2d_3"
+    for number in range(18):
+        rows.append(row("Concatenate", f"double_{number}", [read, read], axis=3))
+        read = f"double_{number}"
+    for number in range(4):
+        how = {"pool_size": [64, 64], "strides": [64, 64], "padding": "same"}
+        rows.append(row("MaxPooling2D", f"pool_{number}", [read], **how))
+        read = f"pool_{number}"
 
 
 def test_descriptions_that_ask_for_too_much_are_refused_before_anything_is_made(tmp_path: Path) -> None:
@@ -262,7 +379,10 @@ def test_descriptions_that_ask_for_too_much_are_refused_before_anything_is_made(
             changed(lambda rows: rows[0]["config"].update(batch_input_shape=[None, 10**6, 10**6, 3])),
             "slices of",
         ),
-        (ending(changed(doubled), "double_39"), "a layer that gives"),
+        (ending(changed(doubled), "double_39"), "layers that make more than"),
+        (ending(changed(many), "padded_39"), "layers that make more than"),
+        (ending(changed(added), "added_59"), "layers that make more than"),
+        (ending(changed(edges), "pool_3"), "layers that make more than"),
         (
             changed(lambda rows: rows[7].update(inbound_nodes=[[["conv2d_2", 0, 0, {}]] * 65])),
             "reads 65 layers",

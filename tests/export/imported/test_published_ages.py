@@ -228,7 +228,9 @@ def test_brainagenext_from_file_to_age_and_the_median_of_several(tmp_path: Path)
     """One network by way of its graph; several, which only repeat it, in torch."""
     alone = replace(SMALL_NEXT, files=SMALL_NEXT.files[:1])
     write_state_dict(tmp_path / alone.files[0], MEDNEXT_TENSORS[0])
-    bundle = import_network(alone, [tmp_path], tmp_path / "next.hz", FAST)
+    said: list[str] = []
+    bundle = import_network(alone, [tmp_path], tmp_path / "next.hz", FAST, say=said.append)
+    assert any("in its place but mednextv1.dummy_tensor, which has no part in answers" in s for s in said)
     path = brain_file(tmp_path / "brain.nii.gz", alone.recipe)
     data = centred(np.asarray(nibabel.load(path).dataobj, np.float64), 32)
     inside = data > 0

@@ -18,7 +18,7 @@ h5py = pytest.importorskip("h5py")
 
 from torch import nn  # noqa: E402
 
-from hz_export.imported import weight_file  # noqa: E402
+from hz_export.imported import state_dict, weight_file  # noqa: E402
 from hz_export.imported.keras_file import read_here, read_keras  # noqa: E402
 from hz_export.imported.state_dict import read_state_dict  # noqa: E402
 from hz_export.imported.weight_file import WeightFile, load  # noqa: E402
@@ -126,9 +126,9 @@ def test_a_file_that_kills_its_reader(tmp_path: Path, monkeypatch: pytest.Monkey
     refused(read_keras, tmp_path / "text.h5", "cannot be read as weights of Keras")
     (tmp_path / "h5py.py").write_text("import os; os.abort()\n")
     monkeypatch.syspath_prepend(tmp_path)
-    refused(read_keras, tmp_path / "text.h5", r"HDF5 died of it \(exit -6\)")
+    refused(read_keras, tmp_path / "text.h5", r"its reader died of it \(exit -6\)")
     (tmp_path / "h5py.py").write_text("import time; time.sleep(60)\n")
-    monkeypatch.setattr("hz_export.imported.keras_file.MOST_SECONDS", 0.5)
+    monkeypatch.setattr("hz_export.imported.reader_process.MOST_SECONDS", 0.5)
     refused(read_keras, tmp_path / "text.h5", r"took more than 0\.5 s")
 
 
@@ -140,11 +140,25 @@ def test_keras_3_is_told_from_keras_2(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_state_dicts_give_their_tensors(tmp_path: Path, legacy: bool) -> None:
-    held = {"module.a.weight": torch.from_numpy(VALUES), "module.n": torch.tensor(3)}
-    torch.save(held, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
-    found = read_state_dict(tmp_path / "w.pth").tensors
-    assert list(found) == ["a.weight", "n"]
-    np.testing.assert_array_equal(found["a.weight"], VALUES)
+    plain = torch.from_numpy(VALUES)
+    held = {"a.weight": plain, "n": torch.tensor(3), "__metadata__": plain.T, "half": plain.bfloat16()}
+    path = tmp_path / "w.pth"
+    torch.save({"module." + k: v for k, v in held.items()}, path, _use_new_zipfile_serialization=not legacy)
+    found = state_dict.read_here(path)[0] if legacy else read_state_dict(path).tensors
+    assert list(found) == list(held)  # whatever they are called
+    for name, values in held.items():
+        np.testing.assert_array_equal(found[name], values.float().numpy(), strict=name != "n")
+    assert found["n"].shape == () and found["n"].dtype == np.int64
+
+
+def test_a_pickle_that_asks_for_memory_gets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch lets weights hold a bytearray, of any length that a few letters name."""
+    monkeypatch.setattr("hz_runtime.io.programs.LEAST_MEMORY", 600 << 20)
+    path = tmp_path / "asks.pth"
+    asks = pickle.PROTO + b"\x02cbuiltins\nbytearray\n" + pickle.BININT + (700 << 20).to_bytes(4, "little")
+    before = (torch.serialization.MAGIC_NUMBER, 1001, {"little_endian": True})
+    path.write_bytes(b"".join(pickle.dumps(part, 2) for part in before) + asks + b"\x85R.")
+    refused(read_state_dict, path, "MemoryError")
 
 
 class Payload:
@@ -201,11 +215,11 @@ def test_hostile_state_dicts_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
         "cut": "cannot be read|damaged",
     }
     for name, reason in reasons.items():
-        refused(read_state_dict, tmp_path / f"{name}.pth", reason)
+        refused(state_dict.read_here, tmp_path / f"{name}.pth", reason)
     assert not Path("pickled-code-ran").exists()
     torch.save(plain, "plain.pth")
     monkeypatch.setattr("hz_export.imported.state_dict.MOST_BYTES", 10)
-    refused(read_state_dict, tmp_path / "plain.pth", "no network here has as many")
+    refused(state_dict.read_here, tmp_path / "plain.pth", "no network here has as many")
 
 
 def test_every_tensor_has_its_place() -> None:
