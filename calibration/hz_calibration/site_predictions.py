@@ -6,6 +6,7 @@ preparation, on the same engine. Which of the people the network was trained on 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ AGE_UNKNOWN = "are not in the table, or without an age there"
 TOO_YOUNG_OR_OLD = "are of people outside the ages of the network's training"
 ELSEWHERE = "are of another site"
 TWICE = "are the same file again"
+BRAINS = "brains, taken as they are"
 
 
 @dataclass(frozen=True)
@@ -76,27 +78,29 @@ def read_predictions(
     seen: set[str] = set()
     found: list[SitePrediction] = []
     flagged = 0
-    ways: set[tuple[bool, str]] = set()
+    ways: set[str] = set()
+    engines: set[str] = set()
     for run, scan in _scans(folders, bundle):
         label = str(scan["input"])
         of_table = InputScan((places or {}).get(label, Path(label)), label, str(scan["name"]))
         why, one = _prediction(scan, of_table, bundle, known, site)
         if scan.get("sha256") in seen:
             why, one = TWICE, None
-        seen.add(str(scan.get("sha256")))
         if one is None:
             left_out[why] += 1
             continue
+        seen.add(str(scan.get("sha256")))  # of one that failed here another folder may hold the age
         found.append(one)
         flagged += bool(scan.get("flags"))
-        ways.add(_way(run))
-    if len({heads for heads, _ in ways}) > 1:
+        ways.add(_preparation(run))
+        engines.add(_engine(run))
+    if len(ways) > 1:
         raise UsageError(
-            "some of these results are of raw heads (--prepare) and some of brains.",
+            f"some of these results are of {' and some of '.join(sorted(ways))}.",
             "Calibrate on scans that were prepared as those will be that the bundle is for.",
         )
-    ran = ", ".join(sorted({engine for _, engine in ways}))
-    return SitePredictions(tuple(found), dict(left_out), flagged, any(h for h, _ in ways), ran)
+    raw_heads = bool(ways) and BRAINS not in ways
+    return SitePredictions(tuple(found), dict(left_out), flagged, raw_heads, ", ".join(sorted(engines)))
 
 
 def _scans(folders: Sequence[Path], bundle: Bundle) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
@@ -143,9 +147,14 @@ def _prediction(
     return "", SitePrediction(age, float(raw), known.person_of(of_table) or of_table.label, where)
 
 
-def _way(run: Mapping[str, Any]) -> tuple[bool, str]:
-    """(whether the scans were raw heads, the engine's name) of a run."""
-    options, backend = run.get("options"), run.get("backend")
-    heads = isinstance(options, Mapping) and options.get("prepare") is not None
+def _preparation(run: Mapping[str, Any]) -> str:
+    """What a run's scans were, and all that was asked of their preparation: other words where it differs."""
+    options = run.get("options")
+    asked = options.get("prepare") if isinstance(options, Mapping) else None
+    return BRAINS if asked is None else f"raw heads (--prepare, {json.dumps(asked, sort_keys=True)[1:-1]})"
+
+
+def _engine(run: Mapping[str, Any]) -> str:
+    backend = run.get("backend")
     engine = backend.get("name") if isinstance(backend, Mapping) else None
-    return heads, str(engine or "unknown engine")
+    return str(engine or "unknown engine")

@@ -90,7 +90,7 @@ def age(
     with TemporaryDirectory(prefix="hz-calibrate-") as work:
         folders, places = _results(loaded, given, participants, known, Path(work) / "results", network)
         predictions = read_predictions(folders, loaded, known, site, places)
-    for line in () if quiet else (*known.notes, *_used(predictions)):
+    for line in () if quiet else (*known.notes, *_used(predictions), *_as_they_are(predictions, loaded)):
         render.say(line, err=True)
     calibration = calibrated_at_site(
         loaded, predictions, (lambda _: None) if quiet else (lambda text: render.say(text, err=True))
@@ -157,6 +157,13 @@ def _files(table: Path) -> list[Path]:
             f"{table.name} names no files.", "Give the folder of their results, or the scans, by name."
         )
     return files
+
+
+def _as_they_are(predictions: SitePredictions, bundle: Bundle) -> tuple[str, ...]:
+    """What brains that hz did not prepare may lack for these networks."""
+    from hz_runtime.model_space.recipe import Recipe, unregistered_flags
+
+    return () if predictions.raw_heads else unregistered_flags(Recipe.from_dict(dict(bundle.recipe)))
 
 
 def _used(predictions: SitePredictions) -> list[str]:

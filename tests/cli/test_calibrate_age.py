@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from hz_runtime.batch.known_ages import KnownAges
 from hz_runtime.batch.run import run_batch
 from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bundle.signing_keys import SigningKey
-from hz_runtime.bundle.store import load_bundle, sign_bundle
+from hz_runtime.bundle.store import load_bundle, sign_bundle, write_bundle
 from hz_runtime.bundle.trust import Trust
 from hz_runtime.errors import BundleError
 from small_keys import key_pair
@@ -168,6 +168,20 @@ def test_a_card_made_by_hz_export_has_every_section_once_and_its_items_answered(
     assert f"subjects {missing[1]} are missing" in card
 
 
+def test_a_card_of_others_network_no_longer_says_that_nothing_is_known(made: tuple[Path, Result]) -> None:
+    from hz_export.age_card import after_calibration
+    from hz_export.imported.importing import described
+    from hz_export.imported.sfcn import NETWORK
+    from hz_export.model_card import model_card
+
+    bundle = load_bundle(made[0])
+    meta = {"published": described(replace(NETWORK, files=()), ())}
+    before = model_card("x", {**bundle.raw, "age_bias": None, "age_interval": None}, {"age": meta})
+    card = after_calibration(before, bundle.raw)
+    assert before.count("Nothing says how an age is biased") == 1
+    assert "Nothing says" not in card and "was measured at the site that Age calibration names" in card
+
+
 def test_runs_say_it_and_flag_people_of_other_ages(
     site: Site, made: tuple[Path, Result], tmp_path: Path
 ) -> None:
@@ -251,6 +265,57 @@ def test_results_of_another_bundle_and_scans_of_no_site_are_refused(site: Site, 
     assert interval is not None and interval.site is not None and interval.site.sites == ("oslo",)
     result = calibrate(site.bundle, site.results, "--participants", site.table, "--write", "--site", "oslo")
     assert result.exit_code == 2 and f"{len(site.ages)} scans are of another site" in result.output
+
+
+def test_results_of_brains_prepared_in_other_ways_are_refused(site: Site, tmp_path: Path) -> None:
+    """Every choice of the preparation counts, not only whether there was one."""
+    run = json.loads((site.results / "run.json").read_text())
+    table = ("--participants", site.table, "-o", tmp_path / "o.hz")
+
+    def folder(name: str, scans: slice, prepare: object) -> Path:
+        (tmp_path / name).mkdir()
+        made = {**run, "scans": run["scans"][scans], "options": {**run["options"], "prepare": prepare}}
+        (tmp_path / name / "run.json").write_text(json.dumps(made))
+        return tmp_path / name
+
+    one = folder("one", slice(0, 20), {"dof": 6, "brain_mask": "auto"})
+    for name, prepare in {"dof": {"dof": 12, "brain_mask": "auto"},
+                          "mask": {"dof": 6, "brain_mask": "template"}, "brains": None}.items():  # fmt: skip
+        result = calibrate(site.bundle, one, folder(name, slice(20, None), prepare), *table)
+        assert result.exit_code == 2 and "some of these results are of " in result.output
+    same = folder("same", slice(20, None), {"brain_mask": "auto", "dof": 6})
+    assert calibrate(site.bundle, one, same, *table).exit_code == 0
+
+
+@pytest.mark.made_up_results
+def test_a_scan_that_failed_in_one_folder_counts_by_its_age_in_another(site: Site, tmp_path: Path) -> None:
+    run = json.loads((site.results / "run.json").read_text())
+    first, *rest = run["scans"]
+    (tmp_path / "failed").mkdir()
+    failed = {**run, "scans": [{**first, "status": "failed", "age_raw": None}, *rest]}
+    (tmp_path / "failed" / "run.json").write_text(json.dumps(failed))
+    asked = ("--participants", site.table, "-o", tmp_path / "o.hz")
+    result = calibrate(site.bundle, tmp_path / "failed", site.results, *asked)
+    assert result.exit_code == 0, result.output
+    assert f"{len(site.ages)} scans of {PEOPLE} people" in result.output
+    assert f"left out: {len(rest)} scans are the same file again" in result.output
+
+
+def test_brains_for_a_network_of_registered_ones_are_named(site: Site, tmp_path: Path) -> None:
+    bundle = load_bundle(site.bundle)
+    files = {name: bundle.read_listed(name) for name in bundle.files}
+    asked = write_bundle(tmp_path / "dof.hz", {**bundle.raw, "recipe": {**bundle.recipe, "dof": 12}}, files)
+    run = json.loads((site.results / "run.json").read_text())
+    (tmp_path / "out").mkdir()
+    made = {**run, "bundle": {**run["bundle"], "id": asked.id}}
+    (tmp_path / "out" / "run.json").write_text(json.dumps(made))
+    table = ("--participants", site.table, "-o", tmp_path / "o.hz")
+    result = calibrate(asked.path, tmp_path / "out", *table)
+    assert result.exit_code == 0 and "not registered in this run" in result.output
+    assert (
+        "not registered"
+        not in calibrate(site.bundle, site.results, *table[:2], "-o", tmp_path / "p.hz").output
+    )
 
 
 def test_without_results_the_scans_of_the_table_are_run(site: Site, tmp_path: Path) -> None:

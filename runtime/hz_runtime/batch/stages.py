@@ -31,7 +31,14 @@ from hz_runtime.model_space.air import with_air_lowest
 from hz_runtime.model_space.guided_filter import native_harmonized
 from hz_runtime.model_space.image_quality import image_quality, quality_flags
 from hz_runtime.model_space.outliers import with_outlier_flags
-from hz_runtime.model_space.recipe import ModelInput, Recipe, header_flags, shape_alone, to_model_space
+from hz_runtime.model_space.recipe import (
+    ModelInput,
+    Recipe,
+    header_flags,
+    shape_alone,
+    to_model_space,
+    unregistered_flags,
+)
 from hz_runtime.results.prediction import Answers, Prediction
 from hz_runtime.results.record import (
     Record,
@@ -339,15 +346,19 @@ class Stages:
             *contrast_flags(ticket.scan.path),
             *quality_flags(ticket.quality),
         ]
+        taken_as_is = unregistered_flags(self.recipe) if self.preparer is None else ()
         if self.predictor is not None:
             flags += drawn.no_age or age_flags(drawn.prediction.age, self.bundle.cohort.get("age_range"))
         if self.diagnosis is not None and drawn.prediction.diagnosis_probability is None:
             flags.append("the diagnosis network gave no number")
         interval = self._interval(drawn.prediction)
         if interval is None:
-            return tuple(flags)
+            return (*flags, *taken_as_is)
         flags += interval.site_flags(drawn.prediction.age_interval)
-        return (*flags, *interval.caveat(flags))
+        # That of a site whose own brains were taken as they are was made for such scans.
+        for_brains = interval.site is not None and not interval.site.raw_heads
+        doubtful = flags if for_brains else (*flags, *taken_as_is)
+        return (*flags, *taken_as_is, *interval.caveat(doubtful))
 
     def _known_age_flags(self, known: float | None, prediction: Prediction) -> tuple[str, ...]:
         """Where the person's known age contradicts what was predicted."""

@@ -356,6 +356,19 @@ def header_flags(volume: Volume) -> list[str]:
     return flags
 
 
+def unregistered_flags(recipe: Recipe) -> tuple[str, ...]:
+    """Of a brain that is taken as it is: that the recipe expects a registered one, where it does.
+
+    Nothing is looked at here: a brain may have been registered elsewhere, which no header tells.
+    """
+    if not recipe.dof:
+        return ()
+    return (
+        f"not registered in this run: the network expects brains registered to {recipe.template} with "
+        f"{recipe.dof} degrees of freedom, as  hz-run --prepare  makes them of raw heads",
+    )
+
+
 def describe(grid: F32, recipe: Recipe) -> dict[str, float]:
     """Numbers that place a prepared scan among others.
 

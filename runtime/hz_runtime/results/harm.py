@@ -17,7 +17,7 @@ class Harm(IntEnum):
     FAILED : there is no result.  NO_NUMBER : an age or a probability is missing.
     AGE : an age is there, and not to be used.
     SCAN : something is wrong with the scan: it was damaged or cut, its header contradicts itself, or it is of
-        a kind that the networks do not know.
+        a kind, or prepared in a way, that the networks do not know.
     SHIFT : a measure lies where those of the training scans do not.
     CAVEAT : what other flags mean for the age's interval; never a reason of its own.
     """
@@ -43,6 +43,7 @@ _WORDS: tuple[tuple[str, Harm], ...] = (
     ("made with a contrast agent", Harm.SCAN),
     ("slices of ", Harm.SCAN),
     ("image quality: ", Harm.SCAN),
+    ("not registered in this run", Harm.SCAN),
     ("that the networks were trained on: look at it", Harm.SHIFT),
     ("is unlike ", Harm.SHIFT),
 )

@@ -46,6 +46,32 @@ def test_a_run_predicts_and_writes_no_volume(bundle: Bundle, tmp_path: Path) -> 
     assert again.scans[0].status == "skipped" and again.scans[0].prediction == report.scans[0].prediction
 
 
+def test_brains_for_a_network_of_registered_ones_are_flagged(bundle: Bundle, tmp_path: Path) -> None:
+    """An interval that was made for such brains is not doubted for it."""
+    scan = write_scan(tmp_path / "sub-1_T1w.nii.gz")
+    manifest = {**bundle.raw, "recipe": {**bundle.recipe, "dof": 12}}
+    files = {name: bundle.read_listed(name) for name in bundle.files}
+    width = {"half_width": 9.0, "coverage": {"value": 0.9, "ci95": [0.8, 1.0]}}
+
+    def flags(name: str, **more: object) -> list[str]:
+        asked = write_bundle(tmp_path / f"{name}.hz", {**manifest, **more}, files)
+        options = RunOptions(require="onnxruntime-cpu", report=False)
+        (found,) = run_batch([scan], asked, tmp_path / name, options).scans
+        assert found.status == "flagged"
+        return list(found.flags)
+
+    def interval(heads: bool) -> dict[str, object]:
+        site = {"sites": ["basel"], "age_range": [18, 90], "raw_heads": heads, "bundle": bundle.id}
+        made = {"level": 0.9, "n": 50, "method": "m", "how": "h", "raw": width, "site": site}
+        return {"age_interval": made, "age_bias": None}
+
+    (flag,) = flags("plain")
+    assert "registered to MNI152 with 12 degrees of freedom" in flag and "hz-run --prepare" in flag
+    assert flags("brains", **interval(False)) == [flag]
+    first, caveat = flags("heads", **interval(True))
+    assert first == flag and "not made for such a scan" in caveat
+
+
 def test_its_networks_open_once_and_pass_scans_on(bundle: Bundle) -> None:
     with open_networks(bundle, NetworkOptions(require="onnxruntime-cpu")) as networks:
         assert list(networks.backends) == ["age"] and list(networks.attempts) == ["age"]

@@ -62,6 +62,7 @@ FLAGS = [
     (Harm.SCAN, header(np.eye(4), sform_code=0, qform_code=0)),
     (Harm.SCAN, header(np.diag([1.0, 1.0, 5.0, 1.0]))),
     (Harm.SCAN, header(np.eye(4), pixdim=(2.0, 2.0, 2.0))),
+    (Harm.SCAN, recipe.unregistered_flags(recipe.Recipe(dof=12))),
     (Harm.SCAN, contrast_flags(Path("sub-01_ce-gd_T1w.nii"))),
     (Harm.SHIFT, recipe.outside(dict.fromkeys((*recipe.WORDS, "centre_x"), 9000000000.0), {
         n: {"min": 0.0, "max": 1.0, "sd": 0.1} for n in (*recipe.WORDS, "centre_x")})),
