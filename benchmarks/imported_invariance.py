@@ -6,7 +6,8 @@ The first HEAD is taken as it is, multiplied by .01 and 10,000, on voxels of .5,
 20 degrees about each axis; all HEADs say how much ages differ between people. All goes through hz-run
 --prepare. Wanted: within 1 year, or, of a bundle with random weights, within 1 % of the spread over people.
 
-Prints JSON: the age of every form, its distance from that of the head as it is, the SD over people, machine.
+Prints JSON: the age of every form, its distance from that of the head as it is, forms that were refused (with
+which nothing counts as within), the SD over people, machine.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,26 +45,38 @@ def main() -> None:
         ages = predicted(given.bundle, [*forms.values(), *given.heads], Path(work) / "out", given.threads)
     people = [age for age in ages[len(forms) :] if age is not None]
     spread = float(np.std(people, ddof=1)) if len(people) > 1 else None
-    usual = ages[0]
+    result = {
+        **compared(dict(zip(forms, ages, strict=False)), spread),
+        "people": {"n": len(people), "sd_years": spread},
+        "machine": describe_machine(),
+    }
+    print(json.dumps(result, indent=2))
+
+
+def compared(ages: Mapping[str, float | None], spread: float | None) -> dict[str, Any]:
+    """How far the age of every form lies from that of the first, and whether all are near enough.
+
+    ages : by form, None of one that was refused, which is near to nothing.  spread : SD over people, years.
+    """
+    usual = next(iter(ages.values()))
     rows = {}
-    for name, age in zip(forms, ages, strict=False):
+    for name, age in ages.items():
         apart = None if age is None or usual is None else abs(age - usual)
         rows[name] = {
             "age": age,
             "apart_years": apart,
             "share_of_spread": apart / spread if spread and apart is not None else None,
         }
-    result: dict[str, Any] = {
+
+    def within(key: str, most: float) -> bool:
+        return all(row[key] is not None and row[key] <= most for row in rows.values())
+
+    return {
         "forms": rows,
-        "people": {"n": len(people), "sd_years": spread},
-        "within_a_year": all(
-            r["apart_years"] is not None and r["apart_years"] <= YEARS for r in rows.values()
-        ),
-        "within_1_percent_of_the_spread": bool(spread)
-        and all((r["share_of_spread"] or 0.0) <= SHARE for r in rows.values()),
-        "machine": describe_machine(),
+        "refused": [name for name, age in ages.items() if age is None],
+        "within_a_year": within("apart_years", YEARS),
+        "within_1_percent_of_the_spread": within("share_of_spread", SHARE),
     }
-    print(json.dumps(result, indent=2))
 
 
 def written(head: Path, folder: Path) -> dict[str, Path]:

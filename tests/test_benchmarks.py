@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,13 +49,32 @@ def test_what_is_gone_is_found() -> None:
     assert "gpu_check" in [path.stem for path in SCRIPTS]
 
 
-def test_the_table_of_costs_is_what_its_script_prints() -> None:
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the scripts, from which they can be imported."""
     folder = SCRIPTS[0].parent
-    sys.path.insert(0, str(folder))
-    try:
-        from scale_cost import HEADS, table
-    finally:
-        sys.path.remove(str(folder))
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_a_refused_form_is_near_to_nothing() -> None:
+    pytest.importorskip("nibabel")
+    from imported_invariance import compared
+
+    verdicts = ("within_a_year", "within_1_percent_of_the_spread")
+    near = compared({"as it is": 40.0, "0.5 mm": 40.05}, 10.0)
+    assert [near[v] for v in verdicts] == [True, True] and near["refused"] == []
+    refused = compared({"as it is": 40.0, "0.5 mm": None}, 10.0)
+    assert [refused[v] for v in verdicts] == [False, False] and refused["refused"] == ["0.5 mm"]
+    assert not any(compared({"as it is": None, "0.5 mm": None}, 10.0)[v] for v in verdicts)
+    assert compared({"as it is": 40.0, "0.5 mm": 41.5}, None)[verdicts[1]] is False
+
+
+def test_the_table_of_costs_is_what_its_script_prints(benchmarks: Path) -> None:
+    from scale_cost import HEADS, table
+
+    folder = benchmarks
     assert table(HEADS) in (folder.parent / "docs" / "scale.md").read_text(), (
         "python benchmarks/scale_cost.py"
     )
