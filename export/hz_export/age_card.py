@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hz_export.markdown import as_range, joined, section, table, without_sections
+from hz_export.published_section import calibrated
 from hz_export.reporting_items import with_age_answers
 
 
@@ -20,7 +21,7 @@ def after_calibration(card: str, manifest: Mapping[str, Any]) -> str:
         "Age interval": age_interval(manifest["age_interval"]),
     }
     added = "\n\n".join(section(title, body) for title, body in sections.items())
-    text = with_age_answers(without_sections(card, sections), manifest).rstrip("\n")
+    text = with_age_answers(calibrated(without_sections(card, sections)), manifest).rstrip("\n")
     parts = re.split(r"^(?=## (?:Files and their parity|Reporting guidelines))", text, maxsplit=1, flags=re.M)
     return "\n\n".join([parts[0].rstrip("\n"), added, *parts[1:]]) + "\n"
 

@@ -126,7 +126,7 @@ def _what(metas: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _network(role: str, meta: Mapping[str, Any]) -> str:
     if "published" in meta:
-        return f"## {TITLES[role]}: {meta['published']['title']}\n\n{published_section(meta)}"
+        return f"## {TITLES[role]}: {meta['published']['title']}\n\n{published_section(role, meta)}"
     cohort = meta.get("cohort", {})
     system = SYSTEMS.get(str(meta.get("kind")))
     parts = [f"## {TITLES[role]}" + (f": {system}" if system else "")]
