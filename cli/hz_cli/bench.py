@@ -85,8 +85,9 @@ def bench() -> None:
 )
 @click.option(
     "--weights", metavar="PATH", multiple=True, type=click.Path(path_type=Path, exists=True),
-    help="Of a bundle of hz-export import, the files that it was imported from, or their folder: the network "
-    "in PyTorch, as its authors run it, takes turns with the engines; repeatable.",
+    help="Of a bundle of hz-export import, the files that it was imported from, or their folder: the "
+    "authors' network in PyTorch, whole volumes at a time, takes turns with the engines; repeatable. "
+    "TensorFlow is never run: PyTorch stands in for it.",
 )  # fmt: skip
 @_scans
 @click.option("--only", metavar="TEXT", multiple=True, help="Engines whose names hold TEXT; repeatable.")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +53,8 @@ class SpeedOptions:
 
     role : "harmonizer" or "age".  batches : volumes a call.  only : keep candidates whose names hold one of
     these; none for all.  checkpoint : of `role`, for PyTorch's own ways; without it they are left out.
-    weights : in its place of an imported bundle, the files of its authors: the network as they run it.
+    weights : in its place of an imported bundle, the files of its authors: their network in PyTorch, whole
+    volumes at a time.
     scans : files and folders, for whole runs and as the volumes; without them volumes are made up.
     """
 
@@ -160,8 +160,7 @@ def _network(bundle: Bundle, options: SpeedOptions, left_out: list[dict[str, str
     """The network of the checkpoint or the authors' files, or None, with the reason in `left_out`."""
     published = bundle.raw.get("published", {}).get(options.role)
     if published and str(published["files"][0]["name"]).endswith(".h5"):  # its authors run it in Keras
-        absent = "is not installed here" if find_spec("tensorflow") is None else "is not driven by hz"
-        left_out.append({"name": "tensorflow", "why": f"{absent}; torch stands in for it (--weights)"})
+        left_out.append({"name": "tensorflow", "why": "hz never runs it; torch stands in (--weights)"})
     if options.weights:
         from hz_export.imported.importing import as_published
 

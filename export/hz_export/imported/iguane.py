@@ -1,12 +1,14 @@
 """IGUANe (Roca et al.): a residual 3D U-Net that maps T1-weighted brains of any site to one reference.
 
-Rebuilt from the authors' description. Layers at full resolution are computed a slab of slices at a time,
-which changes nothing: a convolution of a slab and its neighbouring slices is that of the volume there, and
-instance norms take their means over all slabs, in two passes (the mean, then the mean distance from it).
+Rebuilt from the authors' description. In a bundle layers at full resolution are computed a slab of slices
+at a time, which changes nothing: a convolution of a slab and its neighbouring slices is that of the volume
+there, and instance norms take their means over all slabs, in two passes (the mean, then the mean distance
+from it).
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -72,6 +74,7 @@ class Generator(nn.Module):
 
     def __init__(self, levels: Sequence[int] = LEVELS) -> None:
         super().__init__()
+        self.slabs = False  # layers at full resolution a slab of slices at a time, not as a whole
         blocks: list[Block] = []
         before = 1
         for channels in levels[:-1]:
@@ -86,7 +89,11 @@ class Generator(nn.Module):
         self.last = nn.Conv3d(levels[0] + 1, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        first, down, *inner, up, merge = (cast(Block, block) for block in self.blocks)
+        blocks = [cast(Block, block) for block in self.blocks]
+        return self._in_slabs(x, blocks) if self.slabs else self._ended(self._inner(x, blocks), x)
+
+    def _in_slabs(self, x: Tensor, blocks: Sequence[Block]) -> Tensor:
+        first, down, *inner, up, merge = blocks
         length = x.shape[2]
 
         def stem_raw(start: int, stop: int) -> Tensor:
@@ -121,7 +128,7 @@ class Generator(nn.Module):
         )
 
     def _inner(self, x: Tensor, blocks: Sequence[Block]) -> Tensor:
-        """From half resolution down and up to it again."""
+        """From the resolution of x down and up to it again."""
         if len(blocks) == 1:
             return blocks[0].forward(x)
         wide, down, *inner, up, merge = blocks
@@ -142,6 +149,14 @@ class Harmonizing(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.clamp(self.units.back(self.generator(self.units(x)), x), min=0.0)
+
+
+def in_slabs(network: nn.Module) -> nn.Module:
+    """The generator in less memory, its first layer computed three times, with the same answers but for
+    rounding."""
+    made = cast(Generator, copy.deepcopy(network))
+    made.slabs = True
+    return made
 
 
 def build(file: WeightFile, levels: Sequence[int] = LEVELS) -> nn.Module:
@@ -241,7 +256,8 @@ NETWORK = Published(
     files=("harmonization/iguane_weights.h5",),
     form="keras",
     build=build,
-    combine=lambda networks: Harmonizing(networks[0]),
+    combine=lambda networks: Harmonizing(in_slabs(networks[0])),
+    plain=lambda networks: Harmonizing(networks[0]),
     recipe=Recipe(
         orientation="LAS",
         template_shape=(182, 218, 182),

@@ -74,7 +74,8 @@ def is_published(published: Published, files: Sequence[WeightFile]) -> list[bool
 
 
 def as_published(bundle: Bundle, role: str, paths: Sequence[Path]) -> nn.Module:
-    """The network of an imported bundle as its authors run it, from prepared volumes on, out of their files.
+    """The network of an imported bundle in torch as its authors compute it, from prepared volumes on, out of
+    their files: whole volumes, without what a bundle does to spare memory.
 
     paths : the weight files that the bundle was imported from, or their folder.
     Raises UsageError where the bundle was not imported, or from other files.

@@ -33,8 +33,8 @@ class Published:
     preparation : the authors' own steps, one line each, with where they are written.
     remarks : what a user has to know besides, for the model card.
     centres : of an age network whose last layer reads probabilities of ages: these ages, years.
-    plain : of the built networks the one of the bundle as its authors run it, where `combine` computes the
-        same in another order; what is timed beside it.
+    plain : of the built networks the one of the bundle as its authors run it, whole volumes at a time, where
+        `combine` computes the same in another order; what is timed beside it.
     """
 
     name: str

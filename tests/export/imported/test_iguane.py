@@ -17,17 +17,21 @@ from small_published import iguane_layers, write_keras
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 pytest.importorskip("h5py")
+nibabel = pytest.importorskip("nibabel")
 
 from torch.nn import functional  # noqa: E402
 
 from hz_export.export_options import ExportOptions  # noqa: E402
-from hz_export.imported.iguane import LEVELS, NETWORK, build  # noqa: E402
+from hz_export.imported.iguane import LEVELS, NETWORK, build, in_slabs  # noqa: E402
 from hz_export.imported.importing import import_network  # noqa: E402
 from hz_export.imported.keras_file import read_keras  # noqa: E402
+from hz_export.speed import SpeedOptions, _network  # noqa: E402
 from hz_runtime.bundle.store import Bundle, load_bundle  # noqa: E402
 from hz_runtime.errors import UsageError  # noqa: E402
 from hz_runtime.inference.open import open_networks  # noqa: E402
+from hz_runtime.io.volume import read_volume  # noqa: E402
 from hz_runtime.model_space.recipe import Recipe, to_model_space  # noqa: E402
+from hz_runtime.model_space.resample import resample  # noqa: E402
 from hz_runtime.preparation.template import mni152_volume  # noqa: E402
 
 F32 = NDArray[np.float32]
@@ -87,10 +91,12 @@ def test_the_published_widths_in_slabs_are_the_network_as_a_whole(tmp_path: Path
     network = build(read_keras(write_keras(tmp_path / "iguane_weights.h5", layers)))
     assert [len(layers), sum(v.size for _, ts in layers for _, v in ts)] == [18, 6_532_098]
     x = np.random.default_rng(1).uniform(-0.5, 0.5, (48, 16, 16)).astype(np.float32)  # three slabs
+    given = torch.from_numpy(x)[None, None]
     with torch.no_grad():
-        found = network(torch.from_numpy(x)[None, None])[0, 0].numpy()
+        whole, slabs = (made(given)[0, 0].numpy() for made in (network, in_slabs(network)))
     expected = generator(x, layers)
-    assert np.abs(found - expected).max() <= 1e-4 * np.ptp(expected)
+    for found in (whole, slabs):
+        assert np.abs(found - expected).max() <= 1e-4 * np.ptp(expected)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +117,44 @@ def test_from_file_to_volume_as_the_authors_go(bundle: Bundle) -> None:
         found = networks.harmonizer(prepared.grid)
     assert np.abs(found - np.clip(expected, 0, 1)).max() <= 1e-4
     assert np.abs(expected - prepared.grid)[brain].mean() > 1e-3  # and it does something
+
+
+def authors_volume(path: Path) -> tuple[F32, F32]:
+    """(what the network reads, what is saved) of a brain's file, each (32, 48, 32): median_norm.py,
+    pipeline.py and inference.py with nibabel and numpy alone."""
+    data = nibabel.load(path).get_fdata()
+    data = data / np.median(data[data > 0]) * 500
+    window = []
+    for axis, (size, usual) in enumerate(zip((32, 48, 32), (7, 3, 5), strict=True)):  # indices_crop
+        filled = np.flatnonzero(data.any(axis=tuple(k for k in range(3) if k != axis)))
+        before, after, spare = filled[0], data.shape[axis] - 1 - filled[-1], data.shape[axis] - size
+        assert before + after >= spare  # else the authors take a larger grid
+        first = before if before < usual else spare - after if after < spare - usual else usual
+        window.append(slice(first, first + size))
+    x = data[tuple(window)] / 500 - 1
+    mask = x > -1
+    x[~mask] = 0
+    made = (generator(x.astype(np.float32)) + 1) * 500
+    made[~mask] = 0
+    return x.astype(np.float32), np.maximum(made, 0)
+
+
+def test_from_a_brain_on_disk_as_the_authors_prepare_it(bundle: Bundle, tmp_path: Path) -> None:
+    brain = mni152_volume()
+    small = np.diag([0.75, 0.75, 0.75, 1.0])  # so that it fits into the window, as brains do at 1 mm
+    small[:3, 3] = 0.25 * np.array(COARSE.centre_mm)
+    data = resample(brain.data, small @ brain.affine, COARSE.template_shape, COARSE.field_affine)
+    data[data < 0.05 * data.max()] = 0
+    path = tmp_path / "brain.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(data * 730, COARSE.field_affine), path)
+    assert nibabel.aff2axcodes(nibabel.load(path).affine) == ("L", "A", "S")  # as FSL stores its template
+    seen, expected = authors_volume(path)
+    prepared = to_model_space(read_volume(path), COARSE)
+    np.testing.assert_allclose(np.where(prepared.grid > 0, prepared.grid * 4 - 1, 0), seen, atol=1e-4)
+    with open_networks(bundle) as networks:
+        assert networks.harmonizer is not None
+        found = networks.harmonizer(prepared.grid)
+    np.testing.assert_allclose(found, np.clip(expected / 2000, 0, 1), atol=1e-4)
 
 
 def test_every_tensor_of_the_file_is_used(bundle: Bundle, tmp_path: Path) -> None:
@@ -144,6 +188,15 @@ def test_what_the_bundle_says_of_its_origin(bundle: Bundle) -> None:
     assert "https://github.com/RocaVincent/iguane_harmonization" in card
     assert "random weights" in card  # what could not be tried is said
     assert about["files"][0]["sha256"] in card
+
+
+def test_timing_says_that_tensorflow_never_runs(bundle: Bundle) -> None:
+    left_out: list[dict[str, str]] = []
+    assert _network(bundle, SpeedOptions(), left_out) is None
+    assert left_out == [
+        {"name": "tensorflow", "why": "hz never runs it; torch stands in (--weights)"},
+        {"name": "torch", "why": "no --weights was given"},
+    ]
 
 
 def test_licences_that_forbid_commerce_are_accepted_or_nothing_happens(tmp_path: Path) -> None:
