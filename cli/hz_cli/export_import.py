@@ -87,7 +87,7 @@ def import_command(
     """Make a bundle of a published network of others, from the weights that you downloaded.
 
     NAME: one of --list.  WEIGHTS: the authors' files, or the folder that holds them. They are read without
-    TensorFlow and without unpickling; every tensor has to find its place. hz itself downloads nothing.
+    TensorFlow, as tensors and nothing else; every one has to find its place. hz itself downloads nothing.
 
     \b
       hz-export import --list

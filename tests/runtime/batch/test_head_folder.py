@@ -275,7 +275,7 @@ def test_a_killed_registration_refuses_no_scan(
     monkeypatch.setattr(registration, "refined_pose", lambda *_, **__: np.eye(4))
     monkeypatch.setattr(registration, "folds", lambda *_: 0.0)
     data, template = np.zeros((4, 4, 4), np.float32), SimpleNamespace(mask=np.ones((4, 4, 4), bool))
-    template.affine, template.centre_mm = np.eye(4), np.zeros(3)
+    template.affine, template.centre_mm, template.around = np.eye(4), np.zeros(3), template.mask
     if ends is None:
         assert registration.registered(data, np.eye(4), template)[1] == similarity  # type: ignore[arg-type]
         return

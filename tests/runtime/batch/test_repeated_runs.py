@@ -121,7 +121,7 @@ def test_a_lock_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
     real, before = os.open, snapshot(tmp_path)
 
     def closed(path: Any, flags: int, *more: Any) -> int:
-        if flags & os.O_RDWR:
+        if flags & os.O_RDWR and not flags & os.O_EXCL:  # which says first that there is one
             raise PermissionError(13, "Permission denied")
         return real(path, flags, *more)
 

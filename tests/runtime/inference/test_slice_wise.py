@@ -30,7 +30,7 @@ from hz_runtime.inference.slice_wise import (
     slice_wise,
 )
 from hz_runtime.io.volume import read_volume
-from hz_runtime.model_space.intensity import ANCHORS, RULES, median, percentile
+from hz_runtime.model_space.intensity import ANCHORS, LEVELS, RULES, median, percentile
 from hz_runtime.model_space.recipe import Recipe, to_model_space
 from hz_runtime.results.record import read_record
 from small_scans import results, write_scan, write_scans
@@ -220,7 +220,7 @@ def test_the_median_rule_moves_with_no_vessel_and_keeps_air_at_zero() -> None:
         assert (low, high) == (50.0, pytest.approx(50 + 2 * (middle - 50), rel=1e-6))
         np.testing.assert_allclose(scaled, np.clip((data - 50) / (high - 50), 0, 1), atol=1e-6)
         assert float(np.median(scaled[6000:-20])) == pytest.approx(0.5, abs=2e-3)
-    assert set(RULES) == set(ANCHORS)
+    assert {*RULES, *LEVELS} == set(ANCHORS)
 
 
 def test_a_mask_is_no_scan() -> None:
@@ -320,7 +320,8 @@ def test_run_tells_the_probability_everywhere(tmp_path: Path, bundle: Bundle) ->
     rows = [row.split("\t") for row in (out / "predictions.tsv").read_text().splitlines()]
     assert rows[0] == [
         *("input", "status", "age_raw", "age_corrected", "age", "brain_pad"),
-        *("diagnosis_probability", "probability_of", "flags"),
+        *("diagnosis_probability", "probability_of", "image_quality", "noise", "blur_mm", "ghosts", "field"),
+        "flags",
     ]
     for scan, row, path in zip(report.scans, rows[1:], paths, strict=True):
         prepared = to_model_space(read_volume(path), Recipe.from_dict(dict(bundle.recipe))).grid
