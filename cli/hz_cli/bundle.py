@@ -25,7 +25,7 @@ Exit codes: 0 done, or the signature holds; 2 usage; 4 bundle refused.
 """
 
 
-@click.group(context_settings=options.CONTEXT, epilog=EPILOG)
+@click.group(cls=render.HzGroup, context_settings=options.CONTEXT, epilog=EPILOG)
 @options.version
 def bundle() -> None:
     """Sign bundles, verify their signatures, show what is in them.

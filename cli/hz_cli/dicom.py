@@ -43,7 +43,7 @@ def _opened(source: Path) -> Iterator[list[Path]]:
         yield files
 
 
-@click.group(context_settings=options.CONTEXT)
+@click.group(cls=render.HzGroup, context_settings=options.CONTEXT)
 @options.version
 def dicom() -> None:
     """Find the T1-weighted series in DICOM, convert it without identity, write results back.

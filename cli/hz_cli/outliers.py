@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from hz_cli import options
+from hz_cli import options, render
 
 
-@click.command()
+@click.command(cls=render.HzCommand)
 @options.cohort
 @click.option(
     "--out",

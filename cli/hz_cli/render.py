@@ -22,11 +22,30 @@ COLOURS = {"ok": "green", "flagged": "yellow", "failed": "red", "skipped": "blue
 
 
 class HzCommand(click.Command):
-    """A command that ends on an error as `ending_on_errors` says."""
+    """A command that ends on an error as `ending_on_errors` says, and takes no empty words for files."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = {} if ctx.resilient_parsing else self.make_parser(ctx).parse_args(list(args))[0]
+        for param in self.params:
+            named = isinstance(param, click.Argument) or isinstance(param.type, click.Path)
+            values = given.get(str(param.name))
+            if named and "" in (values if isinstance(values, (list, tuple)) else (values,)):
+                # pathlib takes it for the current folder: a run of everything there, or results beside it.
+                what = param.make_metavar(ctx) if isinstance(param, click.Argument) else param.opts[0]
+                raise click.UsageError(
+                    f"an empty word is given for {what}: is a variable of the shell unset?", ctx
+                )
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         with ending_on_errors():
             return super().invoke(ctx)
+
+
+class HzGroup(click.Group):
+    """A group whose commands are those of `HzCommand`."""
+
+    command_class = HzCommand
 
 
 def run_command(command: click.Command) -> None:

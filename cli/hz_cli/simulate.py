@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from hz_cli import render
+
 BUILT_IN = "built-in"
 NATIVE = "native"
 
@@ -20,7 +22,7 @@ def _size(_: click.Context, __: click.Parameter, text: str) -> int | None:
     return int(text)
 
 
-@click.command()
+@click.command(cls=render.HzCommand)
 @click.option(
     "--out",
     required=True,

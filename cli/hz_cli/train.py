@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import click
 
-from hz_cli import options
+from hz_cli import options, render
 from hz_cli.interrupts import resumable
 from hz_cli.options import F, together
 from hz_cli.outliers import outliers
@@ -148,7 +148,7 @@ _harmonizer_options = together(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=render.HzGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="hz-mri")
 def train() -> None:
     """Train the networks that hz-export turns into a bundle.

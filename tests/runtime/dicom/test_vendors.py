@@ -219,7 +219,7 @@ def test_frames_with_slopes_of_their_own_become_the_scanners(tmp_path: Path, man
 @pytest.mark.parametrize("order", ["reversed", "interleaved"])
 def test_compressed_frames_lie_where_they_say(tmp_path: Path, order: str) -> None:
     """dcm2niix 1.0.20260724 takes compressed frames as they are stored, under the geometry of sorted ones: a
-    head mirrored, or its slices shuffled (findings/dcm2niix_compressed_frames.sh)."""
+    head mirrored, or its slices shuffled (findings/dcm2niix_frame_order.sh)."""
     from pydicom.encaps import encapsulate, generate_frames
 
     files = small.write_series(tmp_path / "single")
@@ -243,7 +243,7 @@ def test_frames_lie_where_they_say_whatever_their_numbers(
     tmp_path: Path, manufacturer: str, numbers: str
 ) -> None:
     """dcm2niix 1.0.20260724 sorts frames by their places or by their numbers, from maker to maker, under the
-    geometry of their places (findings/dcm2niix_frame_numbers.sh)."""
+    geometry of their places (findings/dcm2niix_frame_order.sh)."""
     files = small.write_series(tmp_path / "single")
     (tmp_path / "multi").mkdir()
     path = small.write_enhanced(tmp_path / "multi" / "one.dcm")

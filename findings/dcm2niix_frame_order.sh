@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # One Enhanced MR file of 6 frames, stored from the last slice to the first; frame n holds the value 100 * (n + 1), n
-# counted from the lowest slice. Once with plain pixels, once with the same in RLE, lossless.
+# counted from the lowest slice. Its one dimension is the echo, which all frames share, so that every
+# DimensionIndexValues is 1; InStackPositionNumber counts upwards.
 #
-# Guessed: the same volume.
-# Seen (dcm2niix 1.0.20260724): plain, the frames are sorted by their place: 100 to 600 upwards. In RLE they stay as stored,
-# 600 to 100, while the affine is that of the sorted ones: the head is mirrored along its slices, left for right where those are
-# sagittal. It warns of fragments, "if conversion fails", and ends with 0. JPEG-LS and JPEG 2000 do the same, of every maker.
-# Why hz cares: archives compress, and nothing in the result shows it. hz hands dcm2niix a copy with the frames in order.
+# Guessed: frames are sorted by where they lie, whoever made the file and however its pixels are coded.
+# Seen (dcm2niix 1.0.20260724): the affine is always that of the sorted places. The frames are sorted so where Siemens (or
+# GE, UIH) made the file and its pixels are plain. In RLE (JPEG-LS and JPEG 2000, too) they stay as stored; of Philips (and
+# Canon) they are sorted by their dimension indices, here not at all. The head is mirrored along its slices, left for right
+# where those are sagittal; of RLE a warning speaks of fragments, "if conversion fails"; exit 0.
+# Why hz cares: archives compress, and nothing in the result shows it. hz hands dcm2niix a copy with frames, numbers and
+# places in one order.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -33,7 +36,7 @@ def item(**values):
     return made
 
 
-def stored_downwards():
+def stored_downwards(manufacturer):
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ENHANCED_MR, generate_uid()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -41,24 +44,25 @@ def stored_downwards():
     organization, order = generate_uid(), range(FRAMES)[::-1]
     values = dict(
         SOPClassUID=ENHANCED_MR, SOPInstanceUID=meta.MediaStorageSOPInstanceUID, StudyInstanceUID=generate_uid(),
-        SeriesInstanceUID=generate_uid(), FrameOfReferenceUID=generate_uid(), Modality="MR", Manufacturer="SIEMENS",
+        SeriesInstanceUID=generate_uid(), FrameOfReferenceUID=generate_uid(), Modality="MR", Manufacturer=manufacturer,
         StudyDate="20200101", StudyTime="101010", AcquisitionDateTime="20200101101010", SeriesNumber=1, InstanceNumber=1,
         AcquisitionNumber=1, PatientPosition="HFS", ImageType=["ORIGINAL", "PRIMARY", "T1", "NONE"], Rows=32, Columns=40,
         NumberOfFrames=FRAMES, SamplesPerPixel=1, PhotometricInterpretation="MONOCHROME2", BitsAllocated=16,
         BitsStored=16, HighBit=15, PixelRepresentation=0,
         DimensionOrganizationSequence=[item(DimensionOrganizationUID=organization)],
         DimensionIndexSequence=[
-            item(DimensionOrganizationUID=organization, DimensionIndexPointer=0x00209057, FunctionalGroupPointer=0x00209111)
+            item(DimensionOrganizationUID=organization, DimensionIndexPointer=0x00189082, FunctionalGroupPointer=0x00189114)
         ],
         SharedFunctionalGroupsSequence=[
             item(
                 PlaneOrientationSequence=[item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])],
                 PixelMeasuresSequence=[item(PixelSpacing=[1, 1], SliceThickness=1, SpacingBetweenSlices=1)],
+                MREchoSequence=[item(EffectiveEchoTime=3.0)],
             )
         ],
         PerFrameFunctionalGroupsSequence=[
             item(
-                FrameContentSequence=[item(StackID="1", InStackPositionNumber=n + 1, DimensionIndexValues=[n + 1])],
+                FrameContentSequence=[item(StackID="1", InStackPositionNumber=n + 1, DimensionIndexValues=[1])],
                 PlanePositionSequence=[item(ImagePositionPatient=[0, 0, n])],
             )
             for n in order
@@ -72,12 +76,12 @@ def stored_downwards():
 
 
 work, found = Path(sys.argv[1]), {}
-for kind in ("plain", "RLE"):
+for kind in ("SIEMENS", "SIEMENS, RLE", "Philips"):
     source, target = work / kind, work / f"{kind}-nifti"
     source.mkdir()
     target.mkdir()
-    data = stored_downwards()
-    if kind == "RLE":
+    data = stored_downwards(kind.partition(",")[0])
+    if kind.endswith("RLE"):
         data.compress(RLELossless)
     data.save_as(source / "frames.dcm", enforce_file_format=True)
     command = [dcm2niix.bin, "-b", "n", "-z", "n", "-f", "scan", "-o", str(target), str(source)]
@@ -88,6 +92,6 @@ for kind in ("plain", "RLE"):
     highest = max(range(FRAMES), key=lambda k: (volume.affine @ [0, 0, k, 1])[2])
     found[kind] = (int(values[..., lowest].mean()), int(values[..., highest].mean()))
     print(f"{kind}: the lowest slice holds {found[kind][0]}, the highest {found[kind][1]}")
-expected = {"plain": (100, 600), "RLE": (600, 100)}
+expected = {"SIEMENS": (100, 600), "SIEMENS, RLE": (600, 100), "Philips": (600, 100)}
 sys.exit(0 if found == expected else f"changed: expected {expected}, found {found}")
 PY
