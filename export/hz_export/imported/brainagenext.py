@@ -15,11 +15,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from hz_export.imported.published import Published
+from hz_export.imported.published import FSL_FIELD, Published
 from hz_export.imported.units import Standardized
 from hz_export.imported.weight_file import WeightFile, load
 from hz_runtime.errors import UsageError
-from hz_runtime.model_space.recipe import Recipe
 
 Tensor = torch.Tensor
 
@@ -160,10 +159,8 @@ NETWORK = Published(
     unused=(DUMMY,),
     combine=lambda networks: MedianAge([in_slabs(network) for network in networks]),
     plain=MedianAge,
-    recipe=Recipe(
-        template_shape=(182, 218, 182),
-        template_origin_mm=(-91.0, -126.0, -72.0),
-        template_spacing_mm=1.0,
+    recipe=replace(
+        FSL_FIELD,
         grid_shape=(160, 192, 160),
         crop_first=(11, 13, 11),
         crop_follows="middle",

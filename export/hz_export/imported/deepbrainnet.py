@@ -8,14 +8,15 @@ weights, and 91 636 more.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
 from hz_export.imported.keras_graph import rebuilt
-from hz_export.imported.published import Published
+from hz_export.imported.published import FSL_FIELD, Published
 from hz_export.imported.weight_file import WeightFile
 from hz_runtime.errors import UsageError
-from hz_runtime.model_space.recipe import Recipe
 
 WHITE, PERCENT = 185.0, 97.0  # the 97th percentile of a whole volume becomes 185 of 255
 
@@ -64,11 +65,9 @@ NETWORK = Published(
     form="keras",
     build=build,
     combine=lambda networks: networks[0],
-    recipe=Recipe(
+    recipe=replace(
+        FSL_FIELD,
         orientation="LAS",
-        template_shape=(182, 218, 182),
-        template_origin_mm=(-91.0, -126.0, -72.0),
-        template_spacing_mm=1.0,
         grid_shape=(182, 218, 170),  # whose middle 80 slices are those from 45 to 124
         crop_first=(0, 0, 0),
         intensity="field-percentile",

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from hz_export.imported.published import Published
+from hz_export.imported.published import FSL_FIELD, Published
 from hz_export.imported.units import Scaled
 from hz_export.imported.weight_file import WeightFile, load, named
 from hz_runtime.errors import UsageError
-from hz_runtime.model_space.recipe import Recipe
 
 Tensor = torch.Tensor
 Rows = Callable[[int, int], Tensor]  # rows [start, stop) of a volume's first axis, those that it has
@@ -258,11 +258,9 @@ NETWORK = Published(
     build=build,
     combine=lambda networks: Harmonizing(in_slabs(networks[0])),
     plain=lambda networks: Harmonizing(networks[0]),
-    recipe=Recipe(
+    recipe=replace(
+        FSL_FIELD,
         orientation="LAS",
-        template_shape=(182, 218, 182),
-        template_origin_mm=(-91.0, -126.0, -72.0),
-        template_spacing_mm=1.0,
         grid_shape=(160, 192, 160),
         crop_first=(11, 13, 11),
         crop_follows="edges",

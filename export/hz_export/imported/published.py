@@ -14,6 +14,11 @@ from torch import nn
 from hz_export.imported.weight_file import WeightFile
 from hz_runtime.model_space.recipe import Recipe
 
+# The field of FSL's MNI152 template at 1 mm, of which all these networks read a window.
+FSL_FIELD = Recipe(
+    template_shape=(182, 218, 182), template_origin_mm=(-91.0, -126.0, -72.0), template_spacing_mm=1.0
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Published:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -16,10 +17,9 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from hz_export.imported.published import Published
+from hz_export.imported.published import FSL_FIELD, Published
 from hz_export.imported.units import Scaled
 from hz_export.imported.weight_file import WeightFile, load
-from hz_runtime.model_space.recipe import Recipe
 
 Tensor = torch.Tensor
 
@@ -152,11 +152,9 @@ NETWORK = Published(
     build=build,
     combine=lambda networks: Age(in_slabs(networks[0])),
     plain=lambda networks: Age(networks[0]),
-    recipe=Recipe(
+    recipe=replace(
+        FSL_FIELD,
         orientation="LAS",
-        template_shape=(182, 218, 182),
-        template_origin_mm=(-91.0, -126.0, -72.0),
-        template_spacing_mm=1.0,
         grid_shape=(160, 192, 160),
         crop_first=(11, 13, 11),
         intensity="field-mean",

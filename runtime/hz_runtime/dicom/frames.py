@@ -2,9 +2,8 @@
 
 dcm2niix 1.0.20260724 gives a file's frames the geometry of their places, but sorts the frames themselves by
 what differs from maker to maker, and compressed ones not at all. Where these orders differ, a head is
-mirrored or its slices are shuffled (findings/dcm2niix_frame_order.sh). In a
-file whose frames, numbers and places all run one way nothing is left to sort. Frames are moved here, never
-decoded.
+mirrored or its slices are shuffled (findings/dcm2niix_frame_order.sh). In a file whose frames, numbers and
+places all run one way nothing is left to sort. Frames are moved here, never decoded.
 """
 
 from __future__ import annotations
