@@ -9,7 +9,7 @@ import click
 from hz_cli import options, render
 
 
-@click.command(cls=render.HzCommand)
+@click.command(cls=render.CheckedCommand)
 @options.cohort
 @click.option(
     "--out",

@@ -49,7 +49,7 @@ how = options.together(
 )
 
 
-@click.command(cls=render.HzCommand, context_settings=options.CONTEXT, epilog=EPILOG)
+@click.command(cls=render.CheckedCommand, context_settings=options.CONTEXT, epilog=EPILOG)
 @click.argument("source", metavar="[IN]", type=click.Path(path_type=Path), required=False)
 @click.argument("out", metavar="[OUT]", type=click.Path(path_type=Path), required=False)
 @click.option("--each", is_flag=True, help="Every folder in IN by itself; results in OUT under its name.")

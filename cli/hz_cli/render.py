@@ -21,8 +21,8 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR,
 COLOURS = {"ok": "green", "flagged": "yellow", "failed": "red", "skipped": "blue"}
 
 
-class HzCommand(click.Command):
-    """A command that ends on an error as `ending_on_errors` says, and takes no empty words for files."""
+class CheckedCommand(click.Command):
+    """A command that takes no empty words for files.  Its errors are raised: its group ends on them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         given = {} if ctx.resilient_parsing else self.make_parser(ctx).parse_args(list(args))[0]
@@ -37,15 +37,19 @@ class HzCommand(click.Command):
                 )
         return super().parse_args(ctx, args)
 
+
+class HzCommand(CheckedCommand):
+    """A command of its own, which ends on an error as `ending_on_errors` says."""
+
     def invoke(self, ctx: click.Context) -> Any:
         with ending_on_errors():
             return super().invoke(ctx)
 
 
 class HzGroup(click.Group):
-    """A group whose commands are those of `HzCommand`."""
+    """A group whose commands take no empty words for files; `run_command` ends on their errors."""
 
-    command_class = HzCommand
+    command_class = CheckedCommand
 
 
 def run_command(command: click.Command) -> None:

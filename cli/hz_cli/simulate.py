@@ -22,7 +22,7 @@ def _size(_: click.Context, __: click.Parameter, text: str) -> int | None:
     return int(text)
 
 
-@click.command(cls=render.HzCommand)
+@click.command(cls=render.CheckedCommand)
 @click.option(
     "--out",
     required=True,
