@@ -38,6 +38,7 @@ from pydicom.uid import generate_uid  # noqa: E402
 
 from hz_runtime.cpus import usable_cpus  # noqa: E402
 from machine import describe_machine  # noqa: E402
+from process_memory import waited_for  # noqa: E402
 from real_orthanc import ORTHANC, RealOrthanc  # noqa: E402
 
 RATIO_ALLOWED = 1.2
@@ -76,12 +77,11 @@ def timed(arguments: list[str], log: Path, **environment: str) -> dict[str, floa
     with log.open("w") as out:
         command = [sys.executable, *arguments]
         process = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+        _, peak = waited_for(process)
     if process.returncode:
         said = log.read_text()[-1000:]
         raise SystemExit(f"{arguments[1]} ended with exit code {process.returncode}: {said}")
-    return {"wall_s": time.perf_counter() - started, "peak_gb": usage.ru_maxrss * 1024 / 1e9}
+    return {"wall_s": time.perf_counter() - started, "peak_gb": peak / 1e9}
 
 
 def over_orthanc(studies: Path, work: Path, how: list[str]) -> dict[str, float]:

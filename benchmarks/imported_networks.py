@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from machine import describe_machine
+from process_memory import waited_for
 from raw_head import ROOMS, ROOT
 
 sys.path[:0] = [str(ROOT / room) for room in (*ROOMS, "tests")]
@@ -158,16 +159,15 @@ def once(words: Sequence[str]) -> dict[str, float]:
     started = time.perf_counter()
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(list(words), env=env, stdout=said, stderr=said)
-        _, status, usage = os.wait4(process.pid, 0)
+        usage, peak = waited_for(process)
         took = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             said.seek(0)
             raise SystemExit(f"{' '.join(words[:4])}: {said.read().decode()[-2000:]}")
     return {
         "seconds": round(took, 2),
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
-        "peak_bytes": usage.ru_maxrss * 1024,
+        "peak_bytes": peak,
     }
 
 

@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from machine import describe_machine
-from raw_head import ROOMS, ROOT, hz_run, waited_for
+from process_memory import waited_for
+from raw_head import ROOMS, ROOT, hz_run
 
 PINNED = (
     "antspyx==0.6.3",

@@ -21,17 +21,16 @@ import argparse
 import json
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from machine import describe_machine
+from process_memory import waited_for
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("runtime", "calibration", "train", "export", "cli")
@@ -240,35 +239,6 @@ def scan_row(scan: dict[str, Any]) -> dict[str, Any]:
         "gates": {gate["gate"]: gate["value"] for gate in scan["gates"]},
         "seconds": {step: round(took, 2) for step, took in scan["seconds"].items()},
     }
-
-
-def waited_for(process: subprocess.Popen[Any]) -> tuple[resource.struct_rusage, int]:
-    """(what a process and all that it has waited for used, the most bytes in memory), at its end."""
-    peak = 0
-    while True:
-        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if ended:
-            process.returncode = os.waitstatus_to_exitcode(status)
-            return usage, peak
-        peak = max(peak, resident(process.pid))
-        time.sleep(0.1)
-
-
-def resident(pid: int) -> int:
-    """Bytes in memory of a process and all below it; those that end meanwhile count as none."""
-    parents, sizes = {}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            parents[int(entry.name)], sizes[int(entry.name)] = int(fields[1]), int(fields[21])
-    below, found = {pid}, {pid}
-    while found:
-        found = {child for child, parent in parents.items() if parent in found}
-        below |= found
-    return sum(sizes.get(one, 0) for one in below) * os.sysconf("SC_PAGE_SIZE")
 
 
 def fitted(head: Path, reference: Path) -> dict[str, Any]:

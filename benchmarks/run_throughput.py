@@ -49,6 +49,7 @@ import torch  # noqa: E402
 from hz_runtime.cpus import usable_cpus  # noqa: E402
 from machine import describe_machine  # noqa: E402
 from plain_script import harmonize_all  # noqa: E402
+from process_memory import waited_for  # noqa: E402
 from weights import load_from_onnx  # noqa: E402
 
 RATIO_WANTED, STAGE_RATIO_ALLOWED, MEMORY_ALLOWED_GB = 2.0, 1.25, 0.7
@@ -116,14 +117,13 @@ def run_hz(
         env.pop(variable, None)  # what hz-run sets is part of what is measured
     started = time.perf_counter()
     process = subprocess.Popen([sys.executable, *command], env=env, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
+    usage, peak = waited_for(process)
     seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"hz-run ended with exit code {process.returncode}")
     inside = json.loads((out / "run.json").read_text())["timings"]["wall_s"]
     cpu = usage.ru_utime + usage.ru_stime
-    return {"wall_s": seconds, "cpu_s": cpu, "inside_s": inside, "peak_gb": usage.ru_maxrss * 1024 / 1e9}
+    return {"wall_s": seconds, "cpu_s": cpu, "inside_s": inside, "peak_gb": peak / 1e9}
 
 
 def time_stages(

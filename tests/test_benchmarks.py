@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,3 +80,15 @@ def test_the_table_of_costs_is_what_its_script_prints(benchmarks: Path) -> None:
     assert table(HEADS) in (folder.parent / "docs" / "scale.md").read_text(), (
         "python benchmarks/scale_cost.py"
     )
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_memory_of_a_child_is_not_its_parents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS[0].parent))
+    waited_for = importlib.import_module("process_memory").waited_for
+    ours = bytearray(b"x") * 200_000_000
+    made = "held = bytearray(b'x') * 40_000_000; del held; import time; time.sleep(0.3)"
+    usage, peak = waited_for(process := subprocess.Popen([sys.executable, "-c", made]))
+    assert process.returncode == 0
+    assert usage.ru_maxrss * 1024 > len(ours)  # why it is not taken
+    assert 40_000_000 < peak < 100_000_000

@@ -220,7 +220,8 @@ def _participants(
     threads_each(omp_threads)
     stop = stop_on_signals(quiet)
 
-    from hz_runtime.batch.executor import Event, voxels_in
+    from hz_runtime.batch.budget import voxels_in
+    from hz_runtime.batch.executor import Event
     from hz_runtime.batch.run_options import RunOptions
     from hz_runtime.bids.filter_file import read_filter
     from hz_runtime.bids.layout import Wanted, check_raw, find_units

@@ -3,8 +3,8 @@
 Where a scan's results go, its `Job` says: scans of several folders may be on their way at once.
 
 Each stage has its own threads and a short queue before it, so that decoding, arithmetic and encoding
-overlap; numpy, the engines and igzip release the GIL. A bound on the voxels in flight keeps memory flat
-whatever the number or size of scans.
+overlap; numpy, the engines and igzip release the GIL. A bound on the scans in flight (`budget`) keeps memory
+flat whatever their number or size.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from queue import Empty, Full, Queue, SimpleQueue
 from typing import Any, Literal, TypeVar
 
+from hz_runtime.batch.budget import VOXELS_A_SCAN, Budget
 from hz_runtime.batch.failures import failure, scrub
 from hz_runtime.batch.inputs import InputScan
 from hz_runtime.batch.log import LOG_NAME, RunLog
@@ -28,17 +29,9 @@ from hz_runtime.batch.stop import deadline
 from hz_runtime.errors import HzError
 from hz_runtime.results.scan_result import NOT_REACHED, ScanResult
 
-VOXELS_A_SCAN = 256**3
 MOST_HEADS = 16  # prepared at a time; each takes about 0.5 GB
-BYTES_A_VOXEL = 30  # of a scan in flight: a 256^3 head takes about 0.5 GB
-BYTES_OF_NONE = 10**9  # what a process takes that has opened its networks and has no scan in flight
 _PATIENCE = 0.5  # seconds that a thread waits before it looks whether the run still goes on
 T = TypeVar("T")
-
-
-def voxels_in(megabytes: int) -> int:
-    """Voxels in flight that fit into this much memory, 1 or more: a bound for `Executor`, and a rough one."""
-    return max(1, (megabytes * 10**6 - BYTES_OF_NONE) // BYTES_A_VOXEL)
 
 
 @dataclass(frozen=True)
@@ -51,34 +44,6 @@ class Event:
     result: ScanResult | None = None
     done: int = 0
     total: int = 0
-
-
-class Budget:
-    """Voxels in flight. One scan larger than the bound passes when it is alone.
-
-    A scan counts once it is read: while readers wait here, each holds one more.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit: float = limit
-        self._used = 0
-        self._free = threading.Condition()
-
-    def take(self, voxels: int) -> None:
-        with self._free:
-            self._free.wait_for(lambda: self._used == 0 or self._used + voxels <= self._limit)
-            self._used += voxels
-
-    def give(self, voxels: int) -> None:
-        with self._free:
-            self._used -= voxels
-            self._free.notify_all()
-
-    def lift(self) -> None:
-        """End the bound, for who waits here and who comes later."""
-        with self._free:
-            self._limit = math.inf
-            self._free.notify_all()
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +82,10 @@ class Executor:
             "infer": 1,
             "write": min(8, max(1, threads // 2)),
         }
-        self._budget = Budget(max_voxels or max(4, threads) * VOXELS_A_SCAN)
+        # One for each hand that works on it: a scan that only waits takes memory and saves no time. Batches
+        # gather while one runs.
+        hands = self._workers["prepare"] + self._workers["write"] + 2 * batch - 1
+        self._budget = Budget(max_voxels or max(4, threads) * VOXELS_A_SCAN, hands)
         self._results: SimpleQueue[tuple[int, ScanResult] | None] = SimpleQueue()
         self._to_prepare: Queue[ReadScan | None] = Queue(self._workers["prepare"])
         self._to_infer: Queue[PreparedScan | None] = Queue(batch)

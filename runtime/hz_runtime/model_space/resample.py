@@ -102,15 +102,16 @@ def _along_columns(bands: list[Band], stack: F32) -> F32:
     return out.reshape(*stack.shape[:-1], -1)
 
 
-def _apply(data: F32, x: F32, y: F32, z: F32) -> F32:
+def _apply(data: F32 | Mask, x: F32, y: F32, z: F32) -> F32:
     """Apply a matrix along each axis of an (I, J, K) volume; (len(x), len(y), len(z)), Fortran order."""
-    # Fortran order is how NIfTI stores voxels: the transposed view (K, J, I) is C-contiguous, so that
-    # BLAS takes each part of it below without a copy.
-    t = np.ascontiguousarray(data.T)
+    # Fortran order is how NIfTI stores voxels: of the transposed view (K, J, I), which is C-contiguous then,
+    # BLAS takes each part below without a copy. Of other volumes a part is copied, never the whole.
+    t = data.T
     x_bands, y_bands = _bands(x), _bands(y)
     out = np.empty((len(z), len(y), len(x)), np.float32)
     for rows, span, weights in _bands(z):  # all three axes of a few slices at a time, while they are in cache
-        part = (weights @ t[span].reshape(-1, t[0].size)).reshape(-1, *t.shape[1:])
+        few = np.ascontiguousarray(t[span], np.float32)
+        part = (weights @ few.reshape(-1, t[0].size)).reshape(-1, *t.shape[1:])
         out[rows] = _along_columns(x_bands, _along_rows(y_bands, part))
     return out.T
 
@@ -137,7 +138,7 @@ def resample(
     if not _diagonal(to_input, shape):
         return _resample_oblique(data, affine, shape, new_affine, where)
     x, y, z = (axis_weights(data.shape[k], shape[k], to_input[k, k], to_input[k, 3]) for k in range(3))
-    out = _apply(np.asarray(data, np.float32), x, y, z)
+    out = _apply(data, x, y, z)
     if where is not None:
         out[~where] = 0
     return out
@@ -170,14 +171,27 @@ def near_box(shape: tuple[int, ...], affine: F64, new_shape: tuple[int, ...], ne
 def _resample_oblique(
     data: F32 | Mask, affine: F64, shape: tuple[int, ...], new_affine: F64, where: Mask | None
 ) -> F32:
+    """`resample` onto a grid that is turned against the volume's."""
+    out = np.zeros(shape, np.float32, order="F")
+    flat = out.reshape(-1, shape[2], order="F").T  # a view, (K, I * J)
+    for at, column, values in _oblique_values(data, affine, shape, new_affine, where):
+        flat[at, column] = values
+    return out
+
+
+def _oblique_values(
+    data: F32 | Mask, affine: F64, shape: tuple[int, ...], new_affine: F64, where: Mask | None
+) -> Iterator[tuple[Any, Any, F32]]:
     """Low-pass and thin out along the scan's own axes, then interpolate the rest of the way.
 
     The low-pass has the width of the wanted spacing and is sampled twice as densely, which leaves the
     second, linear step little to blur.
+
+    Yields (slice or slices, place or places in the slice, values) of the voxels that are not 0, some at a
+    time: 8 bytes x 3 of coordinates a voxel add up.
     """
-    out = np.zeros(shape, np.float32, order="F")
     if where is not None and not where.any():
-        return out
+        return
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     wanted = float(np.linalg.norm(new_affine[:3, :3], axis=0).min())
     factor = np.maximum(1.0, wanted / spacing)  # low-pass width, in input voxels
@@ -194,23 +208,20 @@ def _resample_oblique(
     ]
     spans = tuple(_span(weights) for weights in lowpass)
     if not all(span.stop > span.start for span in spans):
-        return out  # all that is wanted lies outside
-    seen_part = np.asarray(data[spans], np.float32)
-    thin = _apply(seen_part, *(w[:, span] for w, span in zip(lowpass, spans, strict=True)))
+        return  # all that is wanted lies outside
+    thin = _apply(data[spans], *(w[:, span] for w, span in zip(lowpass, spans, strict=True)))
     index = np.indices(shape[1::-1], np.float64)[::-1].reshape(2, -1)  # the first axis runs fastest
     plane = to_thin[:3, :2] @ index + to_thin[:3, 3:] + 1
     last, corner = np.array(padded)[:, None] - 1, np.array([[part.start or 0] for part in seen])
-    flat = out.reshape(-1, shape[2], order="F").T  # a view, (K, I * J)
     if where is None:
-        for k in range(shape[2]):  # one slice of coordinates at a time: 8 bytes x 3 a voxel add up
-            flat[k] = _interpolated(thin, plane + k * to_thin[:3, 2:3], last, corner)
-        return out
+        for k in range(shape[2]):
+            yield k, slice(None), _interpolated(thin, plane + k * to_thin[:3, 2:3], last, corner)
+        return
     slices, columns = np.nonzero(where.reshape(-1, shape[2], order="F").T)
     for start in range(0, len(slices), _POINTS):
         at, column = slices[start : start + _POINTS], columns[start : start + _POINTS]
         coords = plane.take(column, axis=1) + at * to_thin[:3, 2:3]
-        flat[at, column] = _interpolated(thin, coords, last, corner)
-    return out
+        yield at, column, _interpolated(thin, coords, last, corner)
 
 
 def more_than_half(soft: F32, affine: F64, shape: tuple[int, ...], new_affine: F64) -> Mask:
@@ -247,7 +258,9 @@ def more_than_half(soft: F32, affine: F64, shape: tuple[int, ...], new_affine: F
         here = kind.take(x + cells[0] * (y + cells[1] * z))
         np.equal(here, 2, out=found[box[0], box[1], at])
         np.equal(here, 1, out=between[box[0], box[1], at])
-    found |= resample(soft, affine, shape, new_affine, between) > 0.5
+    flat = found.reshape(-1, shape[2], order="F").T  # a view, (K, I * J)
+    for one, column, values in _oblique_values(soft, affine, shape, new_affine, between):
+        flat[one, column] = values > 0.5
     return found
 
 
@@ -350,5 +363,7 @@ def _along_fine_axes(
     to_coarse = np.linalg.inv(affine) @ turned_affine
     index = np.indices(turned_shape[::-1], np.float64)[::-1].reshape(3, -1)  # the first axis runs fastest
     coords = to_coarse[:3, :3] @ index + to_coarse[:3, 3:]
-    turned = [trilinear(v, coords).reshape(turned_shape, order="F") for v in volumes]
-    return turned, np.linalg.inv(turned_affine) @ new_affine
+    del index
+    parts = [slice(start, start + _POINTS) for start in range(0, coords.shape[1], _POINTS)]
+    turned = [np.concatenate([trilinear(v, coords[:, part]) for part in parts]) for v in volumes]
+    return [v.reshape(turned_shape, order="F") for v in turned], np.linalg.inv(turned_affine) @ new_affine

@@ -177,8 +177,9 @@ def _within(data: F32, mask: Mask) -> F32:
 
 def _without_field(data: F32, mask: Mask, box: Box, affine: F64) -> F32:
     """The scan in the mask, N4 on the box around it, and zero outside."""
+    brain = corrected(_within(data[box], mask[box]), _begun_at(box, affine))
     out = np.zeros(data.shape, np.float32, order="F")
-    out[box] = corrected(_within(data[box], mask[box]), _begun_at(box, affine))
+    out[box] = brain
     return out
 
 

@@ -15,7 +15,7 @@ import pytest
 import tiny
 from hz_runtime.batch import run as run_module
 from hz_runtime.batch import stages as stages_module
-from hz_runtime.batch.executor import Budget
+from hz_runtime.batch.budget import Budget
 from hz_runtime.batch.failures import blames_the_scan
 from hz_runtime.batch.inputs import Inputs, InputScan
 from hz_runtime.batch.run import run_batch
@@ -198,6 +198,18 @@ def test_a_bound_that_is_lifted_lets_everyone_pass() -> None:
     budget.lift()
     waiting.join(PATIENCE)
     assert not waiting.is_alive()
+
+
+def test_a_bound_on_the_number_of_scans_holds_whatever_their_size() -> None:
+    budget = Budget(10, scans=2)
+    budget.take(1)
+    budget.take(1)
+    passed = threading.Event()
+    waiting = threading.Thread(target=lambda: (budget.take(1), passed.set()), daemon=True)
+    waiting.start()
+    assert not passed.wait(0.1)
+    budget.give(1)
+    assert passed.wait(PATIENCE)
 
 
 @pytest.mark.parametrize(

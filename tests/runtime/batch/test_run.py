@@ -15,7 +15,8 @@ import pytest
 
 import tiny
 from hz_runtime.batch import stages as stages_module
-from hz_runtime.batch.executor import Budget, Event
+from hz_runtime.batch.budget import Budget
+from hz_runtime.batch.executor import Event
 from hz_runtime.batch.failures import failure
 from hz_runtime.batch.inputs import InputScan, collect
 from hz_runtime.batch.known_ages import KnownAges

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
@@ -244,3 +246,17 @@ def test_a_volume_reaches_no_farther_than_its_box(spacing):
         reached = resample(np.ones(shape, np.float32), np.eye(4), *grid) > 0
         near = near_box(shape, np.eye(4), *grid)
         assert reached.any() and not (reached & ~near).any() and not near.all()
+
+
+def test_a_mask_is_turned_without_a_copy_of_it_in_float32():
+    mask = np.zeros((128, 128, 128), np.bool_, order="F")
+    mask[40:90, 30:100, 35:95] = True
+    grid = (32, 32, 32), turned(12.0, 3.0, -4.0)
+    near = np.ones(grid[0], np.bool_, order="F")
+    tracemalloc.start()
+    try:
+        found = resample(mask, np.eye(4), *grid, near)
+        assert tracemalloc.get_traced_memory()[1] < 0.8 * 4 * mask.size
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(found, resample(mask.astype(np.float32), np.eye(4), *grid, near))
