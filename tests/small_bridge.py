@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,41 +19,41 @@ from hz_runtime.hospital.bridge import Bridge, Pace
 from hz_runtime.hospital.journal import Journal
 from hz_runtime.hospital.orthanc import Orthanc, Server
 from hz_runtime.hospital.outcome import Outcome
-from hz_runtime.hospital.process import Study
+from hz_runtime.hospital.study import Study
 
 QUICK = Pace(poll=0.02, tries=3, first=0.02, longest=0.1, patience=0.3, batch=2)
 
 
-def stand_in(studies: Sequence[Study], _: threading.Event) -> list[Outcome]:
-    """Two derived images and a report of each study, as process_studies would leave them, of known UIDs."""
-    outcomes = []
+def stand_in(studies: Iterable[Study], _: threading.Event) -> Generator[tuple[Study, Outcome]]:
+    """Two derived images and a report of each study, as process_each would leave them, of known UIDs."""
     for study in studies:
-        files = sorted(study.source.iterdir())
-        heads = [pydicom.dcmread(path, stop_before_pixels=True) for path in files]
-        uids = sorted(str(head.SOPInstanceUID) for head in heads)
-        if "torn" in str(heads[0].get("StudyID")):
-            outcomes.append(Outcome("failed", ("file 1 of 3 is cut short.",), exit_code=3))
-            continue
-        if len(files) < 12:  # half a head is none
-            outcomes.append(Outcome("discarded", ("covers only half",)))
-            outcomes[-1].write(make(study.out))
-            continue
-        names = ("MR_0001.dcm", "MR_0002.dcm", "SR_age.dcm")
-        for number, name in enumerate(names):
-            data = small.header(0, Manufacturer="hz", PatientID="sub-1", ImageType=["DERIVED", "SECONDARY"])
-            data.SOPInstanceUID = new_uid(*uids, number)
-            data.SeriesInstanceUID = new_uid(*uids, name[:2])
-            data.Modality = name[:2]
-            data.PixelData = bytes(2048)
-            data["PixelData"].VR = "OW"
-            small.save(data, study.out / name)
-        outcomes.append(
-            Outcome(
-                "done", name="sub-1", result=Result(Origin("1"), None), exported=Exported(names[:2], names[2])
-            )
-        )
-        outcomes[-1].write(study.out)
-    return outcomes
+        yield study, _outcome(study)
+
+
+def _outcome(study: Study) -> Outcome:
+    files = sorted(study.source.iterdir())
+    heads = [pydicom.dcmread(path, stop_before_pixels=True) for path in files]
+    uids = sorted(str(head.SOPInstanceUID) for head in heads)
+    if "torn" in str(heads[0].get("StudyID")):
+        return Outcome("failed", ("file 1 of 3 is cut short.",), exit_code=3)
+    if len(files) < 12:  # half a head is none
+        outcome = Outcome("discarded", ("covers only half",))
+        outcome.write(make(study.out))
+        return outcome
+    names = ("MR_0001.dcm", "MR_0002.dcm", "SR_age.dcm")
+    for number, name in enumerate(names):
+        data = small.header(0, Manufacturer="hz", PatientID="sub-1", ImageType=["DERIVED", "SECONDARY"])
+        data.SOPInstanceUID = new_uid(*uids, number)
+        data.SeriesInstanceUID = new_uid(*uids, name[:2])
+        data.Modality = name[:2]
+        data.PixelData = bytes(2048)
+        data["PixelData"].VR = "OW"
+        small.save(data, study.out / name)
+    outcome = Outcome(
+        "done", name="sub-1", result=Result(Origin("1"), None), exported=Exported(names[:2], names[2])
+    )
+    outcome.write(study.out)
+    return outcome
 
 
 def make(folder: Path) -> Path:

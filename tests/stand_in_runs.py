@@ -1,4 +1,4 @@
-"""A run in place of that of raw heads, for tests of what is around it: quick, with real networks and records.
+"""A bundle opened as for brains, for tests of what is around raw heads: quick, with real networks, records.
 
 The ellipsoid of `small_dicom` is no head that preparation would let pass, so it is taken for a brain.
 """
@@ -6,17 +6,12 @@ The ellipsoid of `small_dicom` is no head that preparation would let pass, so it
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from hz_runtime.batch.run import run_batch
+from hz_runtime.batch.opened import Opened, open_bundle
 from hz_runtime.batch.run_options import RunOptions
 
 
-def run_without_preparation(
-    inputs: list[Path], bundle: Any, out: Path, options: RunOptions, *more: Any
-) -> Any:
-    """As `run_batch`, of scans that are taken for brains."""
-    return run_batch(
-        inputs, bundle, out, replace(options, preparation=None, backend="onnxruntime-cpu"), *more
-    )
+def open_without_preparation(bundle: Any, options: RunOptions) -> Opened:
+    """As `open_bundle`, for scans that are taken for brains."""
+    return open_bundle(bundle, replace(options, preparation=None, backend="onnxruntime-cpu"))

@@ -64,7 +64,7 @@ state = click.option(
               help="How often to ask.")  # fmt: skip
 @click.option("--tries", metavar="N", type=click.IntRange(1), default=3, show_default=True,
               help="How often a study is tried before it is set aside.")  # fmt: skip
-@click.option("--batch", metavar="N", type=click.IntRange(1, 64), default=4, show_default=True,
+@click.option("--batch", metavar="N", type=click.IntRange(1, 64), default=8, show_default=True,
               help="Series on the way at once; each takes twice its own size of disk.")  # fmt: skip
 @how
 def main(
@@ -103,13 +103,13 @@ def main(
     from hz_runtime.hospital.bridge import Bridge, Pace
     from hz_runtime.hospital.journal import Journal
     from hz_runtime.hospital.orthanc import Orthanc, Server, read_password
-    from hz_runtime.hospital.process import process_studies
+    from hz_runtime.hospital.process import process_each
 
     orthanc = Orthanc(Server(url, user, read_password(password_file), ca))
     bundle, how_to = opened(choices)
 
     def process(studies: Any, stop: threading.Event) -> Any:
-        return process_studies(studies, bundle, how_to, None, stop)
+        return process_each(studies, bundle, how_to, stop)
 
     with locked(state), _temporary_files(state / "temporary"):
         journal = Journal(state)

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from hz_cli import options, render
 
 if TYPE_CHECKING:
-    from hz_runtime.hospital.process import ProcessOptions, Study
+    from hz_runtime.hospital.study import ProcessOptions, Study
 
 EPILOG = """\b
 Exit codes: 0 done, or nothing to do (no T1-weighted head, or one that a gate refuses); 2 usage;
@@ -72,7 +72,8 @@ def process(ctx: click.Context, /, source: Path | None, out: Path | None, each: 
 
     from hz_runtime.hospital.contracts import read_job
     from hz_runtime.hospital.outcome import Outcome
-    from hz_runtime.hospital.process import Study, process_studies
+    from hz_runtime.hospital.process import process_studies
+    from hz_runtime.hospital.study import Study
 
     job = read_job(source, out, os.environ)
     for line in _set(ctx, job.settings, choices):
@@ -95,7 +96,7 @@ def opened(choices: Mapping[str, Any]) -> tuple[Any, ProcessOptions]:
     from hz_runtime.batch.run_options import RunOptions
     from hz_runtime.bundle.trust import Trust
     from hz_runtime.dicom.deidentify import SALT
-    from hz_runtime.hospital.process import ProcessOptions
+    from hz_runtime.hospital.study import ProcessOptions
     from hz_runtime.preparation.preparer import Preparation
 
     trusted = Trust.read(choices["trust"], choices["require_signed"])
@@ -134,7 +135,7 @@ def _cast(ctx: click.Context, param: click.Parameter, key: str, value: Any) -> A
 
 def _each(source: Path, out: Path) -> list[Study]:
     from hz_runtime.errors import UsageError
-    from hz_runtime.hospital.process import Study
+    from hz_runtime.hospital.study import Study
 
     try:
         found = sorted(path for path in source.iterdir() if path.is_dir())

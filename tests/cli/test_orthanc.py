@@ -23,7 +23,7 @@ from hz_runtime.hospital.journal import NAME, Journal
 from identity import leaks, leaks_below, plant, write_identified
 from processes import started, until
 from small_orthanc import SmallOrthanc
-from stand_in_runs import run_without_preparation
+from stand_in_runs import open_without_preparation
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def server() -> Iterator[SmallOrthanc]:
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_bundle: Path, server: SmallOrthanc) -> Any:
-    monkeypatch.setattr(process, "run_batch", run_without_preparation)
+    monkeypatch.setattr(process, "open_bundle", open_without_preparation)
     monkeypatch.setattr("hz_cli.batch.signal.signal", lambda *_: None)
     environment = {
         "HZ_BUNDLE": str(tiny_bundle), "HZ_ORTHANC_URL": server.url,
@@ -58,14 +58,14 @@ def test_a_series_goes_there_and_back(
     torn = plant(torn[:8])
     torn[3].write_bytes(torn[3].read_bytes()[:-700])
     server.send(torn)
-    left, places, run_batch = tmp_path / "state" / "temporary" / "killed", [], process.run_batch
+    left, places, opened = tmp_path / "state" / "temporary" / "killed", [], process.open_bundle
     left.mkdir(parents=True)
 
     def watched(*arguments: Any) -> Any:
         places.append((tempfile.gettempdir(), left.exists()))
-        return run_batch(*arguments)
+        return opened(*arguments)
 
-    monkeypatch.setattr(process, "run_batch", watched)
+    monkeypatch.setattr(process, "open_bundle", watched)
     done = call("--once", "--since", 0, "--page", "pdf", "--tries", 1)
     assert done.exit_code == 0, done.output
     found = server.derived()

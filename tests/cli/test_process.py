@@ -23,13 +23,13 @@ from dicom_validator import complaints
 from help_pages import help_of
 from hz_cli.dicom import dicom
 from hz_runtime.hospital import process
-from stand_in_runs import run_without_preparation
+from stand_in_runs import open_without_preparation
 
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> Any:
     """Call `hz-dicom process`, with a quick run, in an environment."""
-    monkeypatch.setattr(process, "run_batch", run_without_preparation)
+    monkeypatch.setattr(process, "open_bundle", open_without_preparation)
     for name in ("HZ_PAGE", "HZ_KEEP_IDS", "HZ_DICOM_SALT", "MERCURE_IN_DIR", "HOLOSCAN_INPUT_PATH"):
         monkeypatch.delenv(name, raising=False)
     environment = {"SOURCE_DATE_EPOCH": "1700000000", "HZ_BUNDLE": str(tiny_bundle)}

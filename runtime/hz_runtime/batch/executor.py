@@ -91,6 +91,7 @@ class Executor:
         self._to_infer: Queue[PreparedScan | None] = Queue(batch)
         self._to_write: Queue[InferredScan | None] = Queue(self._workers["write"])
         self._lock = threading.Lock()
+        self._turn = threading.Lock()  # held by who asks for the next job, which may take its time
         self._left = dict(self._workers)
         self._broken = threading.Event()
         self._deaths: list[str] = []
@@ -99,11 +100,11 @@ class Executor:
         self._taken = 0
         self._given_up = False
 
-    def run(self, jobs: Iterable[Job], total: int) -> Iterator[tuple[int, ScanResult]]:
+    def run(self, jobs: Iterable[Job], total: int | None = None) -> Iterator[tuple[int, ScanResult]]:
         """(place in `jobs`, result) of all jobs, as they come; those of scans that `stop` left out, too.
 
-        jobs : looked at one by one, in the reading threads, when their turn comes.  total : how many there
-        are, for messages.
+        jobs : looked at one by one, in the reading threads, when their turn comes; it may take as long as it
+        likes.  total : how many there are, for messages, where that is known.
         Raises HzError where threads died and results are missing; what was written of other scans stays.
         """
         self._todo = iter(jobs)
@@ -114,7 +115,7 @@ class Executor:
             if time.monotonic() > deadline(self._stop):
                 yield from self._abandoned()
                 return
-            found = self._next_result(threads, total - done)
+            found = self._next_result(threads, None if total is None else total - done)
             if found is not None:
                 done += 1
                 yield found
@@ -123,9 +124,13 @@ class Executor:
         """What is left when time is up: nobody waits for what still runs, and nothing more is begun."""
         self._broken.set()
         self._budget.lift()
+        waiting = not self._turn.acquire(timeout=_PATIENCE)  # what is still being found is nobody's yet
         with self._lock:
             self._given_up = True
-            left = {**self._jobs, **dict(enumerate(self._todo, self._taken))}
+            left = dict(self._jobs)
+        if not waiting:
+            left.update(enumerate(self._todo, self._taken))
+            self._turn.release()
         with suppress(Empty):
             while True:
                 if (found := self._results.get_nowait()) is not None:
@@ -152,7 +157,7 @@ class Executor:
         return threads
 
     def _next_result(
-        self, threads: Sequence[threading.Thread], missing: int
+        self, threads: Sequence[threading.Thread], missing: int | None
     ) -> tuple[int, ScanResult] | None:
         """A result; None where there may be none to come, or the time may be up: look again."""
         while True:  # a wait without end would also keep signal handlers waiting on some systems
@@ -161,6 +166,7 @@ class Executor:
                 return self._results.get(timeout=_PATIENCE if living else 0)
             if not living:
                 why = "; ".join(self._deaths) or "its threads ended"
+                missing = len(self._jobs) if missing is None else missing
                 scans = f"{missing} scan{'' if missing == 1 else 's'}"
                 raise HzError(
                     f"the run broke off with {scans} left: {why}.",
@@ -268,14 +274,15 @@ class Executor:
     # so that no thread keeps one while it waits for the next.
 
     def _read_one(self) -> bool:
-        with self._lock:
+        with self._turn:
             index, job = self._taken, next(self._todo, None)
-            if job is None:
-                self._exhausted = True
-            else:
-                self._taken += 1
-                self._jobs[index] = job
-                self._last = (job,)
+            with self._lock:
+                if job is None:
+                    self._exhausted = True
+                else:
+                    self._taken += 1
+                    self._jobs[index] = job
+                    self._last = (job,)
         if job is None:
             self._results.put(None)  # who waits for results may have had the last one
             return False

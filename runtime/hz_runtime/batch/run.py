@@ -96,8 +96,11 @@ def executor_of(
     opened: Opened, stop: threading.Event, cluster: Cluster | None = None
 ) -> Executor | ClusterExecutor:
     """What does the jobs of a run: threads of this process, or workers of a cluster."""
-    if cluster is not None:
-        return ClusterExecutor(cluster, opened, stop)
+    return threads_of(opened, stop) if cluster is None else ClusterExecutor(cluster, opened, stop)
+
+
+def threads_of(opened: Opened, stop: threading.Event) -> Executor:
+    """The threads of this process that do the jobs of a run."""
     heads = opened.preparer is not None
     return Executor(opened.threads, opened.batch, heads, opened.options.max_voxels, stop)
 

@@ -11,9 +11,10 @@ import hashlib
 import logging
 import math
 import re
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from hz_runtime.errors import UsageError
@@ -76,12 +77,42 @@ def need(*packages: str) -> None:
         )
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+class _Quiet:
+    """Process-wide settings, for as long as any thread wants them: the first to come changes them, the last
+    to go puts them back. Else one that goes would let another's warnings through."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._changed = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._threads:
+                self._changed.enter_context(_silenced())
+            self._threads += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads:
+                self._changed.close()
+
+
+_QUIET = _Quiet()
+
+
+def quiet() -> AbstractContextManager[None]:
     """Keep pydicom and highdicom from printing: their warnings quote the values they complain about.
 
-    Values that break their VR's rules are read as they are. Changes process-wide settings while it lasts.
+    Values that break their VR's rules are read as they are. Changes process-wide settings while it lasts, in
+    this thread or any other.
     """
+    return _QUIET
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
     from pydicom import config
 
     loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]

@@ -12,21 +12,27 @@ import hashlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
+from typing import TypeVar
 
 from hz_runtime.dicom.intake import IntakeLimits
 from hz_runtime.errors import HzError
 from hz_runtime.hospital.answers import Arrived, Changes, stored_in
 from hz_runtime.hospital.arrival import announced, refused_by
 from hz_runtime.hospital.journal import WAITING, Entry, Journal
+from hz_runtime.hospital.line import Line
 from hz_runtime.hospital.orthanc import Orthanc, OrthancAway, OrthancRefuses
 from hz_runtime.hospital.outcome import Outcome, read_outcome
-from hz_runtime.hospital.process import Study
+from hz_runtime.hospital.study import Study
 
-Process = Callable[[Sequence[Study], threading.Event], list[Outcome]]
+T = TypeVar("T")
+Process = Callable[[Iterable[Study], threading.Event], Generator[tuple[Study, Outcome]]]
 _PAGE = 500  # changes an answer
+_IN_A_ROW = 32  # series, before changes are read again
 _AUDITED_SECONDS = 86400.0
 _FATAL = (4, 5)  # exit codes that are about the installation, not about a study
 _LEAST_FREE = 2**30  # bytes of the disk with the state
@@ -39,7 +45,8 @@ class Pace:
     poll : seconds between questions where nothing happens.  tries : of a study before it is set aside.
     first, longest : pauses in seconds after a failure; each is twice the one before.
     patience : seconds that a series is waited for that says it has more images.
-    batch : series that are processed together, which bounds the disk.
+    batch : series that are on their way at once, from the first image fetched to the last result stored,
+    which bounds the disk.
     """
 
     poll: float = 5.0
@@ -47,7 +54,7 @@ class Pace:
     first: float = 2.0
     longest: float = 300.0
     patience: float = 600.0
-    batch: int = 4
+    batch: int = 8
 
     def pause(self, failures: int) -> float:
         return min(self.longest, self.first * 2.0 ** min(failures - 1, 30))
@@ -64,8 +71,9 @@ class Fatal(HzError):
 class Bridge:
     """One bridge over one journal.
 
-    folder : for what is on its way; emptied of each series when it ends.  process : what makes outcomes of
-    studies.  say : takes each line of the log.  stop : set it from anywhere to end after the step in flight.
+    folder : for what is on its way; emptied of each series when it ends.  process : gives the outcomes of
+    studies as they come, and may ask for more studies from another thread (`process_each`).  say : takes each
+    line of the log.  stop : set it from anywhere to end after the step in flight.
     """
 
     def __init__(
@@ -82,6 +90,7 @@ class Bridge:
         self._process, self._say, self._stop, self._pace = process, say, stop, pace or Pace()
         self._breaks = -1  # a restart of the bridge is like a break: what was missed meanwhile is looked for
         self._limits = IntakeLimits()
+        self._trouble: Exception | None = None  # that ends the line once it is empty
 
     def run(self, since: int | None = None, once: bool = False) -> bool:
         """Work until `stop` is set, or with `once` until nothing is left to do now.
@@ -130,12 +139,10 @@ class Bridge:
         for entry in self._journal.to_look_at():
             moved = self._look(entry) or moved
         self._journal.remember(trouble="", answered=int(time.time()))
-        due = self._journal.due(time.time(), self._pace.batch)
-        for entry in due:
-            if entry.state == "storing":
-                self._attempted(entry, self._store)
-        self._work([entry for entry in due if entry.state == "pending"])
-        return moved or bool(due)
+        for entry in self._journal.due("storing", time.time(), _PAGE):
+            self._attempted(entry, self._store)
+            moved = True
+        return self._work() or moved
 
     # What has changed
 
@@ -175,7 +182,7 @@ class Bridge:
         if entry.state == "own":
             self._journal.looked_at(entry.id)
             return False
-        found = self._found(entry.id)
+        found = _found(entry.id, self._orthanc)
         if found is None:  # removed in Orthanc
             self._journal.forget(entry.id)
             self._emptied(entry.id)
@@ -190,50 +197,93 @@ class Bridge:
             self._journal.looked_at(entry.id)
         return True
 
-    def _found(self, series: str) -> Arrived | None:
-        try:
-            return Arrived.read(self._orthanc.get(f"/series/{series}"))
-        except OrthancRefuses as error:
-            if error.status == 404:
-                return None
-            raise
-
     # What is to be done
 
-    def _work(self, entries: Sequence[Entry]) -> None:
-        """Fetch, process and store series, together."""
-        ready: list[Entry] = []
-        for entry in entries:
-            if self._stop.is_set():
-                return
-            self._room()
-            self._attempted(entry, lambda one: ready.append(one) if self._fetched(one) else None)
-        if not ready or self._stop.is_set():
-            return
-        studies = [Study(self._at(one.id) / "in", self._at(one.id) / "out") for one in ready]
-        started = time.perf_counter()
-        outcomes = self._process(studies, self._stop)
-        seconds = (time.perf_counter() - started) / len(ready)
-        for entry, outcome in zip(ready, outcomes, strict=True):
-            if outcome.exit_code in _FATAL:
-                raise Fatal(outcome.text, outcome.exit_code)
-            if outcome.status == "interrupted":
-                continue
-            if outcome.status == "failed":
-                self._failed(entry, outcome.text)
-                continue
-            self._journal.set(entry.id, "storing", text=f"{outcome.text}; {seconds:.1f} s", due=0.0, tries=0)
-            if (fresh := self._journal.entry(entry.id)) is not None:
-                self._attempted(fresh, self._store)
+    def _work(self) -> bool:
+        """Take series whose turn it is through, one behind the other; whether there were any.
 
-    def _attempted(self, entry: Entry, do: Callable[[Entry], object]) -> None:
+        They are fetched as `process` asks for them, and stored here as they come out of it, while others are
+        on their way. Where Orthanc is away, those go on as far as they can; then the error is raised.
+        """
+        if not self._journal.due("pending", time.time(), 1):
+            return False
+        line = Line(self._pace.batch, self._stop)
+        self._trouble = None
+        with closing(self._orthanc.another()) as fetching:
+            arriving = self._arriving(fetching, line)
+            if first := list(islice(arriving, 1)):  # most series are no head, and need no network opened
+                with closing(self._process(chain(first, arriving), self._stop)) as outcomes:
+                    self._settle_each(outcomes, line)
+            self._orthanc.breaks += fetching.breaks
+        if self._trouble is not None:
+            raise self._trouble
+        return line.moved
+
+    def _settle_each(self, outcomes: Iterator[tuple[Study, Outcome]], line: Line) -> None:
+        try:
+            for study, outcome in outcomes:
+                self._settle(*line.at(study.out), outcome)
+                line.leave(study.out)
+        finally:
+            line.close()
+
+    def _arriving(self, orthanc: Orthanc, line: Line) -> Iterator[Study]:
+        """Series whose turn it is, each once it is in its folder and the line has a place for it.
+
+        orthanc : a connection of the thread that asks.
+        """
+        try:
+            for _ in range(_IN_A_ROW):
+                study = self._next_study(orthanc, line) if line.wait() else None
+                if study is None:
+                    return
+                yield study
+        except Exception as error:  # for the thread that stores; no thread dies of it
+            self._trouble = error
+
+    def _next_study(self, orthanc: Orthanc, line: Line) -> Study | None:
+        while not self._stop.is_set():
+            on_way = line.series()  # before the question: what leaves the line meanwhile is no longer pending
+            due = self._journal.due("pending", time.time(), len(on_way) + 1)
+            entry = next((one for one in due if one.id not in on_way), None)
+            if entry is None:
+                return None
+            line.moved = True
+            self._room()
+            started = time.perf_counter()
+            if self._attempted(entry, lambda one: self._fetched(one, orthanc)):
+                study = Study(self._at(entry.id) / "in", self._at(entry.id) / "out")
+                line.enter(study.out, entry, started)
+                return study
+        return None
+
+    def _settle(self, entry: Entry, seconds: float, outcome: Outcome) -> None:
+        """Note what became of a series, and store its results."""
+        if outcome.exit_code in _FATAL:
+            raise Fatal(outcome.text, outcome.exit_code)
+        if outcome.status == "interrupted":
+            return
+        if outcome.status == "failed":
+            self._failed(entry, outcome.text)
+            return
+        self._journal.set(entry.id, "storing", text=f"{outcome.text}; {seconds:.1f} s", due=0.0, tries=0)
+        fresh = self._journal.entry(entry.id)
+        if fresh is None or self._trouble is not None:  # it waits in its folder
+            return
+        try:
+            self._attempted(fresh, self._store)
+        except OrthancAway as error:
+            self._trouble = error
+
+    def _attempted(self, entry: Entry, do: Callable[[Entry], T]) -> T | None:
         """Do something with a series; where Orthanc refuses it, or the disk, it is tried again later."""
         try:
-            do(entry)
+            return do(entry)
         except (OrthancAway, Fatal):
             raise
         except HzError as error:
             self._failed(entry, error.one_line)
+            return None
 
     def _failed(self, entry: Entry, why: str) -> None:
         tries = entry.tries + 1
@@ -247,14 +297,14 @@ class Bridge:
         self._say(f"{name}: try {tries} of {self._pace.tries} failed, next in {pause:g} s: {why}")
         self._journal.set(entry.id, entry.state, tries=tries, due=time.time() + pause, text=why)
 
-    def _fetched(self, entry: Entry) -> bool:
+    def _fetched(self, entry: Entry, orthanc: Orthanc) -> bool:
         """Whether all images of a series are in its folder, and it may be a T1-weighted head."""
-        found = self._found(entry.id)
+        found = _found(entry.id, orthanc)
         if found is None or _digest(found.instances) != entry.images:
             self._journal.look_again(entry.id)
             return False
         if found.modality != "MR":
-            self._passed(entry, "not MR")
+            self._passed(entry, "not MR", orthanc)
             return False
         self._emptied(entry.id)
         folder = self._at(entry.id) / "in"
@@ -265,9 +315,9 @@ class Bridge:
             if self._stop.is_set():
                 return False
             path = folder / f"{number:06}.dcm"
-            left -= self._orthanc.download(f"/instances/{instance}/file", path, left)
+            left -= orthanc.download(f"/instances/{instance}/file", path, left)
             if number == 1 and (why := refused_by(path)):
-                self._passed(entry, why)
+                self._passed(entry, why, orthanc)
                 return False
             if number == 1 and self._incomplete(entry, announced(path), len(instances)):
                 return False
@@ -285,9 +335,9 @@ class Bridge:
         )
         return True
 
-    def _passed(self, entry: Entry, why: str) -> None:
+    def _passed(self, entry: Entry, why: str, orthanc: Orthanc) -> None:
         self._emptied(entry.id)
-        self._replaced(entry, ())
+        _replace(entry, (), orthanc)
         self._journal.set(entry.id, "passed", text=why)
 
     def _store(self, entry: Entry) -> None:
@@ -298,22 +348,16 @@ class Bridge:
             self._journal.set(entry.id, "pending", due=0.0)
             return
         stored: list[str] = []
-        for file in outcome["files"]:
-            series = stored_in(self._orthanc.upload((out / str(file["name"])).read_bytes()))
+        for answer in self._orthanc.upload_each([out / str(file["name"]) for file in outcome["files"]]):
+            series = stored_in(answer)
             if series and series not in stored:
                 stored.append(series)
                 self._journal.own([series])
-        self._replaced(entry, stored)
+        _replace(entry, stored, self._orthanc)
         end = "discarded" if outcome["status"] == "discarded" else "done"
         self._journal.set(entry.id, end, stored=stored)
         self._emptied(entry.id)
         self._say(entry.text)
-
-    def _replaced(self, entry: Entry, stored: Sequence[str]) -> None:
-        """Remove what this bridge stored of fewer images of the same series."""
-        for old in entry.stored:
-            if old not in stored:
-                self._orthanc.delete(f"/series/{old}")
 
     # Where and when
 
@@ -340,3 +384,19 @@ class Bridge:
 
 def _digest(instances: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(instances)).encode()).hexdigest()
+
+
+def _found(series: str, orthanc: Orthanc) -> Arrived | None:
+    try:
+        return Arrived.read(orthanc.get(f"/series/{series}"))
+    except OrthancRefuses as error:
+        if error.status == 404:
+            return None
+        raise
+
+
+def _replace(entry: Entry, stored: Sequence[str], orthanc: Orthanc) -> None:
+    """Remove what this bridge stored of fewer images of the same series."""
+    for old in entry.stored:
+        if old not in stored:
+            orthanc.delete(f"/series/{old}")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hz_runtime.errors import HzError
 
@@ -60,12 +61,15 @@ class Entry:
 
 
 class Journal:
-    """The journal in a folder, which is made."""
+    """The journal in a folder, which is made. Safe to use from several threads."""
 
     def __init__(self, folder: Path) -> None:
+        self._lock = threading.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = sqlite3.connect(folder / NAME, timeout=30.0, isolation_level=None)
+            self._file = sqlite3.connect(
+                folder / NAME, timeout=30.0, isolation_level=None, check_same_thread=False
+            )
             self._file.execute("PRAGMA journal_mode=WAL")
             self._file.execute("PRAGMA synchronous=FULL")
             self._file.executescript(_TABLES)
@@ -80,20 +84,22 @@ class Journal:
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         try:
-            self._file.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._file
-            except BaseException:
-                self._file.execute("ROLLBACK")
-                raise
-            self._file.execute("COMMIT")
+            with self._lock:
+                self._file.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._file
+                except BaseException:
+                    self._file.execute("ROLLBACK")
+                    raise
+                self._file.execute("COMMIT")
         except sqlite3.Error as error:
             raise HzError(f"the journal cannot be written ({error}).", "Make room on its disk.") from error
 
     def _read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """All rows. Raises HzError where the file is damaged."""
         try:
-            return self._file.execute(query, values).fetchall()
+            with self._lock:
+                return self._file.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise _damaged(str(error)) from error
 
@@ -130,12 +136,10 @@ class Journal:
     def to_look_at(self) -> list[Entry]:
         return self._entries("look = 1 ORDER BY changed")
 
-    def due(self, now: float, most: int) -> list[Entry]:
-        """Series whose turn it is, at most `most`; those that are only to be stored first."""
+    def due(self, state: Literal["pending", "storing"], now: float, most: int) -> list[Entry]:
+        """Series in a state whose turn it is, at most `most`."""
         return self._entries(
-            "state IN ('pending', 'storing') AND due <= ? AND look = 0 "
-            "ORDER BY state = 'pending', due, changed LIMIT ?",
-            (now, most),
+            "state = ? AND due <= ? AND look = 0 ORDER BY due, changed LIMIT ?", (state, now, most)
         )
 
     def next_due(self) -> float | None:

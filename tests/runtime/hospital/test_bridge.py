@@ -210,7 +210,8 @@ def test_what_is_about_the_installation_ends_it(
 ) -> None:
     source = orthanc.send(heads(2))
     run = Run(orthanc, tmp_path)
-    run.process = lambda studies, stop: [Outcome("failed", ("no engine.",), exit_code=5)]  # type: ignore[assignment]
+    why = Outcome("failed", ("no engine.",), exit_code=5)
+    run.process = lambda studies, stop: ((study, why) for study in studies)
     with pytest.raises(Fatal, match="no engine") as caught:
         run.once()
     assert caught.value.exit_code == 5 and rows(tmp_path)[source][0] == "pending"

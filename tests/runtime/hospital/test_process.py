@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import zipfile
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +21,15 @@ import pydicom
 
 import small_dicom as small
 from hz_runtime.bundle.store import Bundle, load_bundle
+from hz_runtime.dicom.series import find_series
 from hz_runtime.errors import BackendError, UsageError
-from hz_runtime.hospital import process
+from hz_runtime.hospital import process, study_run
 from hz_runtime.hospital.outcome import read_outcome
-from hz_runtime.hospital.process import ProcessOptions, Study, process_studies
+from hz_runtime.hospital.process import process_each, process_studies
+from hz_runtime.hospital.study import ProcessOptions, Study
 from identity import FILE, FOLDER, leaks, plant
 from small_head_series import SLICES, write_head_series
-from stand_in_runs import run_without_preparation
+from stand_in_runs import open_without_preparation
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,7 @@ def bundle(tiny_bundle: Path) -> Bundle:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "run_batch", run_without_preparation)
+    monkeypatch.setattr(process, "open_bundle", open_without_preparation)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
 
 
@@ -128,13 +132,13 @@ def test_what_stops_a_run_is_said_in_every_result(
     (tmp_path / "out" / "result.json").write_text("{}")
     stopped = threading.Event()
     stopped.set()
-    (outcome,) = process_studies([Study(tmp_path / "in", tmp_path / "out")], bundle, None, None, stopped)
+    (outcome,) = process_studies([Study(tmp_path / "in", tmp_path / "out")], bundle, None, stopped)
     assert outcome.status == "interrupted" and not (tmp_path / "out" / "result.json").exists()
 
     def gone(*_: object) -> None:
         raise BackendError("no engine.", "Install one.")
 
-    monkeypatch.setattr(process, "run_batch", gone)
+    monkeypatch.setattr(process, "open_bundle", gone)
     (outcome,) = process_studies([Study(tmp_path / "in", tmp_path / "out")], bundle)
     assert outcome.exit_code == 5 and "no engine" in (tmp_path / "out" / "result.json").read_text()
     (tmp_path / "file").write_text("")
@@ -165,3 +169,46 @@ def test_a_head_goes_through_without_identity(bundle: Bundle, tmp_path: Path) ->
         if path.suffix == ".dcm":
             content = content.replace(small.SERIES_UID.encode(), b"").replace(small.STUDY_UID.encode(), b"")
         assert leaks(path.name, content) == set()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_study_is_asked_for_while_others_are_on_their_way(bundle: Bundle, tmp_path: Path) -> None:
+    """A source of studies that waits holds up none of the outcomes; who wants no more of them gets none."""
+    small.write_series(tmp_path / "in")
+    first_is_there, asked = threading.Event(), []
+
+    def studies() -> Iterator[Study]:
+        for number in range(9):
+            asked.append(number)
+            yield Study(tmp_path / "in", tmp_path / f"out{number}")
+            assert first_is_there.wait(60)
+
+    with closing(process_each(studies(), bundle)) as outcomes:
+        study, outcome = next(outcomes)
+        first_is_there.set()
+        assert study.out.name == "out0" and outcome.exit_code == 0
+        assert next(outcomes)[0].out.name == "out1"
+    assert len(asked) < 9
+    alike = [files_of(tmp_path / name) for name in ("out0", "out1")]
+    assert alike[0] == alike[1]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_study_that_breaks_all_rules_is_a_failed_one(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that no one foresaw names neither the patient nor the folder, and the next study goes on."""
+
+    def confused(files: list[Path]) -> object:
+        if "Doe" in str(files[0]):
+            raise LookupError("Doe^Jane")
+        return find_series(files)
+
+    monkeypatch.setattr(study_run, "find_series", confused)
+    for name in ("Doe^Jane", "good"):
+        small.write_series(tmp_path / name)
+    bad, good = process_studies(
+        [Study(tmp_path / name, tmp_path / "out" / name) for name in ("Doe^Jane", "good")], bundle
+    )
+    assert bad.text == "study: failed; the study cannot be read (LookupError). Send it again."
+    assert bad.exit_code == 3 and good.exit_code == 0
