@@ -25,10 +25,10 @@ from hz_runtime.dicom.deidentify import listed
 from hz_runtime.dicom.encoding import EncodedAlike
 from hz_runtime.dicom.export_folder import replacing
 from hz_runtime.dicom.intake import private_folder
-from hz_runtime.dicom.planes import Slice
+from hz_runtime.dicom.planes import PLACE, Slice
 from hz_runtime.dicom.series import Series
 from hz_runtime.errors import GridMismatch
-from hz_runtime.io.atomic import atomic_write_bytes
+from hz_runtime.io.atomic import write_synced
 from hz_runtime.io.nifti_header import HEAD_BYTES, ReadLimits, parse_header
 from hz_runtime.io.verified_stream import ScanStream
 from hz_runtime.io.volume import Volume, read_volume, write_volume
@@ -37,7 +37,6 @@ Int16 = npt.NDArray[np.int16]
 RESEARCH = "Research use only. Not for diagnosis."
 SERIES_NUMBER_ADDED = 9000  # keeps derived series behind the scanner's own in a viewer's list
 _SAME_MM = 0.05
-_PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _WRITERS = 16
 _MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 # PS3.3 C.7.1.1, C.7.2.1, C.7.2.2: modules of patient and study, type 2 elements empty where unknown.
@@ -150,21 +149,32 @@ def write_derived(
     in `out`), HzError (disk); `out` then holds what it held.
     """
     de.need("pydicom")
-    scan = read_volume(volume)
+    with replacing(out, series) as folder:
+        names = write_images(volume, read_volume(volume), series, folder, origin, keep_ids, salt)
+    return [Path(out) / name for name in names]
+
+
+def write_images(
+    volume: str | os.PathLike[str],
+    scan: Volume,
+    series: Series,
+    folder: Path,
+    origin: Origin,
+    keep_ids: bool,
+    salt: str,
+) -> list[str]:
+    """`write_derived` to a folder of `replacing`; returns the files' names.  scan : what `volume` holds."""
     codes, slope, intercept = stored_values(volume, scan)
     planes = on_slices(codes, scan.affine, series)
-    with de.quiet():
+    with de.quiet(), ThreadPoolExecutor(_WRITERS) as pool:
         common = _common(series, origin, keep_ids, salt)
-    common.update(_scaling(codes, slope, intercept))
-    names = [f"MR_{index + 1:04}.dcm" for index in range(len(series.slices))]
-    # All or none: a series with slices missing looks like one that is whole.
-    with replacing(out, series) as folder, de.quiet(), ThreadPoolExecutor(_WRITERS) as pool:
-        sources = {path: _header(path, _PLACE) for path in series.files}
+        common.update(_scaling(codes, slope, intercept))
+        names = [f"MR_{index + 1:04}.dcm" for index in range(len(series.slices))]
         alike = EncodedAlike(common)
-        contents = (alike.encoded(_own(common, series, n, plane, sources)) for n, plane in enumerate(planes))
+        contents = (alike.encoded(_own(common, series, n, plane)) for n, plane in enumerate(planes))
         # A disk syncs several as fast as one.
-        list(pool.map(atomic_write_bytes, [folder / name for name in names], contents))
-    return [Path(out) / name for name in names]
+        list(pool.map(write_synced, [folder / name for name in names], contents))
+    return names
 
 
 def stored_values(path: str | os.PathLike[str], scan: Volume) -> tuple[Int16, float, float]:
@@ -214,16 +224,11 @@ def code(value: str, scheme: str, meaning: str) -> Any:
     return [item]
 
 
-def _header(path: Path, only: Sequence[str] | None = None) -> Any:
-    from pydicom import dcmread
-
-    tags = None if only is None else list(only)
-    return dcmread(path, force=True, stop_before_pixels=True, specific_tags=tags)
-
-
 def _common(series: Series, origin: Origin, keep_ids: bool, salt: str) -> Any:
     """Everything that all images of the new series share."""
-    source = _header(series.files[0])
+    from pydicom import dcmread
+
+    source = dcmread(series.files[0], force=True, stop_before_pixels=True)
     image = _taken_over(source, series, keep_ids, salt)
     image.update(_provenance(source, origin, keep_ids))
     image.SeriesNumber = SERIES_NUMBER_ADDED + int(de.number(source.get("SeriesNumber")) or 0) % 10**6
@@ -327,7 +332,7 @@ def _set(image: Any, keyword: str, value: Any) -> None:
     setattr(image, keyword, value)
 
 
-def _own(common: Any, series: Series, index: int, plane: Int16, sources: dict[Path, Any]) -> Any:
+def _own(common: Any, series: Series, index: int, plane: Int16) -> Any:
     """What one image has of its own."""
     from pydicom.dataset import Dataset
 
@@ -335,16 +340,13 @@ def _own(common: Any, series: Series, index: int, plane: Int16, sources: dict[Pa
     image = Dataset()
     image.SOPInstanceUID = new_uid("image", common.SeriesInstanceUID, index)
     image.InstanceNumber = index + 1
-    source = sources[where.path] if where.frame is None else series.head
-    for keyword, value in (
-        ("ImagePositionPatient", where.position),
-        ("ImageOrientationPatient", series.get("ImageOrientationPatient")),
-        ("PixelSpacing", series.get("PixelSpacing")),
-    ):
-        if where.frame is None:
-            image[keyword] = source[keyword]  # the source's own text
-        else:
-            _set(image, keyword, value)
+    if where.frame is None:
+        for keyword in PLACE:  # the source's own text
+            image[keyword] = (where.place if keyword in where.place else series.head)[keyword]
+    else:
+        _set(image, "ImagePositionPatient", where.position)
+        for keyword in ("ImageOrientationPatient", "PixelSpacing"):
+            _set(image, keyword, series.get(keyword))
     image.SourceImageSequence = [source_reference(where, where.frame)]
     image.PixelData = np.ascontiguousarray(plane, "<i2").tobytes()
     image["PixelData"].VR = "OW"

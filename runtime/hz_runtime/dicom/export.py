@@ -8,13 +8,14 @@ from pathlib import Path
 
 from hz_runtime.dicom import deidentify as de
 from hz_runtime.dicom.convert import convert
-from hz_runtime.dicom.derived import write_derived
+from hz_runtime.dicom.derived import write_images
 from hz_runtime.dicom.export_folder import replacing
 from hz_runtime.dicom.intake import private_folder
-from hz_runtime.dicom.page_objects import PageKind, write_page
+from hz_runtime.dicom.page_objects import PageKind, encode_pages
 from hz_runtime.dicom.result import Result
 from hz_runtime.dicom.series import Series
-from hz_runtime.dicom.structured_report import write_report
+from hz_runtime.dicom.structured_report import REPORT_NAME, encode_report
+from hz_runtime.io.atomic import write_synced
 from hz_runtime.io.volume import Volume, read_volume
 
 
@@ -47,16 +48,20 @@ def write_export(
     before : the converted series, for the page, where it is at hand; else it is converted again.
     keep_ids, salt : as of `write_derived`. Raises as `write_derived`, `write_report` and `write_page` do.
     """
+    de.need("pydicom")
     with replacing(out, series) as folder:
-        images = write_derived(volume, series, folder, result.origin, keep_ids, salt)
-        report = ""
+        after = read_volume(volume)
+        images = write_images(volume, after, series, folder, result.origin, keep_ids, salt)
+        report: dict[str, bytes] = {}
         if result.age is not None:
-            report = write_report(result.age, series, folder, result.origin, keep_ids, salt).name
-        pages: list[Path] = []
+            report[REPORT_NAME] = encode_report(result.age, series, result.origin, keep_ids, salt)
+        pages: dict[str, bytes] = {}
         if page is not None:
             scan = _scan(series) if before is None else read_volume(before)
-            pages = write_page(page, scan, read_volume(volume), result, series, folder, keep_ids, salt)
-        return Exported(tuple(i.name for i in images), report, tuple(p.name for p in pages))
+            pages = encode_pages(page, scan, after, result, series, keep_ids, salt)
+        for name, content in {**report, **pages}.items():
+            write_synced(folder / name, content)
+        return Exported(tuple(images), "".join(report), tuple(pages))
 
 
 def _scan(series: Series) -> Volume:

@@ -58,20 +58,33 @@ def write_page(
     before, after : the source and its harmonized copy, on one grid.  keep_ids, salt : as of `write_derived`.
     Raises GridMismatch, UsageError (extra not installed, an export of another series in `out`), HzError.
     """
+    contents = encode_pages(kind, before, after, result, series, keep_ids, salt)
+    target = Path(out)
+    earlier_export(target, series)
+    make_folder(target)
+    for name, content in contents.items():
+        atomic_write_bytes(target / name, content)
+    return [target / name for name in contents]
+
+
+def encode_pages(
+    kind: PageKind,
+    before: Volume,
+    after: Volume,
+    result: Result,
+    series: Series,
+    keep_ids: bool,
+    salt: str,
+) -> dict[str, bytes]:
+    """The content of each file of `write_page`, by its name; `write_page` raises as this does."""
     de.need("pydicom", "PIL")
     pages = draw_pages(before, after, result, f"sub-{de.pseudonym(series.uid, salt)}")
     with de.quiet():
         common = _common(kind, series, result.origin, keep_ids, salt)
         sources = [source_reference(plane) for plane in {p.sop_uid: p for p in series.slices}.values()]
         made = [_pdf(common, pages, sources)] if kind == "pdf" else _captures(common, pages, sources)
-        contents = [encoded(filed(data)) for data in made]
-    names = [PDF_NAME] if kind == "pdf" else [f"SC_page_{n}.dcm" for n in range(1, len(made) + 1)]
-    target = Path(out)
-    earlier_export(target, series)
-    make_folder(target)
-    for name, content in zip(names, contents, strict=True):
-        atomic_write_bytes(target / name, content)
-    return [target / name for name in names]
+        names = [PDF_NAME] if kind == "pdf" else [f"SC_page_{n}.dcm" for n in range(1, len(made) + 1)]
+        return {name: encoded(filed(data)) for name, data in zip(names, made, strict=True)}
 
 
 def _common(kind: PageKind, series: Series, origin: Origin, keep_ids: bool, salt: str) -> Any:

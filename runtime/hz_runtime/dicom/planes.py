@@ -6,8 +6,8 @@ Classic single-frame MR and multi-frame (Enhanced MR) are both read. Which plane
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +16,7 @@ import numpy as np
 from hz_runtime.dicom.deidentify import listed, number, texts
 
 _FRAMES_MAX = 20_000
+PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _TAGS = listed(
     "SpecificCharacterSet SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID Modality ImageType "
     "SeriesNumber SeriesDescription ProtocolName SequenceName PulseSequenceName Rows Columns "
@@ -34,7 +35,8 @@ class Slice:
 
     path : its file.  frame : number of the frame in it, from 1, or None for a single-frame file.
     sop_class, sop_uid : of the file.  position : (x, y, z) mm, LPS, centre of its first pixel.
-    scaling : its RescaleSlope and RescaleIntercept.
+    scaling : its RescaleSlope and RescaleIntercept.  place : of a single-frame file, a pydicom Dataset of the
+    elements PLACE as the file writes them.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class Slice:
     sop_uid: str
     position: tuple[float, float, float]
     scaling: tuple[float, float] = (1.0, 0.0)
+    place: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +174,10 @@ def _plane(path: Path, data: Any, frame: int | None, frames: int) -> Plane:
     x, y, z = position or (float("nan"),) * 3
     slope, intercept = number(data.get("RescaleSlope")), number(data.get("RescaleIntercept"))
     scaling = (1.0 if slope is None else slope, intercept or 0.0)
-    where = Slice(path, frame, str(data.get("SOPClassUID")), str(data.SOPInstanceUID), (x, y, z), scaling)
+    where = Slice(
+        path, frame, str(data.get("SOPClassUID")), str(data.SOPInstanceUID), (x, y, z), scaling,
+        None if frame is not None else _only(data, PLACE),
+    )  # fmt: skip
     return Plane(
         uid=str(data.SeriesInstanceUID),
         image_type=texts(data.get("ImageType")),
@@ -183,6 +189,16 @@ def _plane(path: Path, data: Any, frame: int | None, frames: int) -> Plane:
         slice=where,
         head=data,
     )
+
+
+def _only(data: Any, keywords: Iterable[str]) -> Any:
+    from pydicom.dataset import Dataset
+
+    found = Dataset()
+    for keyword in keywords:
+        if keyword in data:
+            found[keyword] = data[keyword]
+    return found
 
 
 def numbers(values: Any, count: int) -> tuple[float, ...] | None:

@@ -34,6 +34,7 @@ from hz_runtime.io.atomic import atomic_write_bytes
 from hz_runtime.results.prediction import Prediction
 
 SCHEME = "99HZ"
+REPORT_NAME = "SR_age.dcm"
 _IDENTIFYING = listed("StudyInstanceUID SeriesInstanceUID SeriesNumber Modality")
 
 
@@ -76,16 +77,21 @@ def write_report(
     Raises UsageError (extra not installed, an age that is not finite, an export of another series in `out`),
     HzError (disk).
     """
+    content = encode_report(age, series, origin, keep_ids, salt)
+    target = Path(out)
+    earlier_export(target, series)
+    make_folder(target)
+    atomic_write_bytes(target / REPORT_NAME, content)
+    return target / REPORT_NAME
+
+
+def encode_report(age: PredictedAge, series: Series, origin: Origin, keep_ids: bool, salt: str) -> bytes:
+    """The content of the file of `write_report`, which raises as this does."""
     de.need("pydicom", "highdicom")
     if not all(math.isfinite(years) for _, _, years in age.numbers):
         raise UsageError("the predicted age is not a finite number.", "Run hz-run again on this scan.")
     with de.quiet():
-        content = encoded(_document(age, series, origin, keep_ids, salt))
-    target = Path(out)
-    earlier_export(target, series)
-    make_folder(target)
-    atomic_write_bytes(target / "SR_age.dcm", content)
-    return target / "SR_age.dcm"
+        return encoded(_document(age, series, origin, keep_ids, salt))
 
 
 def _document(age: PredictedAge, series: Series, origin: Origin, keep_ids: bool, salt: str) -> Any:

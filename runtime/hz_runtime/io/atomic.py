@@ -12,8 +12,8 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hz_runtime.errors import HzError
@@ -79,9 +79,31 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes | bytearray | m
     target = Path(path)
     temporary = temporary_name(target)
     try:
-        _write_synced(temporary, data)
-        os.replace(temporary, target)
-        sync_folder(target.parent)
+        with _writing(target):
+            _write_new(temporary, data)
+            os.replace(temporary, target)
+            sync_folder(target.parent)
+    finally:
+        # Also after KeyboardInterrupt; after os.replace there is nothing left to remove.
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_synced(path: str | os.PathLike[str], data: bytes | bytearray | memoryview) -> None:
+    """Write `data` to a file of a private folder, from which it is renamed to where it is read.
+
+    It is flushed to the disk, its name is not: `sync_folder` does that where it is renamed to. Raises HzError
+    as `atomic_write_bytes`.
+    """
+    with _writing(Path(path)):
+        _write_new(Path(path), data)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Say what cannot be written, and why."""
+    try:
+        yield
     except OSError as error:
         why = error.strerror or type(error).__name__
         if error.errno in DISK_FULL:
@@ -92,10 +114,6 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes | bytearray | m
             f"{shown(target)}: cannot be written ({why}).",
             "Check that the output folder exists and is writable, or name another one.",
         ) from error
-    finally:
-        # Also after KeyboardInterrupt; after os.replace there is nothing left to remove.
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def holds(path: str | os.PathLike[str], data: bytes | None) -> bool:
@@ -147,7 +165,7 @@ def shared_file(path: Path, data: bytes) -> bool:
     return True
 
 
-def _write_synced(path: Path, data: bytes | bytearray | memoryview) -> None:
+def _write_new(path: Path, data: bytes | bytearray | memoryview) -> None:
     # O_EXCL after unlink: a symbolic link that somebody left under this name is not followed.
     path.unlink(missing_ok=True)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)

@@ -247,7 +247,7 @@ def test_a_disk_that_fills_up_leaves_no_part_of_a_series(
 
     small.write_series(tmp_path / "in")
     series = source(tmp_path / "in")
-    volume, real = harmonized(series, tmp_path), derived.atomic_write_bytes
+    volume, real = harmonized(series, tmp_path), derived.write_synced
 
     def full(path: Path, data: bytes) -> None:
         if path.name == "MR_0020.dcm":
@@ -255,7 +255,7 @@ def test_a_disk_that_fills_up_leaves_no_part_of_a_series(
         real(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(derived, "atomic_write_bytes", full)
+        patch.setattr(derived, "write_synced", full)
         with pytest.raises(HzError, match="the disk is full"):
             write_derived(volume, series, tmp_path / "out", ORIGIN)
     assert not list((tmp_path / "out").iterdir())
@@ -320,7 +320,7 @@ def test_images_that_cannot_be_written_leave_the_old_ones(
     def full(*_: object) -> None:
         raise HzError("the disk is full.")
 
-    monkeypatch.setattr(derived, "atomic_write_bytes", full)
+    monkeypatch.setattr(derived, "write_synced", full)
     with pytest.raises(HzError, match="disk is full"):
         write_derived(volume, series, tmp_path / "out", Origin("1.3"))
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before

@@ -24,6 +24,7 @@ from hz_runtime.io.atomic import (
     sweep_temporaries,
     temporary_name,
     write_changed,
+    write_synced,
 )
 
 
@@ -101,6 +102,17 @@ def test_a_missing_folder_is_a_clear_error_without_the_path(tmp_path: Path) -> N
         atomic_write_bytes(tmp_path / "nowhere" / "a", b"x")
     assert caught.value.remedy
     assert str(tmp_path) not in str(caught.value)
+    with pytest.raises(HzError, match=r"^a: cannot be written \(No such file"):
+        write_synced(tmp_path / "nowhere" / "a", b"x")
+
+
+def test_a_file_of_a_private_folder_is_on_the_disk_before_it_is_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_size))
+    write_synced(tmp_path / "a", b"xyz")
+    assert (tmp_path / "a").read_bytes() == b"xyz" and synced == [3]
 
 
 def test_a_symbolic_link_under_the_temporary_name_is_not_followed(tmp_path: Path) -> None:
