@@ -6,6 +6,8 @@ Classic single-frame MR and multi-frame (Enhanced MR) are both read. Which plane
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 from hz_runtime.dicom.deidentify import listed, number, texts
 
 _FRAMES_MAX = 20_000
+_IN_MEMORY = 1 << 22  # bytes
 PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _TAGS = listed(
     "SpecificCharacterSet SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID Modality ImageType "
@@ -75,7 +78,7 @@ def read_planes(path: Path) -> Iterator[Plane]:
 
     try:
         with open(path, "rb") as file:
-            bounded: Any = _Bounded(file)
+            bounded: Any = _Bounded(in_memory(file))
             data = _decoded(dcmread(bounded, force=True, stop_before_pixels=True, specific_tags=list(_TAGS)))
         uid, columns = data.get("SeriesInstanceUID"), number(data.get("Columns"))
         if not uid or not data.get("SOPInstanceUID") or not columns:
@@ -96,6 +99,12 @@ def read_planes(path: Path) -> Iterator[Plane]:
         return
 
 
+def in_memory(file: BinaryIO) -> BinaryIO:
+    """The content of a small file, from its start, or the file: pydicom asks for its place at every element,
+    which is a call of the system where it is not memory."""
+    return io.BytesIO(file.read()) if os.fstat(file.fileno()).st_size <= _IN_MEMORY else file
+
+
 class _Bounded:
     """A file that is never read to its end at once, as pydicom does to inflate one: 20 MB could be 20 GB.
 
@@ -104,7 +113,7 @@ class _Bounded:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.name, self.seek, self.tell = file.name, file.seek, file.tell
+        self.seek, self.tell = file.seek, file.tell
 
     def read(self, count: int | None = None) -> bytes:
         if count is None or count < 0:

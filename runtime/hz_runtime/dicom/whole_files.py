@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hz_runtime.dicom.deidentify import listed, number, quiet
+from hz_runtime.dicom.planes import in_memory
 from hz_runtime.dicom.series import MR_CLASSES
 
 _UNDEFINED = 0xFFFFFFFF
@@ -57,14 +58,15 @@ def _damage(path: Path) -> tuple[str, float | None, str]:
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            data: Any = dcmread(file, force=True, stop_before_pixels=True, specific_tags=list(_TAGS))
+            held = in_memory(file)
+            data: Any = dcmread(held, force=True, stop_before_pixels=True, specific_tags=list(_TAGS))
             uid, image = str(data.get("SeriesInstanceUID") or ""), number(data.get("InstanceNumber"))
             if not uid:  # every object has one
                 return "", image, "cannot be read: it ends within its header, or is damaged"
             if number(data.get("Columns")) is None and data.get("SOPClassUID") not in MR_CLASSES:  # no image
                 return uid, image, ""
             implicit, little = data.original_encoding
-            return uid, image, _missing(file, size, data, "<" if little else ">", bool(implicit))
+            return uid, image, _missing(held, size, data, "<" if little else ">", bool(implicit))
     except OSError as error:
         return "", None, f"cannot be opened ({error.strerror or type(error).__name__})"
     except Exception:  # whatever its parsing meets
