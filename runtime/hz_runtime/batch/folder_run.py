@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from hz_runtime.batch.audit import Audit
 from hz_runtime.batch.executor import Event, Job
+from hz_runtime.batch.first_scan import FirstScan
 from hz_runtime.batch.inputs import Inputs, InputScan
 from hz_runtime.batch.known_ages import KnownAges
 from hz_runtime.batch.log import RunLog
@@ -30,6 +32,7 @@ class FolderRun:
     """The run of the scans `chosen` into a folder that is locked.
 
     opened : what runs them.  ages : of their people.  log : of the folder.  emit : see `run_batch`.
+    first : of the scans, where it was begun with.
     """
 
     def __init__(
@@ -40,10 +43,11 @@ class FolderRun:
         ages: KnownAges,
         log: RunLog,
         emit: Callable[[Event], None],
+        first: FirstScan | None = None,
     ) -> None:
         self.folder, self.chosen, self.log = folder, chosen, log
         self._opened, self._ages, self._emit = opened, ages, emit
-        self._stages = opened.stages(folder)
+        self._stages = replace(opened.stages(folder), first=first)
         self._attempts = opened.attempts()
         self._audit = Audit(opened.options.audit, folder) if opened.options.audit else None
         self._started, self._clock = datetime.now(UTC), time.perf_counter()

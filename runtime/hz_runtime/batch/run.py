@@ -20,8 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hz_runtime.batch.cluster_executor import ClusterExecutor
 from hz_runtime.batch.executor import Event, Executor
+from hz_runtime.batch.first_scan import FirstScan
 from hz_runtime.batch.folder_lock import locked, remove_leftovers
 from hz_runtime.batch.folder_run import FolderRun
 from hz_runtime.batch.inputs import InputScan, collect
@@ -34,6 +34,7 @@ from hz_runtime.results.scan_result import NOT_REACHED, ScanResult
 
 if TYPE_CHECKING:
     from hz_runtime.batch.cluster import Cluster
+    from hz_runtime.batch.cluster_executor import ClusterExecutor
     from hz_runtime.bundle.store import Bundle
     from hz_runtime.dicom.scans import DicomScans
 
@@ -75,9 +76,14 @@ def run_batch(
         held.enter_context(locked(folder))
         log = RunLog(folder / LOG_NAME, held=(folder / "run.json").exists())
         held.push(lambda kind, *_: log.release() if kind else None)  # a run that breaks off leaves its lines
+        first = None
+        again = (folder / "run.json").exists()  # then the scan may be done
+        if not again and options.preparation is None and cluster is None:
+            first = FirstScan(chosen.scans[0], bundle, options.limits)
+            held.callback(first.wait)
         opened = open_bundle(bundle, options)
         held.callback(opened.close)
-        run = FolderRun(folder, chosen, opened, options.ages, log, emit)
+        run = FolderRun(folder, chosen, opened, options.ages, log, emit, first)
         run.announce()
         executor = executor_of(opened, stop, cluster)
         results: dict[int, ScanResult] = {}
@@ -86,7 +92,7 @@ def run_batch(
             run.account(index, result)
             if result.reason != NOT_REACHED:
                 emit(Event("scan", chosen.scans[index].source, result, len(results), total))
-        if isinstance(executor, ClusterExecutor):
+        if not isinstance(executor, Executor):
             run.say(executor.notes())
             remove_leftovers(folder)  # of workers that were killed as they wrote
         return run.end([results[index] for index in range(total)], stop.is_set())
@@ -96,7 +102,11 @@ def executor_of(
     opened: Opened, stop: threading.Event, cluster: Cluster | None = None
 ) -> Executor | ClusterExecutor:
     """What does the jobs of a run: threads of this process, or workers of a cluster."""
-    return threads_of(opened, stop) if cluster is None else ClusterExecutor(cluster, opened, stop)
+    if cluster is None:
+        return threads_of(opened, stop)
+    from hz_runtime.batch.cluster_executor import ClusterExecutor  # all that prepares heads comes with it
+
+    return ClusterExecutor(cluster, opened, stop)
 
 
 def threads_of(opened: Opened, stop: threading.Event) -> Executor:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hz_runtime.batch.brain import Brain
 from hz_runtime.batch.inputs import InputScan
 from hz_runtime.batch.output_names import Grid
 from hz_runtime.io.volume import Geometry, Volume
@@ -45,10 +46,11 @@ class Ticket:
 
 @dataclass(frozen=True, eq=False)
 class ReadScan:
-    """A scan as its file holds it."""
+    """A scan as its file holds it.  brain : the same and what is made of it, where that is done already."""
 
     ticket: Ticket
     volume: Volume
+    brain: Brain | None = None
 
 
 @dataclass(frozen=True, eq=False)

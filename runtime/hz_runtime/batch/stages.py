@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hz_runtime.batch.brain import brain_of
 from hz_runtime.batch.failures import blames_the_scan
 from hz_runtime.batch.inputs import InputScan
 from hz_runtime.batch.output_names import Grid, OutputNames, Space
@@ -27,7 +28,6 @@ from hz_runtime.errors import HzError
 from hz_runtime.io.atomic import sha256_file
 from hz_runtime.io.contrast_agent import contrast_flags
 from hz_runtime.io.volume import Geometry, ReadLimits, Volume, read_volume
-from hz_runtime.model_space.air import with_air_lowest
 from hz_runtime.model_space.guided_filter import native_harmonized
 from hz_runtime.model_space.image_quality import image_quality, quality_flags
 from hz_runtime.model_space.outliers import with_outlier_flags
@@ -36,7 +36,6 @@ from hz_runtime.model_space.recipe import (
     Recipe,
     header_flags,
     shape_alone,
-    to_model_space,
     unregistered_flags,
 )
 from hz_runtime.results.prediction import Answers, Prediction
@@ -50,6 +49,7 @@ from hz_runtime.results.record import (
 from hz_runtime.results.scan_result import DONE_BEFORE, ScanResult
 
 if TYPE_CHECKING:
+    from hz_runtime.batch.first_scan import FirstScan
     from hz_runtime.bundle.age_calibration import AgeInterval
     from hz_runtime.bundle.store import Bundle
     from hz_runtime.inference.predictors import AgePredictor, Ages, DiagnosisPredictor, Harmonizer
@@ -63,6 +63,7 @@ class Stages:
     """The steps over one bundle and one output folder. Safe to call from several threads.
 
     preparer : takes raw heads to brains; None for scans that are skull-stripped already.
+    first : a scan that was begun with before; None for none.
     """
 
     bundle: Bundle
@@ -79,6 +80,7 @@ class Stages:
     limits: ReadLimits | None = None
     diagnosis: DiagnosisPredictor | None = None
     preparer: Preparer | None = None
+    first: FirstScan | None = None
 
     @cached_property
     def names(self) -> OutputNames:
@@ -90,11 +92,12 @@ class Stages:
         """The scan; or the result of an earlier run, when that is complete and fits."""
         path = ticket.scan.path
         ticket.scan.check()
+        brain = self.first.take(path) if self.first else None
         if not self.overwrite and (before := self._done_before(ticket)):
             return before
-        volume = read_volume(path, self.limits) if self.limits else read_volume(path)
+        volume = brain.read if brain else read_volume(path, self.limits)
         ticket.voxels = int(volume.data.size)
-        return ReadScan(ticket, volume)
+        return ReadScan(ticket, volume, brain)
 
     def _done_before(self, ticket: Ticket) -> ScanResult | None:
         scan = ticket.scan
@@ -153,10 +156,9 @@ class Stages:
     def prepare(self, read: ReadScan) -> PreparedScan:
         """Bring the scan onto the network's grid; a raw head by way of the template's space."""
         if self.preparer is None:
-            grid = OnGrid(to_model_space(read.volume, self.recipe, self.bundle.statistics))
-            brain = with_air_lowest(read.volume)
-            read.ticket.quality = image_quality(brain, corrected=False)
-            return PreparedScan(read.ticket, brain, self._scored(grid))
+            brain = read.brain or brain_of(read.volume, self.recipe, self.bundle.statistics)
+            read.ticket.quality = brain.quality
+            return PreparedScan(read.ticket, brain.volume, self._scored(OnGrid(brain.model_input)))
         volume, grid = self._through_template(read.ticket, read.volume, self.preparer)
         read.ticket.quality = image_quality(volume, corrected=True)
         return PreparedScan(read.ticket, volume, self._scored(grid))

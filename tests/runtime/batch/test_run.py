@@ -142,15 +142,15 @@ def test_a_bug_in_a_step_is_a_row_and_its_traceback_is_in_the_log(
     tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scans = write_scans(tmp_path / "in", 3)
-    real = stages_module.to_model_space
+    real = stages_module.brain_of
     calls = iter(range(10))
 
     def faulty(*args, **kwargs):
-        if next(calls) == 1:
+        if next(calls) == 0:  # of the second scan: the first one is begun with elsewhere
             raise TypeError(f"cannot add {tmp_path} and\nnothing")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(stages_module, "to_model_space", faulty)
+    monkeypatch.setattr(stages_module, "brain_of", faulty)
     report = run_batch(scans, bundle, tmp_path / "out")
     assert list(statuses(report).values()) == ["ok", "failed", "ok"]
     reason = report.scans[1].reason
