@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def _document(age: PredictedAge, series: Series, origin: Origin, keep_ids: bool,
     from highdicom.sr import CodedConcept, EnhancedSR
     from pydicom.dataset import Dataset
 
-    evidence = _evidence(series, keep_ids, salt)
+    evidence = [_evidence(series, keep_ids, salt)]
     key = origin.key(series)
     report = EnhancedSR(
         evidence=evidence,
@@ -112,6 +113,7 @@ def _document(age: PredictedAge, series: Series, origin: Origin, keep_ids: bool,
         is_final=False,
         is_verified=False,
     )
+    _name_others(report, _images(series)[1:])
     report.StudyInstanceUID = study_of(series, keep_ids)
     if not keep_ids:  # what a report does not copy from its evidence
         report.PatientIdentityRemoved = evidence[0].PatientIdentityRemoved
@@ -137,8 +139,8 @@ def _signed(report: Any, origin: Origin) -> None:
         equipment.ContributionDateTime = day + time
 
 
-def _evidence(series: Series, keep_ids: bool, salt: str) -> list[Any]:
-    """The source files, cut down to what a report takes over from them."""
+def _evidence(series: Series, keep_ids: bool, salt: str) -> Any:
+    """The first source file, cut down to what a report takes over from it."""
     from pydicom import dcmread
     from pydicom.dataset import Dataset
 
@@ -154,12 +156,47 @@ def _evidence(series: Series, keep_ids: bool, salt: str) -> list[Any]:
             setattr(cut, keyword, None)
     if not cut.get("StudyInstanceUID"):
         cut.StudyInstanceUID = study_of(series)
-    found = {}
-    for plane in series.slices:  # the files differ in their names alone
-        found[plane.path] = named = Dataset()
-        named.SOPClassUID, named.SOPInstanceUID = plane.sop_class, plane.sop_uid
-        named.update(cut)
-    return list(found.values())
+    cut.SOPClassUID, cut.SOPInstanceUID = _images(series)[0]
+    return cut
+
+
+def _images(series: Series) -> list[tuple[str, str]]:
+    """(class, instance) of its files, in slice order."""
+    return list(dict.fromkeys((plane.sop_class, plane.sop_uid) for plane in series.slices))
+
+
+def _name_others(report: Any, images: Sequence[tuple[str, str]]) -> None:
+    """Name the other images beside the first, where that stands: highdicom would copy and search all of them
+    several times over."""
+    from pydicom.dataset import Dataset
+
+    ((first,),) = (s.ReferencedSeriesSequence for s in report.CurrentRequestedProcedureEvidenceSequence)
+    group = _holder(report)
+    place = next(n for n, item in enumerate(group.ContentSequence) if item.ValueType == "IMAGE")
+    shown, others = group.ContentSequence[place], []
+    for sop_class, sop_uid in images:
+        named, other = Dataset(), Dataset()
+        named.ReferencedSOPClassUID, named.ReferencedSOPInstanceUID = sop_class, sop_uid
+        first.ReferencedSOPSequence.append(named)
+        other.update({element.tag: element for element in shown if element.VR != "SQ"})
+        other.ConceptNameCodeSequence = shown.ConceptNameCodeSequence
+        other.ReferencedSOPSequence = [named]
+        others.append(other)
+    content = list(group.ContentSequence)
+    del group.ContentSequence  # highdicom's takes items of its own alone
+    plain = Dataset()
+    plain.ContentSequence = [*content[: place + 1], *others, *content[place + 1 :]]
+    group.update(plain)
+
+
+def _holder(item: Any) -> Any:
+    """The item of a content tree that has images below it, or None."""
+    for below in item.get("ContentSequence", ()):
+        if below.ValueType == "IMAGE":
+            return item
+        if (found := _holder(below)) is not None:
+            return found
+    return None
 
 
 def _report(age: PredictedAge, series: Series, origin: Origin, coded: Any) -> Any:
@@ -200,10 +237,7 @@ def _report(age: PredictedAge, series: Series, origin: Origin, coded: Any) -> An
                 value=coded("research-only", SCHEME, RESEARCH.rstrip(".")),
             )
         ],
-        source_images=[
-            sr.SourceImageForMeasurementGroup(sop_class, sop_uid)
-            for sop_class, sop_uid in dict.fromkeys((s.sop_class, s.sop_uid) for s in series.slices)
-        ],
+        source_images=[sr.SourceImageForMeasurementGroup(*_images(series)[0])],
     )
     noted = sr.TextContentItem(
         name=codes.DCM.Comment, value=origin.comment, relationship_type=sr.RelationshipTypeValues.CONTAINS
