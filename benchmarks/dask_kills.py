@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ POISON = "poison_T1w.nii.gz"
 # Reading the poison scan ends a process of Dask's, as a library that crashes on it does.
 DEADLY = f"""
 import os, signal, sys
-if "spawn_main" in " ".join(sys.orig_argv):
+if "forkserver" in " ".join(sys.orig_argv):
     import hz_runtime.io.volume as volume
     real = volume.read_volume
     def read(path, *arguments, **options):
@@ -125,9 +126,16 @@ def run(words: list[str], *first: Path) -> subprocess.Popen[str]:
 
 
 def workers(pid: int) -> list[int]:
-    """Worker processes that a run started, by what they were started as."""
-    everyone = [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in children_of(task)]
-    return [p for p in everyone if b"spawn_main" in command(p)]
+    """Worker processes of a run: forked from the process that it had import what they need."""
+    return [
+        worker for child in children(pid) if b"forkserver" in command(child) for worker in children(child)
+    ]
+
+
+def children(pid: int) -> list[int]:
+    with suppress(OSError):
+        return [int(p) for task in Path(f"/proc/{pid}/task").iterdir() for p in children_of(task)]
+    return []
 
 
 def children_of(task: Path) -> list[str]:

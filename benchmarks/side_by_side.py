@@ -8,8 +8,9 @@ dask    so many prepared scans (the MNI152 head of the demo through random scann
 bids    HEADs in turn as so many participants of a BIDS data set by hz-bids, and the same files by
         hz-run --prepare, two threads each. Wanted: at most 1.15 times as long.
 
-Every run is a process of its own, timed from its start to its end, with pages and tables. Prints JSON:
-seconds of every turn, medians, their ratio, machine.
+Every run is a process of its own, timed from its start to its end, with pages and tables; Python's modules
+are compiled by a turn before the first, as installing does it. Prints JSON: seconds of every turn, medians,
+their ratio, machine.
 """
 
 from __future__ import annotations
@@ -99,25 +100,32 @@ def bids(heads: Sequence[Path], count: int, model: Path, repeat: int, work: Path
 
 
 def in_turns(commands: Mapping[str, Sequence[str]], repeat: int, work: Path) -> dict[str, Any]:
-    """Seconds of every command, one after the other, `repeat` times."""
+    """Seconds of every command, one after the other, `repeat` times, after a turn that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for turn in range(repeat):
+    for turn in range(repeat + 1):
         for name, words in commands.items():
             out = work / f"{name}-{turn}"
-            seconds[name].append(round(timed(words, out), 2))
+            took = timed(words, out, work / "pycache")
+            if turn:
+                seconds[name].append(round(took, 2))
             shutil.rmtree(out)
     median = {name: round(statistics.median(found), 2) for name, found in seconds.items()}
     return {"threads": THREADS, "repeat": repeat, "seconds": seconds, "median_s": median}
 
 
-def timed(words: Sequence[str], out: Path) -> float:
-    """Wall seconds of an hz command from start to end.  out : a new folder, for OUT in `words` or --out."""
+def timed(words: Sequence[str], out: Path, compiled: Path) -> float:
+    """Wall seconds of an hz command from start to end.
+
+    out : a new folder, for OUT in `words` or --out.  compiled : where Python keeps bytecode.
+    """
     placed = [str(out) if word == "OUT" else word for word in words]
     if placed == list(words):
         placed += ["--out", str(out)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / room) for room in ROOMS)}
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         env.pop(variable, None)  # what hz sets is part of what is measured
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed hz is compiled, and a checkout by its first run
+    env["PYTHONPYCACHEPREFIX"] = str(compiled)
     started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", f"hz_cli.{placed[0]}", *placed[1:]],

@@ -12,12 +12,15 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
 from uuid import uuid4
 
 from hz_runtime.batch.stop import deadline
+from hz_runtime.batch.worker_processes import own_environment, start_importing
 from hz_runtime.cpus import usable_cpus
 from hz_runtime.errors import HzError, UsageError
 
@@ -27,6 +30,7 @@ _PATIENCE = 0.5  # seconds that a wait for results lasts before it looks whether
 _CONNECT = 30  # seconds to wait for a scheduler
 _REVIVAL = 120  # seconds in which a worker of this machine that was lost is started again
 _JOBS = 10  # of Slurm, where no number is given
+_TURNS = 2  # of every worker, at least, that are left whenever a chunk is cut
 _HERE = {
     "distributed.scheduler.worker-saturation": 1.0,  # what waits at a worker is suspect, too, when it dies
     "distributed.comm.timeouts.connect": f"{_CONNECT}s",
@@ -46,19 +50,29 @@ _HERE = {
 class Cluster:
     """Workers behind a client of distributed."""
 
-    def __init__(self, client: Any, patience: float = math.inf) -> None:
+    def __init__(self, client: Future[Any], patience: float = math.inf) -> None:
         """patience : seconds without any worker after which a run is given up."""
-        self._client, self._patience = client, patience
-        self._seen = time.monotonic()  # when there was a worker
+        self._awaited, self._patience = client, patience
 
     @classmethod
     @contextmanager
     def opened(cls, text: str) -> Iterator[Cluster]:
         """The workers that "ADDRESS", "local", "local:N", "slurm" or "slurm:N" names, as long as it lasts.
 
-        Those that are started for it end with it. Raises UsageError for another text, or where distributed
-        (for slurm dask-jobqueue) is not installed; HzError where the scheduler cannot be reached.
+        Those that are started for it end with it; those of this machine start meanwhile, and are waited for
+        when they are needed. Raises UsageError for another text, or where distributed (for slurm
+        dask-jobqueue) is not installed; HzError where the scheduler cannot be reached.
         """
+        found = re.fullmatch(r"(local|slurm)(?::([1-9][0-9]{0,4}))?", text)
+        if not found and not re.fullmatch(r"\w+://\S+|(?!(local|slurm)\b)[^\s:]+:\d+", text):
+            raise UsageError(
+                f"--dask {text}: neither the address of a scheduler, nor local[:N], nor slurm[:N].",
+                "For this machine:  --dask local:4",
+            )
+        kind, number = (found[1], int(found[2] or 0)) if found else ("", 0)
+        settings = dict(_HERE)
+        if kind == "local":  # now, so that they import distributed while this process does
+            settings["distributed.worker.multiprocessing-method"] = start_importing()
         try:
             import dask
             import distributed
@@ -67,28 +81,34 @@ class Cluster:
                 "--dask needs distributed, which this environment does not have.",
                 "pip install 'hz-mri[dask]'",
             ) from error
-        found = re.fullmatch(r"(local|slurm)(?::([1-9][0-9]{0,4}))?", text)
-        if not found and not re.fullmatch(r"\w+://\S+|(?!(local|slurm)\b)[^\s:]+:\d+", text):
-            raise UsageError(
-                f"--dask {text}: neither the address of a scheduler, nor local[:N], nor slurm[:N].",
-                "For this machine:  --dask local:4",
-            )
+        # Dask would import all that its own workers may need here first, pandas for one.
+        distributed.utils._forkserver_preload_set = True
         logging.getLogger("distributed").setLevel(logging.ERROR)  # a worker that dies is said by what is lost
-        with ExitStack() as held:
-            held.enter_context(dask.config.set(_HERE))
+
+        def connect() -> Any:
             where: Any = text
             if found:
-                number = int(found[2]) if found[2] else 0
-                started = _local(number) if found[1] == "local" else _slurm(number)
-                where = held.enter_context(started)
+                where = held.enter_context(_local(number) if kind == "local" else _slurm(number))
             try:
                 client = distributed.Client(where, timeout=_CONNECT, set_as_default=False)
             except OSError as error:
                 raise HzError(
                     f"no Dask scheduler answers at {text}.", "Check the address, and that it runs."
                 ) from error
-            patience = _REVIVAL if text.startswith("local") else math.inf
-            yield cls(held.enter_context(client), patience)
+            return held.enter_context(client)
+
+        # The thread is waited for before what it holds is closed.
+        with dask.config.set(settings), ExitStack() as held, ThreadPoolExecutor(1, "hz-workers") as starter:
+            client = starter.submit(connect)
+            if kind != "local":
+                client.result()
+            yield cls(client, _REVIVAL if kind == "local" else math.inf)
+
+    @cached_property
+    def _client(self) -> Any:
+        client = self._awaited.result()
+        self._seen = time.monotonic()  # when there was a worker
+        return client
 
     @property
     def threads(self) -> int:
@@ -97,20 +117,29 @@ class Cluster:
         return max(1, sum(threads.values()))
 
     def each(
-        self, items: Iterable[T], work: Callable[[list[T]], list[R]], chunk: int, stop: threading.Event
+        self,
+        items: Iterable[T],
+        work: Callable[[list[T]], list[R]],
+        total: int,
+        most: int,
+        stop: threading.Event,
     ) -> Iterator[tuple[T, R | None]]:
         """Every item with what `work` returns for it, as chunks are done; no more are begun after `stop`.
 
         work : of a list of items, a list as long; done again where a worker was lost with it.
+        total : number of items.  most : in a chunk; towards the end there are fewer, so that all workers
+        are done at about the same time.
         An item that ends its worker process whenever it is alone there has None: chunks that their workers
         did not survive are taken apart after all others are done. Raises HzError where work raises.
         """
-        todo, suspects = iter(items), list[T]()
+        todo, suspects, left = iter(items), list[T](), total
         pending: dict[Any, list[T]] = {}
         while True:
             while not stop.is_set() and len(pending) < self.threads + 1 + self.threads // 2:
+                chunk = min(most, max(1, left // (_TURNS * self.threads)))
                 if not (some := list(islice(todo, chunk))):
                     break
+                left -= len(some)
                 pending[self._submit(work, some)] = some
             if not pending:
                 break
@@ -204,7 +233,8 @@ def _local(number: int) -> Any:
         threads_per_worker=1,
         dashboard_address="127.0.0.1:0",  # its own port may be another cluster's; nobody else's to look at
         memory_limit=0,  # hz bounds its own; a nanny that kills at a limit would blame the scan
-        silence_logs=logging.ERROR,
+        silence_logs=logging.CRITICAL,  # on a busy machine even an ordinary end looks like an error to some
+        env=own_environment(),
     )
 
 

@@ -13,7 +13,6 @@ from hz_runtime.batch.opened import Opened
 from hz_runtime.results.scan_result import NOT_REACHED, ScanResult, Status
 
 MOST_A_CHUNK = 8  # scans that are lost, and found done again, where a worker is
-CHUNKS_A_THREAD = 4  # at least, so that no worker waits long for the last
 KILLED = (
     "its worker process ended every time, also when it had no other scan: it takes more memory than there "
     "is, or a library crashes on it; run it alone to see."
@@ -42,9 +41,8 @@ class ClusterExecutor:
                 taken[index] = job, (job.stages.out / job.stages.names.record(job.scan)).exists()
                 yield Task(index, job.scan, job.stages.out, job.age)
 
-        share = total // (CHUNKS_A_THREAD * self._cluster.threads)
-        chunk = min(MOST_A_CHUNK, max(1, share))
-        for task, done in self._cluster.each(tasks(), ScanWork.of(self._opened), chunk, self._stop):
+        work = ScanWork.of(self._opened)
+        for task, done in self._cluster.each(tasks(), work, total, MOST_A_CHUNK, self._stop):
             job, before = taken.pop(task.index)
             yield task.index, self._result(job, before, done)
         left = {index: job for index, (job, _) in taken.items()} | dict(numbered)

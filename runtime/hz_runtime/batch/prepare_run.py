@@ -164,7 +164,7 @@ def _on_workers(
     left = {scan.name: scan for scan in scans}
     work = HeadWork(heads.out, options.preparation, options.overwrite)
     tasks = (Task(index, scan, heads.out) for index, scan in enumerate(scans))
-    for task, done in cluster.each(tasks, work, 1, stop):
+    for task, done in cluster.each(tasks, work, len(scans), 1, stop):
         del left[task.scan.name]
         for line in done.lines if done else ():
             heads.log.write(line)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,22 +70,15 @@ def serial(scans: list[Path], tiny_bundle: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """Two processes of one thread each, which find the rooms and the tests where this one does."""
-    import sys
-
+    """Two processes of one thread each."""
     # Fewer deaths of workers to wait for, which take seconds each.
     patch = pytest.MonkeyPatch()
     patch.setitem(cluster_module._HERE, "distributed.scheduler.allowed-failures", 1)
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     try:
         with Cluster.opened("local:2") as workers:
             yield workers
     finally:
         patch.undo()
-        os.environ.pop("PYTHONPATH")
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
 
 
 def pids(cluster: Cluster) -> list[int]:
@@ -97,6 +92,58 @@ def without_times(out: Path) -> dict[str, Any]:
     for scan in run["scans"]:
         del scan["seconds"]
     return run  # type: ignore[no-any-return]
+
+
+def origin() -> tuple[str, int, str, str, str]:
+    """Of a worker: its parent's command and threads, where it has hz from, and its environment."""
+    parent = Path(f"/proc/{os.getppid()}")
+    one_core = "".join(os.environ[f"{library}_NUM_THREADS"] for library in ("OMP", "MKL", "OPENBLAS"))
+    threads = len(list((parent / "task").iterdir()))
+    found = os.environ.get("PYTHONPATH", "")
+    return (parent / "cmdline").read_text(), threads, str(cluster_module.__file__), one_core, found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every worker imports all for itself")
+def test_workers_are_forked_from_a_process_of_one_thread_that_has_this_hz(cluster: Cluster) -> None:
+    """A fork would lose other threads; and what was imported there is not imported again from elsewhere."""
+    for command, threads, where, one_core, found in cluster._client.run(origin).values():
+        assert "forkserver" in command and "hz_runtime.batch.cluster_work" in command and threads == 1
+        assert where == cluster_module.__file__
+        assert one_core == "111" and found == os.environ.get("PYTHONPATH", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers end with Ctrl-C")
+def test_workers_outlive_ctrl_c(cluster: Cluster) -> None:
+    """A terminal sends it to them, too: what they have in flight is to be finished."""
+    before = pids(cluster)
+    for pid in before:
+        os.kill(pid, signal.SIGINT)
+    assert pids(cluster) == before and cluster.threads == 2
+
+
+def test_workers_start_while_this_process_goes_on(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on = threading.Event()
+
+    @contextmanager
+    def local(number: int) -> Iterator[str]:
+        assert number == 1 and goes_on.wait(60)
+        yield cluster._client.scheduler.address
+
+    monkeypatch.setattr(cluster_module, "_local", local)
+    with Cluster.opened("local:1") as another:
+        goes_on.set()
+        assert another.threads == 2
+
+
+def as_many(items: list[int]) -> list[int]:
+    return [len(items)] * len(items)
+
+
+def test_chunks_grow_smaller_towards_the_end(cluster: Cluster) -> None:
+    """No worker goes on for long when there is nothing left for the others."""
+    chunks = dict(cluster.each(range(40), as_many, 40, 8, threading.Event()))
+    sizes = [size for _, size in sorted(chunks.items())]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] == 8 and sizes[-4:] == [1] * 4
 
 
 def test_workers_leave_what_one_process_leaves(
