@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hz_runtime.batch.beside import Beside
 from hz_runtime.batch.brain import Brain, brain_of
 from hz_runtime.io.volume import ReadLimits, read_volume
 from hz_runtime.model_space.recipe import Recipe
@@ -25,18 +26,14 @@ class FirstScan:
 
     def __init__(self, scan: InputScan, bundle: Bundle, limits: ReadLimits | None = None) -> None:
         self._path: Path | None = scan.path
-        self._ready: Brain | None = None
         self._lock = threading.Lock()
 
-        def begin() -> None:
-            with suppress(Exception):
-                scan.check()
-                recipe = Recipe.from_dict(dict(bundle.recipe))
-                volume = read_volume(scan.path, limits)
-                self._ready = brain_of(volume, recipe, bundle.statistics)
+        def begin() -> Brain:
+            scan.check()
+            recipe = Recipe.from_dict(dict(bundle.recipe))
+            return brain_of(read_volume(scan.path, limits), recipe, bundle.statistics)
 
-        self._thread = threading.Thread(target=begin, name="hz-first-scan", daemon=True)
-        self._thread.start()
+        self._beside = Beside(begin, "hz-first-scan")
 
     def take(self, path: Path) -> Brain | None:
         """What is ready of the scan at `path`, once, as soon as it is; None of another scan or where it
@@ -45,10 +42,10 @@ class FirstScan:
             if path != self._path:
                 return None
             self._path = None
-        self.wait()
-        ready, self._ready = self._ready, None
-        return ready
+        with suppress(Exception):
+            return self._beside.result()
+        return None
 
     def wait(self) -> None:
         """Until nothing is at work here."""
-        self._thread.join()
+        self._beside.wait()

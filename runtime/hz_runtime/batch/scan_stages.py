@@ -98,9 +98,9 @@ class InferredScan:
 
 @dataclass(frozen=True, eq=False)
 class DrawnScan:
-    """What there is to write of a scan; its own voxels are no longer here.
+    """What there is to write of a scan; its voxels are no longer here.
 
-    volumes : by grid, float32 in [0, 1], and where its voxels lie.  figure : bytes of its file, or None.
+    volumes : by grid, bytes of its file.  figure : the same, or None.
     input_sha256 : of the scan's file.
     """
 
@@ -108,7 +108,7 @@ class DrawnScan:
     on_grid: OnGrid
     prediction: Prediction
     engine: Mapping[str, str]
-    volumes: Mapping[Grid, tuple[F32, Geometry]]
+    volumes: Mapping[Grid, bytes]
     figure: bytes | None
     input_sha256: str
     no_age: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hz_runtime.batch.beside import Beside
 from hz_runtime.batch.brain import brain_of
 from hz_runtime.batch.failures import blames_the_scan
 from hz_runtime.batch.inputs import InputScan
@@ -27,7 +28,7 @@ from hz_runtime.bundle.age_calibration import age_flags, known_age_flags
 from hz_runtime.errors import HzError
 from hz_runtime.io.atomic import sha256_file
 from hz_runtime.io.contrast_agent import contrast_flags
-from hz_runtime.io.volume import Geometry, ReadLimits, Volume, read_volume
+from hz_runtime.io.volume import Geometry, ReadLimits, Volume, read_volume, volume_bytes
 from hz_runtime.model_space.guided_filter import native_harmonized
 from hz_runtime.model_space.image_quality import image_quality, quality_flags
 from hz_runtime.model_space.outliers import with_outlier_flags
@@ -242,7 +243,7 @@ class Stages:
     # Writing
 
     def draw(self, scan: InferredScan) -> DrawnScan:
-        """The volumes and the figure to write, after which the scan's own voxels are not needed."""
+        """The files to write of the scan, after which its voxels are not needed."""
         volume, on_grid, harmonized = scan.prepared.volume, scan.prepared.on_grid, scan.harmonized
         model_input = on_grid.model_input
         native = None
@@ -254,13 +255,15 @@ class Stages:
         if "model" in self.names.grids:
             geometry = on_grid.geometry or Geometry.from_affine(harmonized.shape, model_input.grid_affine)
             volumes["model"] = (harmonized, geometry)
+        with Beside(lambda: self._figure(volume, model_input, native, harmonized), "hz-figure") as drawing:
+            files = {grid: volume_bytes(*volumes[grid], dtype=self.dtype) for grid in self.names.grids}
         return DrawnScan(
             ticket=scan.ticket,
             on_grid=on_grid,
             prediction=scan.prediction,
             engine=scan.engine,
-            volumes=volumes,
-            figure=self._figure(volume, model_input, native, harmonized),
+            volumes=files,
+            figure=drawing.result(),
             input_sha256=volume.sha256,
             no_age=scan.no_age,
         )
@@ -295,7 +298,7 @@ class Stages:
     def _write_pictures(self, drawn: DrawnScan, files: WrittenFiles) -> None:
         scan = drawn.ticket.scan
         for grid in self.names.grids:
-            files.add_volume(self.names.volume(scan, grid), *drawn.volumes[grid], self.dtype)
+            files.add(self.names.volume(scan, grid), drawn.volumes[grid])
         if drawn.figure is not None:
             files.add(self.names.figure(scan), drawn.figure)
 

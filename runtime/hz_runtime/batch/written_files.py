@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from hz_runtime.io.atomic import atomic_write_bytes, sha256_bytes
-from hz_runtime.io.volume import Geometry, write_volume
 
 
 class WrittenFiles:
@@ -23,14 +19,6 @@ class WrittenFiles:
         self.outputs: dict[str, dict[str, Any]] = {}
         self._out = out
         self._begun: list[str] = []
-
-    def add_volume(
-        self, name: str, data: NDArray[np.float32], geometry: Geometry, dtype: Literal["int16", "float32"]
-    ) -> None:
-        """Write a volume (I, J, K) in [0, 1]. Raises HzError or OSError (disk)."""
-        self._begun.append(name)
-        digest = write_volume(self._out / name, data, geometry, dtype=dtype)
-        self.outputs[name] = {"bytes": (self._out / name).stat().st_size, "sha256": digest}
 
     def add(self, name: str, data: bytes) -> None:
         """Write these bytes, into a folder that may have to be made. Raises HzError or OSError (disk)."""

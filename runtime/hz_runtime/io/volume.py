@@ -30,6 +30,7 @@ __all__ = [
     "is_scan_name",
     "read_volume",
     "stem",
+    "volume_bytes",
     "write_volume",
 ]
 
@@ -220,27 +221,42 @@ def write_volume(
 ) -> str:
     """Write a RAS-ordered array on the grid of `geometry`, as NIfTI; SHA-256 of the bytes written.
 
-    path : .nii or .nii.gz.  data : (I, J, K) of geometry.ras_shape, finite.
-    int16 stores round(data / slope) with slope = max|data| / 32767 and intercept 0: 0 stays exactly 0 and
-    the error is slope / 2 at most (0.4 % more for float32 rounding). uint8 is for masks and labels: whole
-    numbers from 0 to 255, or bool, stored as they are. The same input gives the same bytes
-    (gzip without name or time), and the file appears whole or not at all. Affine, q/sform codes and units
-    are those of `geometry`.
-    Raises GridMismatch where the shapes differ, UsageError for another suffix, HzError where the disk
-    refuses, ValueError for values that are not finite or that uint8 cannot hold.
+    path : .nii or .nii.gz.  data, dtype : as for `volume_bytes`.
+    The bytes are those of `volume_bytes`, and the file appears whole or not at all.
+    Raises UsageError for another suffix, HzError where the disk refuses, and what `volume_bytes` raises.
     """
     name = shown(path)
     lower = name.lower()
     if not lower.endswith((".nii", ".nii.gz")):
         raise UsageError(f"{name}: hz writes .nii and .nii.gz.", f"Name it {stem(name)}.nii.gz")
+    content = volume_bytes(data, geometry, dtype=dtype, zipped=lower.endswith(".gz"))
+    atomic_write_bytes(Path(path), content)
+    return sha256_bytes(content)
+
+
+def volume_bytes(
+    data: npt.NDArray[Any],
+    geometry: Geometry,
+    *,
+    dtype: Literal["int16", "float32", "uint8"] = "int16",
+    zipped: bool = True,
+) -> bytes:
+    """A RAS-ordered array on the grid of `geometry` as the bytes of a NIfTI file.
+
+    data : (I, J, K) of geometry.ras_shape, finite.  zipped : for a .nii.gz.
+    int16 stores round(data / slope) with slope = max|data| / 32767 and intercept 0: 0 stays exactly 0 and
+    the error is slope / 2 at most (0.4 % more for float32 rounding). uint8 is for masks and labels: whole
+    numbers from 0 to 255, or bool, stored as they are. The same input gives the same bytes
+    (gzip without name or time). Affine, q/sform codes and units are those of `geometry`.
+    Raises GridMismatch where the shapes differ, ValueError for values that are not finite or that uint8
+    cannot hold.
+    """
     data = np.asarray(data)
     slope = _slope(data, dtype)
     coded = _quantized(data, slope) if dtype == "int16" else _as_stored(data, dtype)
     stored = np.asfortranarray(geometry.from_ras(coded))
     pieces: list[bytes | memoryview] = [encode_header(geometry, stored.dtype, slope), stored.T.data]
-    content = gzipped(pieces) if lower.endswith(".gz") else b"".join(pieces)
-    atomic_write_bytes(Path(path), content)
-    return sha256_bytes(content)
+    return gzipped(pieces) if zipped else b"".join(pieces)
 
 
 def _slope(data: npt.NDArray[Any], dtype: str) -> float:
