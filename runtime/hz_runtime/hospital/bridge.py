@@ -13,6 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -140,7 +141,7 @@ class Bridge:
             moved = self._look(entry) or moved
         self._journal.remember(trouble="", answered=int(time.time()))
         for entry in self._journal.due("storing", time.time(), _PAGE):
-            self._attempted(entry, self._store)
+            self._attempted(entry, lambda one: self._store(one, self._orthanc))
             moved = True
         return self._work() or moved
 
@@ -202,30 +203,40 @@ class Bridge:
     def _work(self) -> bool:
         """Take series whose turn it is through, one behind the other; whether there were any.
 
-        They are fetched as `process` asks for them, and stored here as they come out of it, while others are
-        on their way. Where Orthanc is away, those go on as far as they can; then the error is raised.
+        They are fetched as `process` asks for them, and stored by a thread of its own as they come out of it,
+        while others are on their way. Where Orthanc is away, those go on as far as they can; then the error
+        is raised.
         """
         if not self._journal.due("pending", time.time(), 1):
             return False
         line = Line(self._pace.batch, self._stop)
         self._trouble = None
-        with closing(self._orthanc.another()) as fetching:
+        with closing(self._orthanc.another()) as fetching, closing(self._orthanc.another()) as storing:
             arriving = self._arriving(fetching, line)
             if first := list(islice(arriving, 1)):  # most series are no head, and need no network opened
-                with closing(self._process(chain(first, arriving), self._stop)) as outcomes:
-                    self._settle_each(outcomes, line)
-            self._orthanc.breaks += fetching.breaks
+                with (
+                    ThreadPoolExecutor(1) as thread,
+                    closing(self._process(chain(first, arriving), self._stop)) as outcomes,
+                    closing(line),
+                ):
+                    for study, outcome in outcomes:
+                        self._settle(*line.at(study.out), outcome)
+                        thread.submit(self._leave, line, study, storing)
+            self._orthanc.breaks += fetching.breaks + storing.breaks
         if self._trouble is not None:
             raise self._trouble
         return line.moved
 
-    def _settle_each(self, outcomes: Iterator[tuple[Study, Outcome]], line: Line) -> None:
+    def _leave(self, line: Line, study: Study, orthanc: Orthanc) -> None:
+        """Store a series' results where it has any, and let it out of the line."""
         try:
-            for study, outcome in outcomes:
-                self._settle(*line.at(study.out), outcome)
-                line.leave(study.out)
+            entry = self._journal.entry(line.at(study.out)[0].id)
+            if entry is not None and entry.state == "storing" and self._trouble is None:
+                self._attempted(entry, lambda one: self._store(one, orthanc))
+        except Exception as error:  # its results wait in its folder
+            self._trouble = error
         finally:
-            line.close()
+            line.leave(study.out)
 
     def _arriving(self, orthanc: Orthanc, line: Line) -> Iterator[Study]:
         """Series whose turn it is, each once it is in its folder and the line has a place for it.
@@ -258,7 +269,7 @@ class Bridge:
         return None
 
     def _settle(self, entry: Entry, seconds: float, outcome: Outcome) -> None:
-        """Note what became of a series, and store its results."""
+        """Note what became of a series."""
         if outcome.exit_code in _FATAL:
             raise Fatal(outcome.text, outcome.exit_code)
         if outcome.status == "interrupted":
@@ -267,13 +278,6 @@ class Bridge:
             self._failed(entry, outcome.text)
             return
         self._journal.set(entry.id, "storing", text=f"{outcome.text}; {seconds:.1f} s", due=0.0, tries=0)
-        fresh = self._journal.entry(entry.id)
-        if fresh is None or self._trouble is not None:  # it waits in its folder
-            return
-        try:
-            self._attempted(fresh, self._store)
-        except OrthancAway as error:
-            self._trouble = error
 
     def _attempted(self, entry: Entry, do: Callable[[Entry], T]) -> T | None:
         """Do something with a series; where Orthanc refuses it, or the disk, it is tried again later."""
@@ -340,7 +344,7 @@ class Bridge:
         _replace(entry, (), orthanc)
         self._journal.set(entry.id, "passed", text=why)
 
-    def _store(self, entry: Entry) -> None:
+    def _store(self, entry: Entry, orthanc: Orthanc) -> None:
         """Store a series' results, from the folder that they are whole in."""
         out = self._at(entry.id) / "out"
         outcome = read_outcome(out)
@@ -348,12 +352,12 @@ class Bridge:
             self._journal.set(entry.id, "pending", due=0.0)
             return
         stored: list[str] = []
-        for answer in self._orthanc.upload_each([out / str(file["name"]) for file in outcome["files"]]):
-            series = stored_in(answer)
+        for file in outcome["files"]:
+            series = stored_in(orthanc.upload((out / str(file["name"])).read_bytes()))
             if series and series not in stored:
                 stored.append(series)
                 self._journal.own([series])
-        _replace(entry, stored, self._orthanc)
+        _replace(entry, stored, orthanc)
         end = "discarded" if outcome["status"] == "discarded" else "done"
         self._journal.set(entry.id, end, stored=stored)
         self._emptied(entry.id)

@@ -12,11 +12,9 @@ import http.client
 import json
 import os
 import ssl
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,7 +22,6 @@ from hz_runtime.errors import HzError, UsageError
 
 _MOST_JSON = 64 << 20
 _BLOCK = 1 << 20
-_AT_ONCE = 4  # files that are stored
 _ENDED = (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected)
 # What a server says that cannot take requests for now: also 401 and 403, which a person has to mend.
 _AWAY = {
@@ -120,33 +117,6 @@ class Orthanc:
     def upload(self, content: bytes) -> Any:
         """Store a DICOM file; what Orthanc says of it. Raises OrthancAway, OrthancRefuses."""
         return self._json(self._asked("POST", "/instances", content))
-
-    def upload_each(self, files: Iterable[Path]) -> Iterator[Any]:
-        """Store DICOM files, several at once; what Orthanc says of each, in their order. Raises as `upload`,
-        and OSError for a file that cannot be read; others may be stored then, or not.
-
-        Orthanc waits for its disk with each: several take no longer than one.
-        """
-        others = [self.another() for _ in range(_AT_ONCE)]
-        free: SimpleQueue[Orthanc] = SimpleQueue()
-        for other in others:
-            free.put(other)
-
-        def stored(path: Path) -> Any:
-            connection = free.get()
-            try:
-                return connection.upload(path.read_bytes())
-            finally:
-                free.put(connection)
-
-        pool = ThreadPoolExecutor(_AT_ONCE)
-        try:
-            yield from pool.map(stored, files)
-        finally:
-            pool.shutdown(cancel_futures=True)
-            for other in others:
-                other.close()
-                self.breaks += other.breaks
 
     def delete(self, path: str) -> None:
         """Remove a resource; it may be gone already."""
