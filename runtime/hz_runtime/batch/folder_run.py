@@ -47,7 +47,7 @@ class FolderRun:
     ) -> None:
         self.folder, self.chosen, self.log = folder, chosen, log
         self._opened, self._ages, self._emit = opened, ages, emit
-        self._stages = replace(opened.stages(folder), first=first)
+        self._stages = replace(opened.stages(folder), first=first, alone=len(chosen.scans) == 1)
         self._attempts = opened.attempts()
         self._audit = Audit(opened.options.audit, folder) if opened.options.audit else None
         self._started, self._clock = datetime.now(UTC), time.perf_counter()

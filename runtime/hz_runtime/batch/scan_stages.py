@@ -6,7 +6,7 @@ the one that it came as, so that big arrays end with the last stage that needs t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,9 +98,10 @@ class InferredScan:
 
 @dataclass(frozen=True, eq=False)
 class DrawnScan:
-    """What there is to write of a scan; its voxels are no longer here.
+    """What there is to write of a scan; its own voxels are no longer here.
 
-    volumes : by grid, bytes of its file.  figure : the same, or None.
+    volumes : by grid, float32 in [0, 1], and where its voxels lie.
+    figure : gives the bytes of its file, or None; once.
     input_sha256 : of the scan's file.
     """
 
@@ -108,7 +109,7 @@ class DrawnScan:
     on_grid: OnGrid
     prediction: Prediction
     engine: Mapping[str, str]
-    volumes: Mapping[Grid, bytes]
-    figure: bytes | None
+    volumes: Mapping[Grid, tuple[F32, Geometry]]
+    figure: Callable[[], bytes | None]
     input_sha256: str
     no_age: tuple[str, ...] = ()

@@ -6,10 +6,10 @@ scan cannot go on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -64,7 +64,7 @@ class Stages:
     """The steps over one bundle and one output folder. Safe to call from several threads.
 
     preparer : takes raw heads to brains; None for scans that are skull-stripped already.
-    first : a scan that was begun with before; None for none.
+    first : a scan that was begun with before; None for none.  alone : there is but one scan.
     """
 
     bundle: Bundle
@@ -82,6 +82,7 @@ class Stages:
     diagnosis: DiagnosisPredictor | None = None
     preparer: Preparer | None = None
     first: FirstScan | None = None
+    alone: bool = False
 
     @cached_property
     def names(self) -> OutputNames:
@@ -243,7 +244,7 @@ class Stages:
     # Writing
 
     def draw(self, scan: InferredScan) -> DrawnScan:
-        """The files to write of the scan, after which its voxels are not needed."""
+        """The volumes and the figure to write, after which the scan's own voxels are not needed."""
         volume, on_grid, harmonized = scan.prepared.volume, scan.prepared.on_grid, scan.harmonized
         model_input = on_grid.model_input
         native = None
@@ -255,18 +256,24 @@ class Stages:
         if "model" in self.names.grids:
             geometry = on_grid.geometry or Geometry.from_affine(harmonized.shape, model_input.grid_affine)
             volumes["model"] = (harmonized, geometry)
-        with Beside(lambda: self._figure(volume, model_input, native, harmonized), "hz-figure") as drawing:
-            files = {grid: volume_bytes(*volumes[grid], dtype=self.dtype) for grid in self.names.grids}
         return DrawnScan(
             ticket=scan.ticket,
             on_grid=on_grid,
             prediction=scan.prediction,
             engine=scan.engine,
-            volumes=files,
-            figure=drawing.result(),
+            volumes=volumes,
+            figure=self._drawing(partial(self._figure, volume, model_input, native, harmonized)),
             input_sha256=volume.sha256,
             no_age=scan.no_age,
         )
+
+    def _drawing(self, draw: Callable[[], bytes | None]) -> Callable[[], bytes | None]:
+        """What gives the figure: drawn beside what follows where no other scan wants the core, else now, so
+        that the scan's voxels go."""
+        if self.alone:
+            return Beside(draw, "hz-figure").result
+        drawn = draw()
+        return lambda: drawn
 
     def _figure(
         self, volume: Volume, model_input: ModelInput, native: F32 | None, harmonized: F32
@@ -279,28 +286,27 @@ class Stages:
 
     def write(self, drawn: DrawnScan) -> ScanResult:
         """Write the volumes, the figure and last the commit record; on failure nothing stays behind."""
-        record = self.names.record(drawn.ticket.scan)
+        scan = drawn.ticket.scan
+        pictures = {
+            self.names.volume(scan, grid): volume_bytes(*drawn.volumes[grid], dtype=self.dtype)
+            for grid in self.names.grids
+        }
+        if (figure := drawn.figure()) is not None:
+            pictures[self.names.figure(scan)] = figure
+        record = self.names.record(scan)
         with suppress(FileNotFoundError):
             (self.out / record).unlink()  # from here on an earlier result is no longer claimed
         files = WrittenFiles(self.out)
         try:
-            self._write_pictures(drawn, files)
+            for name, data in pictures.items():
+                files.add(name, data)
             first = self.names.grids[0] if self.names.grids else None
             for grid in self.names.grids[1:]:
-                files.add(
-                    self.names.sidecar(drawn.ticket.scan, grid), sidecar_bytes(self._sidecar(drawn, grid))
-                )
+                files.add(self.names.sidecar(scan, grid), sidecar_bytes(self._sidecar(drawn, grid)))
             return self._commit(drawn, files, self._sidecar(drawn, first))
         except BaseException:
             files.remove()
             raise
-
-    def _write_pictures(self, drawn: DrawnScan, files: WrittenFiles) -> None:
-        scan = drawn.ticket.scan
-        for grid in self.names.grids:
-            files.add(self.names.volume(scan, grid), drawn.volumes[grid])
-        if drawn.figure is not None:
-            files.add(self.names.figure(scan), drawn.figure)
 
     def _sidecar(self, drawn: DrawnScan, grid: Grid | None) -> dict[str, Any]:
         return sidecar_metadata(drawn, grid, self.bundle, self.recipe, self.options)
@@ -312,7 +318,7 @@ class Stages:
         # What is known of the person is no part of a record: another run may know better.
         flags = (*own, *self._known_age_flags(ticket.age, prediction))
         status: Literal["ok", "flagged"] = "flagged" if flags else "ok"
-        figure = None if drawn.figure is None else self.names.figure(scan)
+        figure = self.names.figure(scan) if self.figures else None
         interval = self._interval(prediction)
         record = Record(
             drawn.input_sha256,

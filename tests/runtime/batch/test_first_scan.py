@@ -71,3 +71,30 @@ def test_it_is_taken_once_and_for_no_other_path(tmp_path: Path, bundle: Bundle) 
     brain = first.take(path)
     assert brain is not None and brain.read.sha256 == read_volume(path).sha256
     assert first.take(path) is None
+
+
+def test_a_scan_alone_leaves_what_it_leaves_among_others(tmp_path: Path, bundle: Bundle) -> None:
+    """Its picture is drawn beside the compression of its volume."""
+    scans = write_scans(tmp_path / "in", 2)
+    run_batch(scans[:1], bundle, tmp_path / "alone", RunOptions())
+    run_batch(scans, bundle, tmp_path / "both", RunOptions())
+    for path in (tmp_path / "alone").rglob("sub-*"):
+        assert path.read_bytes() == (tmp_path / "both" / path.relative_to(tmp_path / "alone")).read_bytes()
+    assert sorted(path.suffix for path in (tmp_path / "alone").rglob("sub-01*")) == [".gz", ".json", ".json"]
+
+
+def test_a_picture_that_cannot_be_drawn_takes_nothing_of_before_away(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans = write_scans(tmp_path / "in", 1)
+    run_batch(scans, bundle, tmp_path / "out", RunOptions())
+    before = {name: data for name, data in results(tmp_path / "out").items() if name.startswith("sub-")}
+
+    def full(*_: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(stages_module.Stages, "_figure", full)
+    report = run_batch(scans, bundle, tmp_path / "out", RunOptions(overwrite=True))
+    assert [scan.status for scan in report.scans] == ["failed"]
+    after = results(tmp_path / "out")
+    assert {name: after[name] for name in before} == before
