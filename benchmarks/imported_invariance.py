@@ -6,8 +6,12 @@ The first HEAD is taken as it is, multiplied by .01 and 10,000, on voxels of .5,
 20 degrees about each axis; all HEADs say how much ages differ between people. All goes through hz-run
 --prepare. Wanted: within 1 year, or, of a bundle with random weights, within 1 % of the spread over people.
 
+Other voxels and turned ones take an interpolation, which blurs: such a form is another, softer scan. Beside
+them, and apart from what is wanted, are the head turned by its header alone, whose voxels stay as they are,
+and the head turned and turned back, which lies where it did and has been interpolated twice: what blur does.
+
 Prints JSON: the age of every form, its distance from that of the head as it is, forms that were refused (with
-which nothing counts as within), the SD over people, machine.
+which nothing counts as within), the same of the forms beside them, the SD over people, machine.
 """
 
 from __future__ import annotations
@@ -42,11 +46,16 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         forms = written(given.heads[0], Path(work))
-        ages = predicted(given.bundle, [*forms.values(), *given.heads], Path(work) / "out", given.threads)
-    people = [age for age in ages[len(forms) :] if age is not None]
+        beside = written_beside(given.heads[0], Path(work))
+        paths = [*forms.values(), *beside.values(), *given.heads]
+        ages = predicted(given.bundle, paths, Path(work) / "out", given.threads)
+    people = [age for age in ages[len(forms) + len(beside) :] if age is not None]
     spread = float(np.std(people, ddof=1)) if len(people) > 1 else None
+    found = dict(zip([*forms, *beside], ages, strict=False))
+    usual = next(iter(forms))
     result = {
-        **compared(dict(zip(forms, ages, strict=False)), spread),
+        **compared({name: found[name] for name in forms}, spread),
+        "beside": compared({name: found[name] for name in (usual, *beside)}, spread)["forms"],
         "people": {"n": len(people), "sd_years": spread},
         "machine": describe_machine(),
     }
@@ -99,22 +108,46 @@ def written(head: Path, folder: Path) -> dict[str, Path]:
         forms[f"{mm} mm"] = (resized, turned)
     for axis, name in enumerate(("x", "y", "z")):
         forms[f"turned {DEGREES:g} degrees about {name}"] = (rotated(data, sizes, axis), affine)
+    return saved(forms, folder, "form")
+
+
+def written_beside(head: Path, folder: Path) -> dict[str, Path]:
+    """The head turned by its header alone, and turned and turned back, about each axis: name -> path."""
+    image = nib.as_closest_canonical(nib.load(head))
+    data, affine = np.asarray(image.dataobj, np.float32), image.affine
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    forms: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for axis, name in enumerate(("x", "y", "z")):
+        turn = np.eye(4)
+        turn[:3, :3] = turned_by(DEGREES, axis)
+        forms[f"header turned {DEGREES:g} degrees about {name}"] = (data, turn @ affine)
+        back = rotated(rotated(data, sizes, axis), sizes, axis, -DEGREES)
+        forms[f"turned {DEGREES:g} degrees about {name} and back"] = (back, affine)
+    return saved(forms, folder, "beside")
+
+
+def saved(forms: Mapping[str, tuple[np.ndarray, np.ndarray]], folder: Path, stem: str) -> dict[str, Path]:
     paths = {}
     for number, (name, (voxels, placed)) in enumerate(forms.items()):
-        paths[name] = folder / f"form{number}_T1w.nii.gz"
+        paths[name] = folder / f"{stem}{number}_T1w.nii.gz"
         nib.save(nib.Nifti1Image(voxels.astype(np.float32), placed), paths[name])
     return paths
 
 
-def rotated(data: np.ndarray, sizes: np.ndarray, axis: int) -> np.ndarray:
+def rotated(data: np.ndarray, sizes: np.ndarray, axis: int, degrees: float = DEGREES) -> np.ndarray:
     """The head turned about the middle of its box, on the same grid, which may cut its shoulders."""
-    c, s = np.cos(np.radians(DEGREES)), np.sin(np.radians(DEGREES))
+    matrix = np.diag(1 / sizes) @ turned_by(degrees, axis) @ np.diag(sizes)
+    middle = (np.array(data.shape) - 1) / 2
+    return ndimage.affine_transform(data, matrix, middle - matrix @ middle, order=1)
+
+
+def turned_by(degrees: float, axis: int) -> np.ndarray:
+    """(3, 3) rotation about an axis."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     turn = np.eye(3)
     one, other = (k for k in range(3) if k != axis)
     turn[[one, one, other, other], [one, other, one, other]] = c, -s, s, c
-    matrix = np.diag(1 / sizes) @ turn @ np.diag(sizes)
-    middle = (np.array(data.shape) - 1) / 2
-    return ndimage.affine_transform(data, matrix, middle - matrix @ middle, order=1)
+    return turn
 
 
 def predicted(bundle: Path, paths: list[Path], out: Path, threads: int) -> list[float | None]:

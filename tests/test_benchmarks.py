@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 SCRIPTS = sorted((Path(__file__).resolve().parent.parent / "benchmarks").glob("*.py"))
@@ -71,6 +72,30 @@ def test_a_refused_form_is_near_to_nothing() -> None:
     assert [refused[v] for v in verdicts] == [False, False] and refused["refused"] == ["0.5 mm"]
     assert not any(compared({"as it is": None, "0.5 mm": None}, 10.0)[v] for v in verdicts)
     assert compared({"as it is": 40.0, "0.5 mm": 41.5}, None)[verdicts[1]] is False
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_forms_beside_turn_by_the_header_alone_or_come_back_blurred(tmp_path: Path) -> None:
+    nib = pytest.importorskip("nibabel")
+    pytest.importorskip("scipy")
+    from imported_invariance import DEGREES, written_beside
+
+    grid = np.indices((24, 20, 22)) - np.array([11.5, 9.5, 10.5]).reshape(3, 1, 1, 1)
+    head = (np.linalg.norm(grid, axis=0) < 7) * (100 + 10 * (np.indices((24, 20, 22)).sum(axis=0) % 2))
+    nib.save(nib.Nifti1Image(head.astype(np.float32), np.diag([2.0, 2, 2, 1])), tmp_path / "head.nii")
+    forms = {name: nib.load(path) for name, path in written_beside(tmp_path / "head.nii", tmp_path).items()}
+    assert len(forms) == 6
+    for name, form in forms.items():
+        voxels = form.get_fdata()
+        if name.startswith("header"):
+            np.testing.assert_array_equal(voxels, head)
+            turn = form.affine[:3, :3] / 2
+            assert np.degrees(np.arccos((np.trace(turn) - 1) / 2)) == pytest.approx(DEGREES, abs=1e-4)
+        else:
+            inside = np.linalg.norm(grid, axis=0) < 5
+            np.testing.assert_array_equal(form.affine, np.diag([2.0, 2, 2, 1]))
+            np.testing.assert_allclose(voxels[inside].mean(), head[inside].mean(), rtol=0.01)
+            assert voxels[inside].std() < 0.8 * head[inside].std()
 
 
 def test_the_table_of_costs_is_what_its_script_prints(benchmarks: Path) -> None:
