@@ -127,9 +127,8 @@ class _Line:
 
     def _jobs(self, opened: Opened) -> Iterator[Job]:
         for place, run in enumerate(self._runs()):
-            job = run.begin(opened)
             self._on_way[place] = run
-            yield job
+            yield run.begin(opened)
 
     def _runs(self) -> Iterator[StudyRun]:
         for place, study in enumerate(self._studies):

@@ -54,17 +54,22 @@ class StudyRun:
         self._run: FolderRun | None = None
 
     def begin(self, opened: Opened) -> Job:
-        """Take the head, and give it as an executor takes it. A study without one has a job that fails at
-        once, and its outcome. Raises HzError where an account of it is wanted and cannot be given."""
+        """Take the head, and give it as an executor takes it. A study without one, or whose run cannot be
+        begun, has a job that fails at once, and its outcome."""
         self._take()
         out = self._folder / "out"
-        make_folder(out)
         log = RunLog(out / LOG_NAME)
-        if isinstance(self._taken, Outcome):
-            fault = HzError(self._taken.text)
-            return Job(InputScan(self._folder / "none", "none", "none", fault), opened.stages(out), log)
-        volume = self._taken.volume
-        scans = Inputs((InputScan(volume, volume.name, stem(volume)),))
+        if isinstance(self._taken, Head):
+            try:
+                return self._job(self._taken, opened, out, log)
+            except HzError as error:  # an account that cannot be given, for one
+                self._taken = Outcome.failed(error, self._taken.notes, self._taken.name)
+        fault = HzError(self._outcome.text)
+        return Job(InputScan(self._folder / "none", "none", "none", fault), opened.stages(out), log)
+
+    def _job(self, head: Head, opened: Opened, out: Path, log: RunLog) -> Job:
+        make_folder(out)
+        scans = Inputs((InputScan(head.volume, head.volume.name, stem(head.volume)),))
         self._run = FolderRun(out, scans, opened, opened.options.ages, log, _unseen)
         self._run.announce()
         (job,) = self._run.jobs()

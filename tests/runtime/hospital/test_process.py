@@ -20,6 +20,7 @@ pytest.importorskip("onnxruntime")
 import pydicom
 
 import small_dicom as small
+from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bundle.store import Bundle, load_bundle
 from hz_runtime.dicom.series import find_series
 from hz_runtime.errors import BackendError, UsageError
@@ -212,3 +213,15 @@ def test_a_study_that_breaks_all_rules_is_a_failed_one(
     )
     assert bad.text == "study: failed; the study cannot be read (LookupError). Send it again."
     assert bad.exit_code == 3 and good.exit_code == 0
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_study_that_cannot_be_accounted_for_is_a_failed_one(bundle: Bundle, tmp_path: Path) -> None:
+    """One without an outcome would be asked for again, without end."""
+    small.write_series(tmp_path / "in")
+    (tmp_path / "audit").mkdir()
+    options = ProcessOptions(RunOptions(audit=tmp_path / "audit"))
+    studies = [Study(tmp_path / "in", tmp_path / f"out{number}") for number in range(2)]
+    ends = [outcome.status for _, outcome in process_each(studies, bundle, options)]
+    assert ends == ["failed", "failed"]
+    assert all("died" not in json.dumps(read_outcome(study.out)) for study in studies)
