@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,30 @@ _NAMES = ("MR_*.dcm", "SR_age.dcm", "SC_page_*.dcm", "PDF_page.dcm")
 def replacing(out: str | os.PathLike[str], series: Series) -> Iterator[Path]:
     """A private folder in `out`, which is made; what is in it at the context's end replaces the export there.
 
-    After an error `out` holds what it held. Raises UsageError as `earlier_export`, HzError (disk).
+    After an error `out` holds what it held, or is not there. Raises UsageError as `earlier_export`, HzError
+    (disk).
     """
     target = Path(out)
     earlier = earlier_export(target, series)
-    make_folder(target)
+    with _made(target):
+        yield from _filled(target, earlier)
+
+
+@contextmanager
+def _made(target: Path) -> Iterator[None]:
+    """A folder; after an error those that had to be made for it are gone."""
+    absent = [folder for folder in (target, *target.parents) if not folder.exists()]
+    try:
+        make_folder(target)
+        yield
+    except BaseException:
+        with suppress(OSError):  # somebody else has put something there
+            for folder in absent:
+                folder.rmdir()
+        raise
+
+
+def _filled(target: Path, earlier: Sequence[Path]) -> Iterator[Path]:
     try:
         private = tempfile.TemporaryDirectory(prefix=".hz-dicom-", dir=target)
     except OSError as error:
