@@ -41,8 +41,9 @@ def start_importing() -> str:
 
 
 def own_environment() -> dict[str, str]:
-    """What a worker sets back of what `start_importing` set for it: programs that it starts are not hz's."""
-    return {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    """What a worker takes over of this process, as one that is not forked does: the process it is forked from
+    may be of before a change of them. PYTHONPATH is set back: programs that it starts are not hz's."""
+    return {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
 
 
 @contextmanager

@@ -204,8 +204,8 @@ class Bridge:
         """Take series whose turn it is through, one behind the other; whether there were any.
 
         They are fetched as `process` asks for them, and stored by a thread of its own as they come out of it,
-        while others are on their way. Where Orthanc is away, those go on as far as they can; then the error
-        is raised.
+        while others are on their way. Where Orthanc is away, no more are fetched, and those go on as far as
+        they can; then the error is raised.
         """
         if not self._journal.due("pending", time.time(), 1):
             return False
@@ -234,7 +234,7 @@ class Bridge:
             if entry is not None and entry.state == "storing" and self._trouble is None:
                 self._attempted(entry, lambda one: self._store(one, orthanc))
         except Exception as error:  # its results wait in its folder
-            self._trouble = error
+            self._trouble = self._trouble or error
         finally:
             line.leave(study.out)
 
@@ -250,10 +250,10 @@ class Bridge:
                     return
                 yield study
         except Exception as error:  # for the thread that stores; no thread dies of it
-            self._trouble = error
+            self._trouble = self._trouble or error
 
     def _next_study(self, orthanc: Orthanc, line: Line) -> Study | None:
-        while not self._stop.is_set():
+        while self._trouble is None and not self._stop.is_set():  # else more results than places would wait
             on_way = line.series()  # before the question: what leaves the line meanwhile is no longer pending
             due = self._journal.due("pending", time.time(), len(on_way) + 1)
             entry = next((one for one in due if one.id not in on_way), None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import http.client
 import json
 import os
@@ -89,7 +90,9 @@ class Orthanc:
 
     def another(self) -> Orthanc:
         """A connection of its own to the same server."""
-        return Orthanc(self._server)
+        other = copy.copy(self)  # certificates included: their file may be gone since
+        other.breaks, other._connection = 0, None
+        return other
 
     def get(self, path: str) -> Any:
         """The JSON at `path`. Raises OrthancAway, OrthancRefuses."""

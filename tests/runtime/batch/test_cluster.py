@@ -26,6 +26,7 @@ from hz_runtime.batch.known_ages import KnownAges
 from hz_runtime.batch.opened import open_bundle
 from hz_runtime.batch.run import run_batch
 from hz_runtime.batch.run_options import RunOptions
+from hz_runtime.batch.worker_processes import own_environment
 from hz_runtime.bids.layout import find_units
 from hz_runtime.bids.participant import run_participants
 from hz_runtime.bundle.store import Bundle, load_bundle
@@ -119,6 +120,14 @@ def test_workers_outlive_ctrl_c(cluster: Cluster) -> None:
     for pid in before:
         os.kill(pid, signal.SIGINT)
     assert pids(cluster) == before and cluster.threads == 2
+
+
+def test_workers_have_the_variables_of_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that they are forked from is of the first cluster: keys to trust may be others since."""
+    monkeypatch.setenv("HZ_TRUST", "others")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    variables = own_environment()
+    assert variables["HZ_TRUST"] == "others" and variables["PYTHONPATH"] == ""
 
 
 def test_workers_start_while_this_process_goes_on(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
