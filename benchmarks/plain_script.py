@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.cluster.vq import kmeans2
 
 TEMPLATE_SHAPE = (91, 109, 91)
 TEMPLATE_AFFINE = np.array([[2.0, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
@@ -39,10 +40,20 @@ def grid_affine() -> np.ndarray:
     return affine
 
 
+def white_level(volume: np.ndarray) -> float:
+    """Median of the brightest of three clusters."""
+    inside = volume[volume > 0.05].astype(np.float64)
+    centres, _ = kmeans2(inside, np.percentile(inside, [10, 50, 90]), minit="matrix")
+    return float(np.median(inside[inside > np.sort(centres)[1:].mean()]))
+
+
 def harmonize_one(
-    path: Path, out: Path, generator: torch.nn.Module, age: torch.nn.Module | None
+    path: Path, out: Path, generator: torch.nn.Module, age: torch.nn.Module | None, level: float = 0.0
 ) -> float | None:
-    """One scan to one harmonized scan at native resolution; returns the predicted age."""
+    """One scan to one harmonized scan at native resolution; returns the predicted age.
+
+    level : that white matter is brought to in what the generator makes; 0 leaves it.
+    """
     image = nib.load(path)
     ras = nib.as_closest_canonical(image)
     data = np.asarray(ras.dataobj, np.float32)
@@ -55,11 +66,15 @@ def harmonize_one(
 
     template = onto(data, affine, TEMPLATE_SHAPE, TEMPLATE_AFFINE)
     small = onto(template, TEMPLATE_AFFINE, GRID, grid_affine())
-    low, high = small.min(), small.max()
-    small = (small - low) / (high - low)
+    low = small.min()
+    inside = small > low + 0.1 * (np.percentile(small[small > low], 98) - low)
+    high = low + 2 * (np.median(small[inside]) - low)
+    small = np.clip((small - low) / (high - low), 0, 1)
 
     with torch.no_grad():
         made = generator(torch.from_numpy(small[None, None].astype(np.float32))).clamp(0, 1)
+        if level:
+            made = (made * (level / white_level(made.numpy()))).clamp(0, 1)
         years = None if age is None else float(age(made)[0, 0])
     target = made[0, 0].numpy()
 
@@ -87,8 +102,12 @@ def harmonize_one(
 
 
 def harmonize_all(
-    paths: list[Path], folder: Path, generator: torch.nn.Module, age: torch.nn.Module | None
+    paths: list[Path],
+    folder: Path,
+    generator: torch.nn.Module,
+    age: torch.nn.Module | None,
+    level: float = 0.0,
 ) -> list[float | None]:
     """Every scan, one after the other."""
     folder.mkdir(parents=True, exist_ok=True)
-    return [harmonize_one(path, folder / path.name, generator, age) for path in paths]
+    return [harmonize_one(path, folder / path.name, generator, age, level) for path in paths]

@@ -46,6 +46,7 @@ import nibabel as nib  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from hz_runtime.bundle.store import load_bundle  # noqa: E402
 from hz_runtime.cpus import usable_cpus  # noqa: E402
 from machine import describe_machine  # noqa: E402
 from plain_script import harmonize_all  # noqa: E402
@@ -75,7 +76,6 @@ def copied(folder: Path, brains: Path, number: int) -> list[Path]:
 
 def networks(bundle: Path, checkpoint: Path | None) -> tuple[torch.nn.Module, torch.nn.Module | None, str]:
     """(generator, age network or None, where the generator's weights are from)."""
-    from hz_runtime.bundle.store import load_bundle
     from hz_train.volume_cyclegan import Generator
 
     loaded = load_bundle(bundle)
@@ -134,7 +134,6 @@ def time_stages(
     from hz_runtime.batch.opened import open_bundle
     from hz_runtime.batch.run_options import RunOptions
     from hz_runtime.batch.scan_stages import Ticket
-    from hz_runtime.bundle.store import load_bundle
 
     out.mkdir(parents=True, exist_ok=True)
     opened = open_bundle(
@@ -225,15 +224,16 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     machine = describe_machine()
     torch.set_num_threads(args.threads)
     generator, age, weights = networks(args.bundle, args.checkpoint)
+    level = float(load_bundle(args.bundle).recipe.get("white_level", 0.0))
     if args.brains:
         paths = copied(work / "scans", args.brains, args.scans)
     else:
         paths = make_scans(work / "scans", args.scans)
     plain, hz, stage_times, others, chosen = [], [], [], [], []
-    harmonize_all(paths[:1], work / "warm", generator, age)  # torch's first call plans its kernels
+    harmonize_all(paths[:1], work / "warm", generator, age, level)  # torch's first call plans its kernels
     for _ in range(args.repeat):
         started = time.perf_counter()
-        harmonize_all(paths, work / "plain", generator, age)
+        harmonize_all(paths, work / "plain", generator, age, level)
         plain.append(time.perf_counter() - started)
         shutil.rmtree(work / "hz", ignore_errors=True)
         how = args.threads, not args.no_report, args.require
