@@ -10,14 +10,16 @@ bids    HEADs in turn as so many participants of a BIDS data set by hz-bids, and
 
 Every run is a process of its own, timed from its start to its end, with pages and tables; Python's modules
 are compiled by a turn before the first, as installing does it. Prints JSON: seconds of every turn, medians,
-their ratio, machine.
+their ratio, CPU seconds of all processes (which other work on the machine disturbs least), machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -25,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.what == "bids" and not given.heads:
         parser.error("bids takes raw heads")
+    adopt()
     with tempfile.TemporaryDirectory() as work:
         if given.what == "dask":
             result = dask(given.scans, given.model, given.repeat, Path(work))
@@ -102,19 +106,30 @@ def bids(heads: Sequence[Path], count: int, model: Path, repeat: int, work: Path
 def in_turns(commands: Mapping[str, Sequence[str]], repeat: int, work: Path) -> dict[str, Any]:
     """Seconds of every command, one after the other, `repeat` times, after a turn that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in commands}
+    cpu: dict[str, list[float]] = {name: [] for name in commands}
+    loads: list[float] = []
     for turn in range(repeat + 1):
         for name, words in commands.items():
             out = work / f"{name}-{turn}"
-            took = timed(words, out, work / "pycache")
+            took, used = timed(words, out, work / "pycache")
             if turn:
                 seconds[name].append(round(took, 2))
+                cpu[name].append(round(used, 2))
             shutil.rmtree(out)
+        loads.append(round(os.getloadavg()[0], 2))
     median = {name: round(statistics.median(found), 2) for name, found in seconds.items()}
-    return {"threads": THREADS, "repeat": repeat, "seconds": seconds, "median_s": median}
+    return {
+        "threads": THREADS,
+        "repeat": repeat,
+        "seconds": seconds,
+        "median_s": median,
+        "cpu_s": cpu,
+        "load_1min_after_each_turn": loads[1:],
+    }
 
 
-def timed(words: Sequence[str], out: Path, compiled: Path) -> float:
-    """Wall seconds of an hz command from start to end.
+def timed(words: Sequence[str], out: Path, compiled: Path) -> tuple[float, float]:
+    """Wall seconds of an hz command from start to end, and CPU seconds of all its processes.
 
     out : a new folder, for OUT in `words` or --out.  compiled : where Python keeps bytecode.
     """
@@ -126,6 +141,7 @@ def timed(words: Sequence[str], out: Path, compiled: Path) -> float:
         env.pop(variable, None)  # what hz sets is part of what is measured
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed hz is compiled, and a checkout by its first run
     env["PYTHONPYCACHEPREFIX"] = str(compiled)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", f"hz_cli.{placed[0]}", *placed[1:]],
@@ -134,7 +150,17 @@ def timed(words: Sequence[str], out: Path, compiled: Path) -> float:
     took = time.perf_counter() - started
     if done.returncode:
         raise SystemExit(f"hz-{placed[0]} ended with exit code {done.returncode}: {done.stderr.strip()}")
-    return took
+    with suppress(ChildProcessError):  # processes that outlived the one that started them, see `adopt`
+        while True:
+            os.wait()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def adopt() -> None:
+    """Let processes that their own parents do not wait for be this one's to wait for, with their CPU time."""
+    set_child_subreaper = 36  # linux/prctl.h
+    ctypes.CDLL(None).prctl(set_child_subreaper, 1, 0, 0, 0)
 
 
 if __name__ == "__main__":
