@@ -12,6 +12,7 @@ from typing import Any
 import pydicom
 
 import small_dicom as small
+from hz_runtime.batch.stop import Stop
 from hz_runtime.dicom.derived import Origin, new_uid
 from hz_runtime.dicom.export import Exported
 from hz_runtime.dicom.result import Result
@@ -66,7 +67,7 @@ class Run:
 
     def __init__(self, orthanc: Any, state: Path, pace: Pace = QUICK, **server: object) -> None:
         self.lines: list[str] = []
-        self.stop = threading.Event()
+        self.stop = Stop()
         self.process = stand_in
         timeout = float(server.pop("timeout", 5.0))  # type: ignore[arg-type]
         self.client = Orthanc(Server(orthanc.url, timeout=timeout, **server))  # type: ignore[arg-type]

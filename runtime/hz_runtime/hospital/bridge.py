@@ -20,6 +20,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
+from hz_runtime.batch.stop import deadline
 from hz_runtime.dicom.intake import IntakeLimits
 from hz_runtime.errors import HzError
 from hz_runtime.hospital.answers import Arrived, Changes, stored_in
@@ -231,7 +232,8 @@ class Bridge:
         """Store a series' results where it has any, and let it out of the line."""
         try:
             entry = self._journal.entry(line.at(study.out)[0].id)
-            if entry is not None and entry.state == "storing" and self._trouble is None:
+            in_time = self._trouble is None and time.monotonic() < deadline(self._stop)
+            if entry is not None and entry.state == "storing" and in_time:
                 self._attempted(entry, lambda one: self._store(one, orthanc))
         except Exception as error:  # its results wait in its folder
             self._trouble = self._trouble or error

@@ -169,6 +169,11 @@ class StudyRun:
         except OSError as error:
             full = HzError(f"temporary files cannot be written ({error.strerror}).", "Make room.")
             return Outcome.failed(full, head.notes, head.name)
+        except Exception as error:  # as in `_take`, of values that are looked at here first
+            fault = UnreadableScan(
+                f"its results cannot be written ({type(error).__name__}).", "Send it again."
+            )
+            return Outcome.failed(fault, head.notes, head.name)
         flags = result.origin.flags
         status = "flagged" if flags else "done"
         return Outcome(status, flags, head.notes, head.name, taken, 0, result, exported)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,8 @@ from hz_runtime.hospital.bridge import Fatal, Pace
 from hz_runtime.hospital.journal import NAME, Journal
 from hz_runtime.hospital.orthanc import Orthanc, OrthancRefuses, Server, read_password
 from hz_runtime.hospital.outcome import Outcome
-from small_bridge import QUICK, Run, forked
+from hz_runtime.hospital.study import Study
+from small_bridge import QUICK, Run, forked, stand_in
 from small_orthanc import SmallOrthanc
 
 
@@ -194,6 +195,24 @@ def test_results_that_cannot_be_stored_do_not_pile_up(
     orthanc.fault = lambda *_: ""
     assert Run(orthanc, tmp_path).once()
     check_once(orthanc, tmp_path, sources)
+
+
+def test_nothing_is_stored_once_the_time_is_up(
+    orthanc: SmallOrthanc, heads: Callable, tmp_path: Path
+) -> None:
+    """Who sends SIGTERM kills soon after: what waits is stored by the next bridge."""
+    source = orthanc.send(heads(2))
+    run = Run(orthanc, tmp_path)
+
+    def late(studies: Iterable[Study], stop: threading.Event) -> Iterator[tuple[Study, Outcome]]:
+        for ended in stand_in(studies, stop):
+            run.stop.within(0)
+            yield ended
+
+    run.process = late  # type: ignore[assignment]
+    assert not run.once() and not orthanc.posts and rows(tmp_path)[source][0] == "storing"
+    assert Run(orthanc, tmp_path).once()
+    check_once(orthanc, tmp_path, [source])
 
 
 def test_a_bad_study_is_set_aside_and_blocks_nothing(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,8 @@ import pydicom
 import small_dicom as small
 from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bundle.store import Bundle, load_bundle
-from hz_runtime.dicom.series import find_series
+from hz_runtime.dicom.export import Exported, write_export
+from hz_runtime.dicom.series import Series, find_series
 from hz_runtime.errors import BackendError, UsageError
 from hz_runtime.hospital import process, study_run
 from hz_runtime.hospital.outcome import read_outcome
@@ -205,12 +207,20 @@ def test_a_study_that_breaks_all_rules_is_a_failed_one(
             raise LookupError("Doe^Jane")
         return find_series(files)
 
+    def no_text(volume: Path, series: Series, out: Path, *more: Any, **how: Any) -> Exported:
+        if out.name == "late":
+            raise LookupError("Doe^Jane")
+        return write_export(volume, series, out, *more, **how)
+
     monkeypatch.setattr(study_run, "find_series", confused)
-    for name in ("Doe^Jane", "good"):
+    monkeypatch.setattr(study_run, "write_export", no_text)
+    names = ("Doe^Jane", "late", "good")
+    for name in names:
         small.write_series(tmp_path / name)
-    bad, good = process_studies(
-        [Study(tmp_path / name, tmp_path / "out" / name) for name in ("Doe^Jane", "good")], bundle
+    bad, late, good = process_studies(
+        [Study(tmp_path / name, tmp_path / "out" / name) for name in names], bundle
     )
+    assert late.exit_code == 3 and "failed; its results cannot be written (LookupError)" in late.text
     assert bad.text == "study: failed; the study cannot be read (LookupError). Send it again."
     assert bad.exit_code == 3 and good.exit_code == 0
 
