@@ -24,7 +24,7 @@ from hz_runtime.batch.status import folder_status
 from hz_runtime.bundle.manifest import bundle_id, parse
 from hz_runtime.dicom.intake import IntakeLimits, dicom_files
 from hz_runtime.dicom.series import find_series
-from hz_runtime.dicom.whole_files import find_damage
+from hz_runtime.dicom.whole_files import find_whole
 from hz_runtime.errors import HzError
 from hz_runtime.hospital.contracts import read_job
 from hz_runtime.io import hash_chain
@@ -98,7 +98,7 @@ def arrival(data: bytes, folder: Path) -> None:
         max_bytes=1 << 22, max_file_bytes=1 << 21, max_files=100, max_directory_bytes=1 << 16
     )
     with ending_well(), dicom_files(path, small) as files:
-        find_damage(files)
+        find_whole(files)
         find_series(files)
 
 

@@ -171,7 +171,7 @@ def test_an_export_that_fails_leaves_the_earlier_one(
     patients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("highdicom", reason="needs the extra dicom")
-    from hz_runtime.dicom import structured_report
+    from hz_runtime.dicom import export as exports
 
     run("convert", patients / "b", "--out", tmp_path)
     (volume,) = tmp_path.glob("*_T1w.nii.gz")
@@ -184,7 +184,7 @@ def test_an_export_that_fails_leaves_the_earlier_one(
 
     before = {p.name: p.read_bytes() for p in (tmp_path / "back").iterdir()}
     with monkeypatch.context() as patch:
-        patch.setattr(structured_report, "atomic_write_bytes", full)
+        patch.setattr(exports, "write_synced", full)
         with pytest.raises(HzError, match="disk is full"):
             run(*export)
     assert {p.name: p.read_bytes() for p in (tmp_path / "back").iterdir()} == before

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,9 +27,9 @@ _TAGS = listed(
     "NumberOfFrames ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness "
     "SpacingBetweenSlices MRAcquisitionType ScanningSequence SequenceVariant RepetitionTime EchoTime "
     "InversionTime FlipAngle MagneticFieldStrength ContrastBolusAgent BurnedInAnnotation Manufacturer "
-    "ManufacturerModelName SamplesPerPixel PhotometricInterpretation ComplexImageComponent "
-    "EchoPulseSequence ContrastBolusAgentSequence RescaleSlope RescaleIntercept "
-    "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
+    "ManufacturerModelName InstanceNumber BitsAllocated PixelRepresentation SamplesPerPixel "
+    "PhotometricInterpretation ComplexImageComponent EchoPulseSequence ContrastBolusAgentSequence "
+    "RescaleSlope RescaleIntercept SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
 )
 
 
@@ -71,38 +72,66 @@ class Plane:
     head: Any
 
 
-def read_planes(path: Path) -> Iterator[Plane]:
+def read_planes(path: Path) -> list[Plane]:
     """The images of a DICOM file; none of a file that is no image or cannot be parsed."""
+    try:
+        with opened(path) as (data, _, _):
+            return planes_of(path, data)
+    except Exception:  # a file that only begins like DICOM; pydicom raises whatever its parsing meets
+        return []
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Any, BinaryIO, int]]:
+    """(what hz looks at of a DICOM file, a pydicom Dataset; the file, which stands at its pixels; its bytes).
+
+    Raises OSError, Deflated, and whatever pydicom raises of a file that it cannot parse.
+    """
     from pydicom import dcmread
+
+    with open(path, "rb") as file:
+        held = in_memory(file)
+        bounded: Any = _Bounded(held)
+        data = dcmread(bounded, force=True, stop_before_pixels=True, specific_tags=list(_TAGS))
+        yield data, held, os.fstat(file.fileno()).st_size
+
+
+def planes_of(path: Path, data: Any) -> list[Plane]:
+    """The images of what is `opened` of a DICOM file, each of whose values is read now, or taken out."""
+    try:
+        return list(_planes(path, _decoded(data)))
+    except Exception:  # pydicom raises whatever its parsing meets
+        return []
+
+
+def _planes(path: Path, data: Any) -> Iterator[Plane]:
     from pydicom.dataset import Dataset
 
-    try:
-        with open(path, "rb") as file:
-            bounded: Any = _Bounded(in_memory(file))
-            data = _decoded(dcmread(bounded, force=True, stop_before_pixels=True, specific_tags=list(_TAGS)))
-        uid, columns = data.get("SeriesInstanceUID"), number(data.get("Columns"))
-        if not uid or not data.get("SOPInstanceUID") or not columns:
-            return
-        frames = int(number(data.get("NumberOfFrames")) or 0)
-        groups = data.get("PerFrameFunctionalGroupsSequence")
-        if not groups:
-            yield _plane(path, data, None, frames)
-            return
-        for index, group in enumerate(groups[:_FRAMES_MAX]):
-            merged = Dataset()
-            merged.update({e.tag: e for e in data if e.VR != "SQ"})
-            for source in (*(data.get("SharedFunctionalGroupsSequence") or ()), group):
-                _merge(source, merged)
-            _translate(data, merged)
-            yield _plane(path, merged, index + 1, frames)
-    except Exception:  # a file that only begins like DICOM; pydicom raises whatever its parsing meets
+    uid, columns = data.get("SeriesInstanceUID"), number(data.get("Columns"))
+    if not uid or not data.get("SOPInstanceUID") or not columns:
         return
+    frames = int(number(data.get("NumberOfFrames")) or 0)
+    groups = data.get("PerFrameFunctionalGroupsSequence")
+    if not groups:
+        yield _plane(path, data, None, frames)
+        return
+    for index, group in enumerate(groups[:_FRAMES_MAX]):
+        merged = Dataset()
+        merged.update({e.tag: e for e in data if e.VR != "SQ"})
+        for source in (*(data.get("SharedFunctionalGroupsSequence") or ()), group):
+            _merge(source, merged)
+        _translate(data, merged)
+        yield _plane(path, merged, index + 1, frames)
 
 
 def in_memory(file: BinaryIO) -> BinaryIO:
     """The content of a small file, from its start, or the file: pydicom asks for its place at every element,
     which is a call of the system where it is not memory."""
     return io.BytesIO(file.read()) if os.fstat(file.fileno()).st_size <= _IN_MEMORY else file
+
+
+class Deflated(ValueError):
+    """A DICOM file that is compressed as a whole."""
 
 
 class _Bounded:
@@ -117,7 +146,7 @@ class _Bounded:
 
     def read(self, count: int | None = None) -> bytes:
         if count is None or count < 0:
-            raise ValueError("deflated")
+            raise Deflated
         return self._file.read(count)
 
 

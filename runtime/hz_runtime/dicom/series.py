@@ -84,21 +84,24 @@ def find_series(files: Iterable[str | os.PathLike[str]]) -> tuple[Series, ...]:
     Raises UsageError where pydicom is not installed.
     """
     need("pydicom")
-    planes: dict[str, list[Plane]] = {}
-    seen: set[tuple[str, int | None]] = set()
     with quiet():
-        for path in files:
-            for plane in read_planes(Path(path)):
-                known = plane.slice.sop_uid, plane.slice.frame
-                if known not in seen:
-                    seen.add(known)
-                    planes.setdefault(plane.uid, []).append(plane)
-        found = [stack for of_uid in planes.values() for stack in _ordered(find_stacks(of_uid))]
-        found.sort(key=lambda item: (item[2], item[0][0].uid, item[1]))
-        return tuple(
-            _placed_series(number, part, stack, fault)
-            for number, (stack, part, _, fault) in enumerate(found, 1)
-        )
+        return series_of(plane for path in files for plane in read_planes(Path(path)))
+
+
+def series_of(planes: Iterable[Plane]) -> tuple[Series, ...]:
+    """The stacks in the planes of DICOM files, as of `find_series`."""
+    by_uid: dict[str, list[Plane]] = {}
+    seen: set[tuple[str, int | None]] = set()
+    for plane in planes:
+        known = plane.slice.sop_uid, plane.slice.frame
+        if known not in seen:
+            seen.add(known)
+            by_uid.setdefault(plane.uid, []).append(plane)
+    found = [stack for of_uid in by_uid.values() for stack in _ordered(find_stacks(of_uid))]
+    found.sort(key=lambda item: (item[2], item[0][0].uid, item[1]))
+    return tuple(
+        _placed_series(number, part, stack, fault) for number, (stack, part, _, fault) in enumerate(found, 1)
+    )
 
 
 def _ordered(stacks: Sequence[list[Plane]]) -> list[tuple[list[Plane], int, float, str]]:
@@ -137,6 +140,9 @@ def _placed_series(place: int, part: int, planes: Sequence[Plane], fault: str) -
     orientations = [p.orientation for p in planes if p.orientation is not None]
     if fault:
         pass
+    elif len({number(p.head.get("PixelRepresentation")) for p in planes}) > 1:
+        # dcm2niix 1.0.20260724 reads all of them as it reads the first: -10 becomes 65526.
+        fault = "some of its images store signed numbers and others unsigned ones"
     elif not orientations or spacing is None or min(spacing) <= 0:
         fault = "its images do not say where they lie"
     else:

@@ -13,15 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hz_runtime.dicom.deidentify import listed, number, quiet
-from hz_runtime.dicom.planes import in_memory
-from hz_runtime.dicom.series import MR_CLASSES
+from hz_runtime.dicom.deidentify import need, number, quiet
+from hz_runtime.dicom.planes import Deflated, Plane, opened, planes_of
+from hz_runtime.dicom.series import MR_CLASSES, Series, series_of
 
 _UNDEFINED = 0xFFFFFFFF
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OW", b"UN"))  # VRs whose length has four bytes behind two
-_TAGS = listed(
-    "SOPClassUID SeriesInstanceUID InstanceNumber Rows Columns SamplesPerPixel BitsAllocated NumberOfFrames"
-)
 _PIXELS = (0x7FE0, 0x0010)
 _ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 
@@ -37,40 +34,54 @@ class Damage:
     said: str
 
 
-def find_damage(files: Sequence[Path]) -> list[Damage]:
-    """The files among `files` that are cut short or cannot be read, in their order."""
-    found = []
+def find_whole(files: Sequence[Path]) -> tuple[tuple[Series, ...], list[Damage]]:
+    """(the stacks in DICOM files, as of `find_series`; the files that are cut short or cannot be read, in
+    their order). A deflated file, which hz never inflates, is neither.
+
+    Raises UsageError where pydicom is not installed.
+    """
+    need("pydicom")
+    damage: list[Damage] = []
+    planes: list[Plane] = []
     with quiet():
         for place, path in enumerate(files, 1):
-            uid, image, wrong = _damage(path)
+            uid, image, wrong, found = _read(path)
+            planes += found
             if wrong:
                 which = f"file {place} of {len(files)} in the order of their names"
-                found.append(
+                damage.append(
                     Damage(uid, f"{which}{f' (image {image:g})' if image is not None else ''} {wrong}")
                 )
-    return found
+        return series_of(planes), damage
 
 
-def _damage(path: Path) -> tuple[str, float | None, str]:
-    """(series, instance number, what is wrong or "")."""
-    from pydicom import dcmread
-
+def _read(path: Path) -> tuple[str, float | None, str, list[Plane]]:
+    """(series, instance number, what is wrong or "", the file's images)."""
+    damaged = "", None, "cannot be read: it is damaged"
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            held = in_memory(file)
-            data: Any = dcmread(held, force=True, stop_before_pixels=True, specific_tags=list(_TAGS))
-            uid, image = str(data.get("SeriesInstanceUID") or ""), number(data.get("InstanceNumber"))
-            if not uid:  # every object has one
-                return "", image, "cannot be read: it ends within its header, or is damaged"
-            if number(data.get("Columns")) is None and data.get("SOPClassUID") not in MR_CLASSES:  # no image
-                return uid, image, ""
-            implicit, little = data.original_encoding
-            return uid, image, _missing(held, size, data, "<" if little else ">", bool(implicit))
+        with opened(path) as (data, file, size):
+            try:
+                judged = _judged(data, file, size)
+            except Exception:  # whatever a damaged value makes pydicom raise
+                judged = damaged
+            return *judged, planes_of(path, data)
     except OSError as error:
-        return "", None, f"cannot be opened ({error.strerror or type(error).__name__})"
+        return "", None, f"cannot be opened ({error.strerror or type(error).__name__})", []
+    except Deflated:
+        return "", None, "", []
     except Exception:  # whatever its parsing meets
-        return "", None, "cannot be read: it is damaged"
+        return *damaged, []
+
+
+def _judged(data: Any, file: BinaryIO, size: int) -> tuple[str, float | None, str]:
+    """(series, instance number, what is wrong or "") of what is `opened` of a file."""
+    uid, image = str(data.get("SeriesInstanceUID") or ""), number(data.get("InstanceNumber"))
+    if not uid:  # every object has one
+        return "", image, "cannot be read: it ends within its header, or is damaged"
+    if number(data.get("Columns")) is None and data.get("SOPClassUID") not in MR_CLASSES:  # no image
+        return uid, image, ""
+    implicit, little = data.original_encoding
+    return uid, image, _missing(file, size, data, "<" if little else ">", bool(implicit))
 
 
 def _missing(file: BinaryIO, size: int, data: Any, order: str, implicit: bool) -> str:

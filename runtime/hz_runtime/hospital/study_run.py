@@ -21,8 +21,8 @@ from hz_runtime.dicom.export import write_export
 from hz_runtime.dicom.intake import dicom_files
 from hz_runtime.dicom.result import read_result
 from hz_runtime.dicom.selection import choose_each, judge
-from hz_runtime.dicom.series import Series, find_series
-from hz_runtime.dicom.whole_files import Damage, find_damage
+from hz_runtime.dicom.series import Series
+from hz_runtime.dicom.whole_files import Damage, find_whole
 from hz_runtime.errors import HzError, UnreadableScan, UnsupportedScan, UsageError
 from hz_runtime.hospital.outcome import RESULT_NAME, Outcome
 from hz_runtime.hospital.study import ProcessOptions, Study
@@ -126,8 +126,7 @@ class StudyRun:
     def _found(self, notes: list[str], names: list[str]) -> Head | Outcome:
         """The converted head, or the outcome of a study that has none.  notes, names : to be filled."""
         files = self._held.enter_context(dicom_files(self.study.source, note=notes.append))
-        damage = find_damage(files)
-        series = find_series(files)
+        series, damage = find_whole(files)
         try:
             chosen, _ = choose_each(series)
         except UnsupportedScan as error:

@@ -73,6 +73,16 @@ def test_stacks_that_are_no_volume(tmp_path: Path, changes: Any, skip: tuple[int
         choose([series], 1)
 
 
+def test_signed_and_unsigned_images_are_no_volume(tmp_path: Path) -> None:
+    """dcm2niix 1.0.20260724 reads every image as it reads the first: 65526 in place of -10, and no word."""
+    signed = sorted(small.write_series(tmp_path))[20]
+    data = pydicom.dcmread(signed)
+    data.PixelRepresentation = 1
+    data.save_as(signed)
+    series = one(tmp_path)
+    assert "signed" in series.fault and not judge(series).eligible
+
+
 def test_repeated_files_and_other_files_count_once(tmp_path: Path) -> None:
     small.write_series(tmp_path / "a")
     small.write_series(tmp_path / "b")

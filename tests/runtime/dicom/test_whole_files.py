@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,20 @@ pytest.importorskip("pydicom", reason="needs the extra dicom")
 
 import pydicom
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Lossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+)
 
 import small_dicom as small
-from hz_runtime.dicom.whole_files import find_damage
+from hz_runtime.dicom.series import find_series
+from hz_runtime.dicom.whole_files import Damage, find_whole
+
+
+def find_damage(files: list[Path]) -> list[Damage]:
+    return find_whole(files)[1]
 
 
 @pytest.fixture
@@ -87,3 +98,29 @@ def test_pixels_that_are_fewer_than_the_header_says(files: list[Path]) -> None:
     data.save_as(files[4])
     (damage,) = find_damage(files)
     assert "2048 of 4096 bytes" in damage.said
+
+
+def test_stacks_are_those_of_find_series(files: list[Path], tmp_path: Path) -> None:
+    """Files are parsed once for both; damaged ones, and one that is no image, disturb no stack."""
+    files[3].write_bytes(files[3].read_bytes()[:200])
+    files.append(small.write_enhanced(tmp_path / "enhanced"))
+    (tmp_path / "other").write_bytes(b"no DICOM")
+    series, damage = find_whole([*files, tmp_path / "other"])
+    expected = find_series([*files, tmp_path / "other"])
+    assert [(one.uid, one.shape, one.files) for one in series] == [
+        (one.uid, one.shape, one.files) for one in expected
+    ]
+    assert [one.shape[2] for one in series] == [63] and len(damage) == 2
+
+
+def test_a_deflated_file_is_neither_inflated_nor_damaged(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PS3.5 A.5 compresses a whole data set: a small file may hold gigabytes, and no scanner writes it."""
+    data = pydicom.dcmread(files[0])
+    data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    data.save_as(files[0])
+    inflated: list[object] = []
+    monkeypatch.setattr(zlib, "decompress", lambda *given: inflated.append(given) or b"")
+    series, damage = find_whole(files)
+    assert (len(series), damage, inflated) == (1, [], [])

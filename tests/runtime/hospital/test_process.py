@@ -24,7 +24,8 @@ import small_dicom as small
 from hz_runtime.batch.run_options import RunOptions
 from hz_runtime.bundle.store import Bundle, load_bundle
 from hz_runtime.dicom.export import Exported, write_export
-from hz_runtime.dicom.series import Series, find_series
+from hz_runtime.dicom.series import Series
+from hz_runtime.dicom.whole_files import find_whole
 from hz_runtime.errors import BackendError, UsageError
 from hz_runtime.hospital import process, study_run
 from hz_runtime.hospital.outcome import read_outcome
@@ -205,14 +206,14 @@ def test_a_study_that_breaks_all_rules_is_a_failed_one(
     def confused(files: list[Path]) -> object:
         if "Doe" in str(files[0]):
             raise LookupError("Doe^Jane")
-        return find_series(files)
+        return find_whole(files)
 
     def no_text(volume: Path, series: Series, out: Path, *more: Any, **how: Any) -> Exported:
         if out.name == "late":
             raise LookupError("Doe^Jane")
         return write_export(volume, series, out, *more, **how)
 
-    monkeypatch.setattr(study_run, "find_series", confused)
+    monkeypatch.setattr(study_run, "find_whole", confused)
     monkeypatch.setattr(study_run, "write_export", no_text)
     names = ("Doe^Jane", "late", "good")
     for name in names:
