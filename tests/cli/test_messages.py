@@ -24,8 +24,8 @@ DEPENDENCIES = {
     re.split(r"[\[<>=~!; ]", text)[0].lower()
     for text in [*PROJECT["dependencies"], *(name for names in EXTRAS.values() for name in names)]
 }
-# The distribution, folders of results, a file format, a thread.
-NOT_COMMANDS = {"hz-mri", "hz-out", "hz-demo", "hz-figure", "hz-engine"}
+# The distribution, folders of results, a file format, threads.
+NOT_COMMANDS = {"hz-mri", "hz-out", "hz-demo", "hz-figure", "hz-engine", "hz-first-scan", "hz-workers"}
 # Options of pip, mri_convert, docker, torchrun, Triton, BABS, Apptainer and Slurm; a variable of a style
 # sheet; any flag with its opposite.
 OTHERS = {

@@ -153,7 +153,7 @@ def test_a_failed_redo_does_not_claim_the_old_result(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(written_files, "write_volume", broken)
+        patch.setattr(written_files, "atomic_write_bytes", broken)
         report = run_batch([scan], bundle, tmp_path / "out", RunOptions(overwrite=True))
     assert report.scans[0].status == "failed"
     assert not list((tmp_path / "out").glob("sub-01*.json"))
