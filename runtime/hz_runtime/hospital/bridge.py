@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -25,7 +25,7 @@ from hz_runtime.dicom.intake import IntakeLimits
 from hz_runtime.errors import HzError
 from hz_runtime.hospital.answers import Arrived, Changes, stored_in
 from hz_runtime.hospital.arrival import announced, refused_by
-from hz_runtime.hospital.journal import WAITING, Entry, Journal
+from hz_runtime.hospital.journal import WAITING, Entry, Journal, NoRoom
 from hz_runtime.hospital.line import Line
 from hz_runtime.hospital.orthanc import Orthanc, OrthancAway, OrthancRefuses
 from hz_runtime.hospital.outcome import Outcome, read_outcome
@@ -98,25 +98,28 @@ class Bridge:
         """Work until `stop` is set, or with `once` until nothing is left to do now.
 
         since : where an empty journal begins to read: after this change; None: after the last one there is.
-        Returns whether nothing was left; with `once`, an Orthanc that is away is an end, too. Raises Fatal,
-        HzError (journal).
+        Returns whether nothing was left; with `once`, an Orthanc that is away or a full disk is an end, too.
+        Raises Fatal, HzError (journal).
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._journal.forget_old()
-        failures = 0
+        with suppress(NoRoom):
+            self._journal.forget_old()
+        failures, back = 0, ""
         while not self._stop.is_set():
             try:
                 if self._journal.cursor is None:
                     self._begin(since)
                 moved = self._step()
                 if failures:
-                    self._say("Orthanc is back")
+                    self._say(back)
                 failures = 0
-            except (OrthancAway, OrthancRefuses) as error:
+            except (OrthancAway, OrthancRefuses, NoRoom) as error:
                 failures += 1
+                back = "there is room again" if isinstance(error, NoRoom) else "Orthanc is back"
                 pause = self._pace.pause(failures)
                 self._say(f"{error.message} Next try in {pause:g} s")
-                self._journal.remember(trouble=error.message)
+                with suppress(NoRoom):
+                    self._journal.remember(trouble=error.message)
                 if once:
                     return False
                 self._stop.wait(pause)
@@ -285,7 +288,7 @@ class Bridge:
         """Do something with a series; where Orthanc refuses it, or the disk, it is tried again later."""
         try:
             return do(entry)
-        except (OrthancAway, Fatal):
+        except (OrthancAway, NoRoom, Fatal):
             raise
         except HzError as error:
             self._failed(entry, error.one_line)
@@ -376,7 +379,7 @@ class Bridge:
     def _room(self) -> None:
         free = shutil.disk_usage(self._folder).free
         if free < _LEAST_FREE:
-            raise OrthancAway(f"{free / 1e9:.1f} GB are left on the disk of --state: waiting for room.")
+            raise NoRoom(f"{free / 1e9:.1f} GB are left on the disk of --state: waiting for room.")
 
     def _outstanding(self) -> bool:
         counts = self._journal.counts()

@@ -22,6 +22,8 @@ NAME = "journal.sqlite3"
 WAITING = ("new", "pending", "storing")  # the other states are ends
 ENDS = ("done", "passed", "discarded", "aside", "own")
 _KEPT_SECONDS = 400 * 86400.0
+_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+_ROOM = "Make room on the disk of --state."
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS series (
@@ -37,6 +39,11 @@ CREATE TABLE IF NOT EXISTS series (
 );
 CREATE INDEX IF NOT EXISTS waiting ON series (state, due);
 """
+
+
+class NoRoom(HzError):
+    """The disk of the bridge's state is full: nothing was written, and all can be tried again once there is
+    room."""
 
 
 @dataclass(frozen=True)
@@ -83,17 +90,21 @@ class Journal:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of it or nothing. Raises NoRoom, HzError."""
         try:
             with self._lock:
                 self._file.execute("BEGIN IMMEDIATE")
                 try:
                     yield self._file
+                    self._file.execute("COMMIT")
                 except BaseException:
-                    self._file.execute("ROLLBACK")
+                    if self._file.in_transaction:  # a full disk ends some transactions by itself
+                        self._file.execute("ROLLBACK")
                     raise
-                self._file.execute("COMMIT")
         except sqlite3.Error as error:
-            raise HzError(f"the journal cannot be written ({error}).", "Make room on its disk.") from error
+            if getattr(error, "sqlite_errorcode", None) in _FULL:
+                raise NoRoom(f"the journal cannot be written ({error}).", _ROOM) from error
+            raise HzError(f"the journal cannot be written ({error}).", _ROOM) from error
 
     def _read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """All rows. Raises HzError where the file is damaged."""

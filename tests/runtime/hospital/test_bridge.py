@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ pytest.importorskip("pydicom", reason="needs the extra dicom")
 import small_dicom as small
 from hz_runtime.errors import HzError, UsageError
 from hz_runtime.hospital.bridge import Fatal, Pace
-from hz_runtime.hospital.journal import NAME, Journal
+from hz_runtime.hospital.journal import NAME, Journal, NoRoom
 from hz_runtime.hospital.orthanc import Orthanc, OrthancRefuses, Server, read_password
 from hz_runtime.hospital.outcome import Outcome
 from hz_runtime.hospital.study import Study
@@ -195,6 +196,58 @@ def test_results_that_cannot_be_stored_do_not_pile_up(
     orthanc.fault = lambda *_: ""
     assert Run(orthanc, tmp_path).once()
     check_once(orthanc, tmp_path, sources)
+
+
+def test_a_full_disk_of_the_journal_is_waited_for(
+    orthanc: SmallOrthanc, heads: Callable, tmp_path: Path
+) -> None:
+    """As long as it lasts nothing is remembered, and once there is room nothing is lost."""
+    sources = [orthanc.send(heads(n)) for n in (2, 3)]
+    run = Run(orthanc, tmp_path)
+    run.journal._file.execute("PRAGMA max_page_count = 1")  # no more pages than there are
+    fill(run.journal)
+    checks = [0]
+
+    def make_room(line: str) -> None:
+        run.lines.append(line)
+        checks[0] += "the journal cannot be written (database or disk is full). Next try in" in line
+        if checks[0] == 2:
+            run.journal._file.execute("PRAGMA max_page_count = 100000")
+        if "there is room again" in line:
+            run.stop.set()
+
+    run.bridge._say = make_room
+    run.bridge.run(0)
+    run.client.close()
+    run.journal.close()
+    assert checks[0] == 2 and run.lines[-1] == "there is room again"
+    assert Run(orthanc, tmp_path).once()
+    check_once(orthanc, tmp_path, sources)
+
+
+def fill(journal: Journal) -> None:
+    """Facts of all sizes until none fits."""
+    for size in (2000, 200, 20, 1):
+        with suppress(NoRoom):
+            for number in range(10_000):
+                journal.remember(**{f"of{size}-{number}": "x" * size})
+    with pytest.raises(NoRoom):
+        journal.remember(more="x")
+
+
+def test_what_cannot_be_committed_is_undone(tmp_path: Path) -> None:
+    """A COMMIT that fails, as on a full disk, leaves no transaction open: the next one can begin."""
+    journal = Journal(tmp_path)
+    journal._file.executescript(
+        "PRAGMA foreign_keys = ON;"
+        "CREATE TABLE part (whole TEXT REFERENCES facts DEFERRABLE INITIALLY DEFERRED)"
+    )
+    with pytest.raises(HzError, match="cannot be written"), journal._writing() as file:
+        file.execute("INSERT INTO part VALUES ('nowhere')")  # refused by COMMIT, not before
+    journal.remember(trouble="none")
+    assert journal.fact("trouble") == "none"
+    assert journal._read("SELECT COUNT(*) FROM part") == [(0,)]
+    journal.close()
 
 
 def test_nothing_is_stored_once_the_time_is_up(
