@@ -17,8 +17,10 @@ pytest.importorskip("pydicom", reason="needs the extra dicom")
 
 import small_dicom as small
 from hz_runtime.hospital.journal import NAME
+from processes import started
 from real_orthanc import ORTHANC, STORESCU, RealOrthanc
 from small_bridge import QUICK, Run, forked
+from small_head_series import SLICES, write_head_series
 
 
 @pytest.fixture
@@ -70,3 +72,35 @@ def test_every_result_is_there_once(orthanc: RealOrthanc, tmp_path: Path) -> Non
             ]
         assert sorted(one for stored in done for one in stored) == sorted(found)
         assert not list((state / "work").iterdir())
+
+
+def test_the_reference_bundle_answers_once(
+    orthanc: RealOrthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same with hz-orthanc as it is: a head that passes every gate, in two halves, and one without T1."""
+    pytest.importorskip("niimath", reason="needs the extra prep")
+    pytest.importorskip("highdicom", reason="needs the extra dicom")
+    monkeypatch.setenv("HZ_ORTHANC_PASSWORD", "s3cret")
+    state, chance = tmp_path / "state", random.Random(7)
+    arguments = ["--url", orthanc.url, "--user", "hz", "--state", state, "--since", 0, "--poll", 0.2]
+    head = write_head_series(tmp_path / "head")
+    orthanc.send(small.write_other(tmp_path / "t2", 2, SeriesDescription="t2_tse")[:16])
+    orthanc.send(head[:20])
+    time.sleep(1.5)  # past StableAge
+    for turn in range(2):
+        bridge = started("orthanc", *arguments)
+        time.sleep(chance.uniform(1.0, 4.0))
+        bridge.kill()
+        bridge.communicate()
+        if turn == 0:
+            orthanc.stop()
+            orthanc.start()
+            orthanc.send(head[20:])
+    time.sleep(1.5)
+    said, errors = started("orthanc", *arguments, "--once").communicate(timeout=120)
+    assert sorted(orthanc.derived().values()) == [1, 1, SLICES], said + errors  # report, page, images
+    with sqlite3.connect(state / NAME) as file:
+        ended = file.execute("SELECT state, text FROM series WHERE state != 'own' ORDER BY state").fetchall()
+    assert [state for state, _ in ended] == ["done", "passed"]
+    assert f"{SLICES} images, report, page" in ended[0][1]
+    assert not list((state / "work").iterdir())
