@@ -27,6 +27,7 @@ U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Windows = tuple[tuple[float, float], tuple[float, float]]
 
 
 class ScanLike(Protocol):
@@ -146,9 +147,10 @@ def figure_data(
     sides = _sides(volume, prepared, harmonized_native, harmonized_grid)
     sample = Sample.of(sides)
     scaled = sides.scaled(sample.raw)
-    black, white = window = _window(sample.raw)
+    windows = _windows(sample)
     view = _view(sample, sides)
-    before, after, difference = _strips(sides, view, window)
+    before, after, difference = _strips(sides, view, windows)
+    black, white = windows[0]
     low, scale = sides.low, sides.scale
     shown = ((black - low) * scale, (white - low) * scale) if scale else (0.0, 1.0)
     x, y, z, _ = (np.asarray(sides.affine, dtype=np.float64) @ np.array([*view.centre, 1.0])).tolist()
@@ -159,13 +161,14 @@ def figure_data(
         histogram_before=histogram(scaled),
         histogram_after=histogram(sample.after),
         centre_mm=(round(x, 1), round(y, 1), round(z, 1)),
-        window=(float(black), float(white)),
+        window=windows[0],
         mean_change=round(float(np.abs(sample.after - scaled).mean()), 5) if scaled.size else 0.0,
         space=sides.space,
         small_before=thumbnail(sides.raw, sides.affine, view.box, low, sides.high, shown),
-        small_after=thumbnail(sides.after, sides.affine, view.box, 0.0, 1.0, (0.0, 1.0)),
+        small_after=thumbnail(sides.after, sides.affine, view.box, 0.0, 1.0, windows[1]),
         blocks_before=blocks(prepared.grid),
         blocks_after=blocks(harmonized_grid),
+        window_after=windows[1],
     )
 
 
@@ -203,10 +206,10 @@ def _mirrored(affine: F64, shape: tuple[int, ...], axes: tuple[int, ...]) -> F64
 def slices(sides: Sides, longest: int) -> Rows:
     """Mid-slices of both sides and of their difference, `longest` pixels on the longest side of the brain."""
     sample = Sample.of(sides)
-    return _slices(sides, _view(sample, sides), _window(sample.raw), longest)
+    return _slices(sides, _view(sample, sides), _windows(sample), longest)
 
 
-def _slices(sides: Sides, view: View, window: tuple[float, float], longest: int) -> Rows:
+def _slices(sides: Sides, view: View, windows: Windows, longest: int) -> Rows:
     spacing = sides.spacing
     pixel = max(float((b - a) * s) for (a, b), s in zip(view.box, spacing, strict=True)) / longest
     rows = Rows([], [], [])
@@ -218,15 +221,15 @@ def _slices(sides: Sides, view: View, window: tuple[float, float], longest: int)
         pictures = [
             upright(resize(cut, mm, pixel), axis) for cut in (raw, after, change, inside.astype(np.float32))
         ]
-        rows.before.append(gray(pictures[0], *window))
-        rows.after.append(gray(pictures[1], 0.0, 1.0))
+        rows.before.append(gray(pictures[0], *windows[0]))
+        rows.after.append(gray(pictures[1], *windows[1]))
         rows.difference.append(diverging(pictures[2], pictures[3]))
     return rows
 
 
-def _strips(sides: Sides, view: View, window: tuple[float, float]) -> tuple[bytes, bytes, bytes]:
+def _strips(sides: Sides, view: View, windows: Windows) -> tuple[bytes, bytes, bytes]:
     """PNGs of the slices before, after, and of their difference."""
-    rows = _slices(sides, view, window, MAX_PIXELS)
+    rows = _slices(sides, view, windows, MAX_PIXELS)
     return (
         encode_png(strip(rows.before, ink=255)),
         encode_png(strip(rows.after, ink=255)),
@@ -239,11 +242,17 @@ def _finite(cut: F32) -> F32:
     return np.where(np.isfinite(cut), cut, 0).astype(np.float32, copy=False)
 
 
+def _windows(sample: Sample) -> Windows:
+    """What is drawn as black and as white of each side: each has a scale of its own, and a harmonized brain
+    need not reach the end of it."""
+    return _window(sample.raw), _window(sample.after)
+
+
 def _window(inside: F32) -> tuple[float, float]:
     if inside.size == 0:
         return 0.0, 1.0
     black, white = (float(v) for v in np.percentile(inside, [1.0, 99.5]))
-    return (black, white) if white > black else (black, black + 1.0)
+    return (black, white) if white > black else (black - 0.5, black + 0.5)  # a flat brain is seen
 
 
 def _view(sample: Sample, sides: Sides) -> View:

@@ -25,6 +25,7 @@ MAX_PIXELS = 155
 _FORMAT = "hz-figure"
 _VERSION = 2
 _MAX_BYTES = 4 * 2**20
+_FULL = (0.0, 1.0)  # window of the harmonized side in figures that do not say it, of earlier runs
 _SMALL = ("small_before", "small_after", "blocks_before", "blocks_after")
 
 
@@ -36,7 +37,8 @@ class Figure:
     histogram_before, histogram_after : 64 counts of brain voxels over [0, 1] (raw values are
         min-max scaled as the network saw them; larger scans are counted on a regular subsample).
     centre_mm : world coordinates (mm) that all three slices pass through.
-    window : raw intensities drawn as black and as white (1st and 99.5th percentile of the brain).
+    window, window_after : raw and harmonized intensities drawn as black and as white (1st and 99.5th
+        percentile of the brain).
     mean_change : mean |after - before| over the counted brain voxels, in [0, 1] units.
     space : "native" (full resolution) or "model" (the network's grid).
     small_before, small_after : gzipped NIfTI at about 2 mm, both scaled 0 to 1, see `thumbnail`; empty
@@ -58,6 +60,7 @@ class Figure:
     small_after: bytes
     blocks_before: bytes
     blocks_after: bytes
+    window_after: tuple[float, float] = _FULL
     row: bytes = b""
 
     @property
@@ -77,6 +80,7 @@ class Figure:
             "histogram_after": self.histogram_after,
             "centre_mm": self.centre_mm,
             "window": self.window,
+            "window_after": self.window_after,
             "mean_change": self.mean_change,
             "space": self.space,
             **{name: base64.b64encode(getattr(self, name)).decode() for name in _SMALL},
@@ -107,10 +111,11 @@ def _from_record(record: Any) -> Figure:
     counts = [tuple(int(n) for n in record[key]) for key in ("histogram_before", "histogram_after")]
     if any(len(c) != BINS or min(c) < 0 for c in counts):
         raise ValueError("bad histogram")
-    numbers = [float(x) for x in (*record["centre_mm"], *record["window"], record["mean_change"])]
-    if len(numbers) != 6 or not all(math.isfinite(x) for x in numbers):
+    windows = (*record["window"], *record.get("window_after", _FULL))
+    numbers = [float(x) for x in (*record["centre_mm"], *windows, record["mean_change"])]
+    if len(numbers) != 8 or not all(math.isfinite(x) for x in numbers):
         raise ValueError("bad numbers")
-    x, y, z, black, white, change = numbers
+    x, y, z, black, white, black_after, white_after, change = numbers
     space = str(record["space"])
     if space not in ("native", "model"):
         raise ValueError("unknown space")
@@ -119,5 +124,15 @@ def _from_record(record: Any) -> Figure:
     for volume, means in zip(small[:2], small[2:], strict=True):
         check_small(volume, means)
     return Figure(
-        before, after, difference, counts[0], counts[1], (x, y, z), (black, white), change, space, *small
+        before=before,
+        after=after,
+        difference=difference,
+        histogram_before=counts[0],
+        histogram_after=counts[1],
+        centre_mm=(x, y, z),
+        window=(black, white),
+        mean_change=change,
+        space=space,
+        window_after=(black_after, white_after),
+        **dict(zip(_SMALL, small, strict=True)),
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from itertools import compress
 
 from hz_runtime.report import gates, markup, predictions, scan_labels
 from hz_runtime.report.figure import Figure
@@ -40,15 +41,17 @@ def attention(scans: Sequence[Scan]) -> str:
 
 
 def table(scans: Sequence[Scan], outputs: RunOutputs, figures: Mapping[str, Figure]) -> str:
-    """A row a scan, with its picture.  figures : by the scan's `name`."""
+    """A row a scan, with its picture, and no column that is empty.  figures : by the scan's `name`."""
     if not scans:
         return "<h2>Scans</h2>\n<p>This run held no scans.</p>\n"
     gated = any(gates.gates_of(scan) for scan in scans)
+    cells = [predictions.cells(scan, outputs) for scan in scans]
+    filled = [any(column) for column in zip(*cells, strict=True)]  # known ages, for one, are often not given
     heads = "".join(
         f'<th scope="col"{kind}>{name}</th>'
         for name, kind in (
             *((name, "") for name in ("Scan", "Status", "Why", *(("Gates",) if gated else ()))),
-            *((name, ' class="num"') for name in predictions.headings(outputs)),
+            *((name, ' class="num"') for name in compress(predictions.headings(outputs), filled)),
         )
     )
     parts = [
@@ -56,8 +59,8 @@ def table(scans: Sequence[Scan], outputs: RunOutputs, figures: Mapping[str, Figu
         _CAVEAT if any(map(_has_caveat, scans)) else "",
         f'<div class="scroll"><table id="scans"><thead><tr>{heads}</tr></thead>\n<tbody>\n',
     ]
-    for number, scan in enumerate(scans, 1):
-        numbers = "".join(f'<td class="num">{cell}</td>' for cell in predictions.cells(scan, outputs))
+    for number, (scan, row) in enumerate(zip(scans, cells, strict=True), 1):
+        numbers = "".join(f'<td class="num">{cell}</td>' for cell in compress(row, filled))
         if gated:
             numbers = f'<td class="gated">{gates.summary(gates.gates_of(scan))}</td>{numbers}'
         parts.append(

@@ -214,7 +214,7 @@ def _panel(
 
 def _pictures(scan: Mapping[str, Any], figure: Figure) -> list[str]:
     width, height = figure.size
-    low, high = figure.window
+    (low, high), (black, white) = figure.window, figure.window_after
     limit = f"{DIFFERENCE_LIMIT:g}"
     label = markup.text(title(scan))
     raw = "the brain of the raw head, field corrected" if scan.get("gates") else "as scanned"
@@ -226,7 +226,12 @@ def _pictures(scan: Mapping[str, Any], figure: Figure) -> list[str]:
             f"{scanned}, shown from {low:.4g} (black) to {high:.4g} (white)",
             "raw brain",
         ),
-        (figure.after, "After", "harmonized, shown from 0 (black) to 1 (white)", "harmonized brain"),
+        (
+            figure.after,
+            "After",
+            f"harmonized, shown from {black:.3g} (black) to {white:.3g} (white)",
+            "harmonized brain",
+        ),
         (
             figure.difference,
             "Difference",

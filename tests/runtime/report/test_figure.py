@@ -167,9 +167,15 @@ def test_window_is_the_robust_range_of_the_brain():
     inside = raw > 0
     raw[inside] = np.random.default_rng(4).uniform(100, 900, int(inside.sum())).astype(np.float32)
     raw[30, 20, 20] = 1e6
-    after = inside.astype(np.float32) * 0.5
-    black, white = draw(raw, after, high=1000.0).window
-    np.testing.assert_allclose([black, white], np.percentile(raw[inside], [1, 99.5]), rtol=1e-5)
+    after = np.where(inside, np.float32(0.3) + raw / np.float32(4e3), np.float32(0))
+    figure = draw(raw, after, high=1000.0)
+    np.testing.assert_allclose(figure.window, np.percentile(raw[inside], [1, 99.5]), rtol=1e-5)
+    np.testing.assert_allclose(figure.window_after, np.percentile(after[inside], [1, 99.5]), rtol=1e-5)
+    brains = [decode_png(side).astype(int) for side in (figure.before, figure.after)]
+    apart = np.abs(brains[0] - brains[1])  # a straight line of the values changes no picture but its edges
+    assert (apart > 4).mean() < 0.05 and np.median(brains[0][brains[0] > 0]) > 80
+    flat = tiles(draw(raw, inside.astype(np.float32) * np.float32(0.5)).after)[0]
+    assert 100 < np.median(flat) < 155  # neither black nor white
 
 
 def test_model_grid_when_there_is_no_native_output():

@@ -72,7 +72,7 @@ def test_the_viewer_shows_both_sides_and_moves(pages):
             np.array(tab.evaluate(PIXELS % side)).reshape(-1, 3) for side in ("before", "after", "difference")
         )
         levels = [np.percentile(side[side[:, 0] > 60, 0], 90) for side in (before, after)]  # no crosshair
-        assert levels[0] > levels[1] + 50  # before is shown in its own narrow window, to full white
+        assert min(levels) > 180  # each side is shown in its own narrow window, to full white
         assert (np.ptp(after, axis=1) > 60).mean() < 0.1 < (np.ptp(change, axis=1) > 10).mean()
         assert (change[:, 0] > change[:, 2] + 10).sum() > 1000  # red: harmonized is brighter
         tab.evaluate("const s = document.getElementById('viewer-scan'); s.value = '1';"
