@@ -1,4 +1,4 @@
-"""Whether DICOM files are whole: their headers can be read to the pixels, and the pixels are all there.
+"""Whether DICOM files are whole: their headers can be read, and the pixels of MR images are all there.
 
 Nothing is decoded. A file is named by its place among the others and by what it says of its place in its
 series: its own name may be a patient's.
@@ -20,6 +20,7 @@ from hz_runtime.dicom.series import MR_CLASSES, Series, series_of
 _UNDEFINED = 0xFFFFFFFF
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OW", b"UN"))  # VRs whose length has four bytes behind two
 _PIXELS = (0x7FE0, 0x0010)
+_DIRECTORY = "1.2.840.10008.1.3.10"  # Media Storage Directory: the DICOMDIR of a disc (PS3.10 8.6)
 _ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 
 
@@ -55,6 +56,11 @@ def find_whole(files: Sequence[Path]) -> tuple[tuple[Series, ...], list[Damage]]
         return series_of(planes), damage
 
 
+def damaged_in(series: Series, damage: Sequence[Damage]) -> list[Damage]:
+    """Those that are a part of `series`, or may be: of a file that cannot be read nobody knows."""
+    return [found for found in damage if found.uid in ("", series.uid)]
+
+
 def _read(path: Path) -> tuple[str, float | None, str, list[Plane]]:
     """(series, instance number, what is wrong or "", the file's images)."""
     damaged = "", None, "cannot be read: it is damaged"
@@ -76,9 +82,10 @@ def _read(path: Path) -> tuple[str, float | None, str, list[Plane]]:
 def _judged(data: Any, file: BinaryIO, size: int) -> tuple[str, float | None, str]:
     """(series, instance number, what is wrong or "") of what is `opened` of a file."""
     uid, image = str(data.get("SeriesInstanceUID") or ""), number(data.get("InstanceNumber"))
-    if not uid:  # every object has one
-        return "", image, "cannot be read: it ends within its header, or is damaged"
-    if number(data.get("Columns")) is None and data.get("SOPClassUID") not in MR_CLASSES:  # no image
+    if not uid:  # every object has one but a disc's table of contents
+        contents = data.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY
+        return "", image, "" if contents else "cannot be read: it ends within its header, or is damaged"
+    if data.get("SOPClassUID") not in MR_CLASSES:  # no head; spectra and maps have no pixels, or others
         return uid, image, ""
     implicit, little = data.original_encoding
     return uid, image, _missing(file, size, data, "<" if little else ">", bool(implicit))

@@ -22,7 +22,7 @@ from hz_runtime.dicom.intake import dicom_files
 from hz_runtime.dicom.result import read_result
 from hz_runtime.dicom.selection import choose_each, judge
 from hz_runtime.dicom.series import Series
-from hz_runtime.dicom.whole_files import Damage, find_whole
+from hz_runtime.dicom.whole_files import Damage, damaged_in, find_whole
 from hz_runtime.errors import HzError, UnreadableScan, UnsupportedScan, UsageError
 from hz_runtime.hospital.outcome import RESULT_NAME, Outcome
 from hz_runtime.hospital.study import ProcessOptions, Study
@@ -139,7 +139,7 @@ class StudyRun:
             )
         one, salt = chosen[0], self._options.salt
         names.append(output_name(one, salt).partition("_")[0])
-        if own := [found for found in damage if found.uid == one.uid]:
+        if own := damaged_in(one, damage):
             raise _damaged(own)
         notes += [found.said for found in damage]
         return Head(one, convert(one, self._folder, salt=salt).volume, names[0], tuple(notes))

@@ -11,6 +11,7 @@ pytest.importorskip("pydicom", reason="needs the extra dicom")
 
 import pydicom
 from pydicom.encaps import encapsulate
+from pydicom.fileset import FileSet
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -90,6 +91,28 @@ def test_an_object_without_pixels_is_no_damage(files: list[Path]) -> None:
     report.SOPClassUID, report.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.88.11", "2.25.5"
     report.SeriesInstanceUID = "2.25.6"
     assert find_damage([small.save(report, files[0].parent / "report")]) == []
+
+
+def test_objects_that_are_no_mr_image_are_no_damage(files: list[Path]) -> None:
+    """Spectra have rows and columns and no pixels (PS3.3 C.8.14.4), parametric maps float pixels (C.7.6.24)."""
+    spectrum = small.header(
+        0, SOPClassUID="1.2.840.10008.5.1.4.1.1.4.2", SeriesInstanceUID="2.25.7", Rows=1, Columns=1
+    )
+    spectrum.SpectroscopyData = bytes(64)
+    parametric = small.header(0, SOPClassUID="1.2.840.10008.5.1.4.1.1.30", SeriesInstanceUID="2.25.8")
+    parametric.FloatPixelData = bytes(64)
+    folder = files[0].parent
+    assert find_damage([small.save(spectrum, folder / "a"), small.save(parametric, folder / "b")]) == []
+
+
+def test_the_table_of_contents_of_a_disc_is_no_damage(files: list[Path], tmp_path: Path) -> None:
+    disc = FileSet()
+    for path in files[:2]:
+        disc.add(path)
+    disc.write(tmp_path / "disc")
+    found = [path for path in (tmp_path / "disc").rglob("*") if path.is_file()]
+    assert len(found) == 3 and (tmp_path / "disc" / "DICOMDIR") in found
+    assert find_damage(found) == []
 
 
 def test_pixels_that_are_fewer_than_the_header_says(files: list[Path]) -> None:
