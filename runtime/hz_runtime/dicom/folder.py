@@ -24,7 +24,7 @@ _UNFETCHED, _ELSEWHERE = "not fetched", "elsewhere"
 
 
 def find_dicom(folder: Path, most: int, note: Callable[[str], None]) -> list[Path]:
-    """The DICOM files below `folder`, in the order of their names.
+    """The DICOM files below `folder`, in the order of their names, those that only are named so among them.
 
     most : files of any kind that are looked at.  note : called with a line for what is left out beside them.
     Messages name neither files nor folders. Raises UnreadableScan where there are more files, UnsupportedScan
@@ -34,7 +34,7 @@ def find_dicom(folder: Path, most: int, note: Callable[[str], None]) -> list[Pat
     left: Counter[str] = Counter()
     found = list(_walk(folder, most, refused.append, left))
     lines = [*_closed(refused), *_left_out(left)]
-    if not found:
+    if not any(like for _, like in found):
         more = f" ({'; '.join(lines)})" if lines else ""
         raise UnsupportedScan(
             f"no DICOM file is in the input{more}.",
@@ -44,14 +44,15 @@ def find_dicom(folder: Path, most: int, note: Callable[[str], None]) -> list[Pat
         )
     for line in lines:
         note(line)
-    return found
+    return [path for path, _ in found]
 
 
 def holds_dicom(folder: Path) -> bool:
     """Whether `find_dicom` has something to say of a folder: DICOM, content not fetched, or too much."""
     left: Counter[str] = Counter()
     try:
-        return any(True for _ in _walk(folder, MOST_FILES, lambda _: None, left)) or left[_UNFETCHED] > 0
+        found = _walk(folder, MOST_FILES, lambda _: None, left)
+        return any(like for _, like in found) or left[_UNFETCHED] > 0
     except UnreadableScan:
         return True
 
@@ -60,6 +61,11 @@ def find_archives(folder: Path) -> list[Path]:
     """Files below `folder` that are named as archives, in the order of their names; no hidden folders, and no
     links elsewhere."""
     return [path for path in _named(folder, ARCHIVES) if not path.is_symlink() or leads_into_annex(path)]
+
+
+def named_like_dicom(name: str) -> bool:
+    """Whether a file is named as DICOM: one that is empty, or torn, still is the place of an image."""
+    return name.lower().endswith(_SUFFIXES) and not name.startswith(".")  # "._1.dcm" is macOS's
 
 
 def count_by_name(folder: Path) -> int:
@@ -102,8 +108,13 @@ def too_much(what: str) -> UnreadableScan:
     )
 
 
-def _walk(folder: Path, most: int, refused: Callable[[OSError], None], left: Counter[str]) -> Iterator[Path]:
-    """left : counts what is passed over."""
+def _walk(
+    folder: Path, most: int, refused: Callable[[OSError], None], left: Counter[str]
+) -> Iterator[tuple[Path, bool]]:
+    """(file, whether it begins like DICOM) of those that do, or are named so.
+
+    left : counts what is passed over.
+    """
     count = 0
     for here, folders, files in os.walk(folder, onerror=refused):
         at = Path(here)
@@ -118,8 +129,8 @@ def _walk(folder: Path, most: int, refused: Callable[[OSError], None], left: Cou
                 left[_UNFETCHED] += 1
             elif path.is_symlink() and not leads_into_annex(path):
                 left[_ELSEWHERE] += 1
-            elif _regular(path) and begins_like_dicom(path):
-                yield path
+            elif _regular(path) and ((like := begins_like_dicom(path)) or named_like_dicom(name)):
+                yield path, like
 
 
 def _named(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:

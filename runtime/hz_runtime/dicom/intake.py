@@ -2,7 +2,8 @@
 
 A stranger's archive is unpacked into a private temporary folder under names of hz's own (000001, 000002...),
 so that no name in it can lead outside, and no name with a patient in it reaches another file. What it may
-hold is bounded before and while it is inflated. Only regular files that begin like DICOM are kept.
+hold is bounded before and while it is inflated. Only regular files are kept that begin like DICOM or are
+named so.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-from hz_runtime.dicom.folder import HEAD, MOST_FILES, find_dicom, looks_like_dicom, too_much
+from hz_runtime.dicom.folder import HEAD, MOST_FILES, find_dicom, looks_like_dicom, named_like_dicom, too_much
 from hz_runtime.errors import HzError, UnreadableScan, UnsupportedScan
 from hz_runtime.io.annex import fetch_command, unfetched
 
@@ -82,7 +83,7 @@ def dicom_files(
         raise UnreadableScan("the DICOM input is neither a folder nor a regular file.", "Give a folder.")
     else:
         with private_folder() as folder:
-            yield _some(_unpacked(path, folder, limits))
+            yield _unpacked(path, folder, limits)
 
 
 @contextmanager
@@ -104,15 +105,6 @@ def no_room(error: OSError) -> HzError:
     return HzError(f"temporary files cannot be written ({error.strerror or type(error).__name__}).", _ROOM)
 
 
-def _some(files: list[Path]) -> list[Path]:
-    if not files:
-        raise UnsupportedScan(
-            "no DICOM file is in the input.",
-            "Give the folder, .zip or .tar.gz that holds the series' slices.",
-        )
-    return files
-
-
 def _unpacked(path: Path, folder: Path, limits: IntakeLimits) -> list[Path]:
     from isal import igzip_lib
 
@@ -123,11 +115,12 @@ def _unpacked(path: Path, folder: Path, limits: IntakeLimits) -> list[Path]:
             file.seek(0)
             if looks_like_dicom(head):
                 return [path]
+            unpacking = _Unpacking(folder, limits)
             if head[:2] == _ZIP_MAGIC:
-                return _from_zip(file, folder, limits)
-            if head[:2] == _GZIP_MAGIC:
-                return _from_tar(_inflated(file), folder, limits)
-            return _from_tar(file, folder, limits)
+                _from_zip(file, unpacking)
+            else:
+                _from_tar(_inflated(file) if head[:2] == _GZIP_MAGIC else file, unpacking)
+            return unpacking.some()
     except HzError:
         raise
     except OSError as error:
@@ -181,39 +174,50 @@ class _Unpacking:
     """Counts what is written and gives every file its number for a name."""
 
     def __init__(self, folder: Path, limits: IntakeLimits) -> None:
-        self.files: list[Path] = []
-        self._folder, self._limits, self._left, self._seen = folder, limits, limits.max_bytes, 0
+        self.limits = limits
+        self._files: list[Path] = []
+        self._folder, self._left, self._seen, self._any_like = folder, limits.max_bytes, 0, False
+
+    def some(self) -> list[Path]:
+        """The files. Raises UnsupportedScan where none begins like DICOM."""
+        if not self._any_like:
+            raise UnsupportedScan(
+                "no DICOM file is in the input.",
+                "Give the folder, .zip or .tar.gz that holds the series' slices.",
+            )
+        return self._files
 
     def count(self) -> None:
         self._seen += 1
-        if self._seen > self._limits.max_files:
-            raise too_much(f"more than {self._limits.max_files} files")
+        if self._seen > self.limits.max_files:
+            raise too_much(f"more than {self.limits.max_files} files")
 
-    def keep(self, source: IO[bytes]) -> None:
-        """Write a member to its own file where it begins like DICOM."""
+    def keep(self, source: IO[bytes], name: str) -> None:
+        """Write a member to its own file where it begins like DICOM, or is named so."""
         head = source.read(HEAD)
-        if not looks_like_dicom(head):
+        like = looks_like_dicom(head)
+        if not like and not named_like_dicom(os.path.basename(name)):
             return
-        target = self._folder / f"{len(self.files) + 1:06}"
+        self._any_like |= like
+        target = self._folder / f"{len(self._files) + 1:06}"
         size = 0
         with open(target, "xb") as out:
             piece = head
             while piece:
                 size += len(piece)
                 self._left -= len(piece)
-                if size > self._limits.max_file_bytes or self._left < 0:
+                if size > self.limits.max_file_bytes or self._left < 0:
                     raise too_much(
-                        f"more than {self._limits.max_bytes / 1e9:.3g} GB, or a file of more than "
-                        f"{self._limits.max_file_bytes / 1e9:.3g} GB"
+                        f"more than {self.limits.max_bytes / 1e9:.3g} GB, or a file of more than "
+                        f"{self.limits.max_file_bytes / 1e9:.3g} GB"
                     )
                 out.write(piece)
                 piece = source.read(_BLOCK)
-        self.files.append(target)
+        self._files.append(target)
 
 
-def _from_tar(file: BinaryIO, folder: Path, limits: IntakeLimits) -> list[Path]:
-    unpacking = _Unpacking(folder, limits)
-    bounded = _Bounded(file, limits)
+def _from_tar(file: BinaryIO, unpacking: _Unpacking) -> None:
+    bounded = _Bounded(file, unpacking.limits)
     with tarfile.open(fileobj=cast(Any, bounded), mode="r:") as archive:
         while (member := archive.next()) is not None:
             unpacking.count()
@@ -221,16 +225,14 @@ def _from_tar(file: BinaryIO, folder: Path, limits: IntakeLimits) -> list[Path]:
             if member.isreg() and not member.issparse():
                 content = archive.extractfile(member)
                 if content is not None:
-                    unpacking.keep(content)
+                    unpacking.keep(content, member.name)
     while bounded.read(_BLOCK):  # to the end, where gzip's checksum is
         pass
-    return unpacking.files
 
 
-def _from_zip(file: BinaryIO, folder: Path, limits: IntakeLimits) -> list[Path]:
-    if _directory_bytes(file) > limits.max_directory_bytes:
+def _from_zip(file: BinaryIO, unpacking: _Unpacking) -> None:
+    if _directory_bytes(file) > unpacking.limits.max_directory_bytes:
         raise too_much("a table of contents of absurd size")
-    unpacking = _Unpacking(folder, limits)
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             unpacking.count()
@@ -243,8 +245,7 @@ def _from_zip(file: BinaryIO, folder: Path, limits: IntakeLimits) -> list[Path]:
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise UnsupportedScan("the .zip is compressed by a rare method.", "Unpack it first.")
             with archive.open(member) as content:
-                unpacking.keep(content)
-    return unpacking.files
+                unpacking.keep(content, member.filename)
 
 
 def _directory_bytes(file: BinaryIO) -> int:

@@ -56,6 +56,24 @@ def test_where_nothing_is_fetched_the_refusal_says_how(annex: Path) -> None:
     assert "datalad get PATH" in unread.value.remedy
 
 
+def test_a_file_that_only_is_named_like_dicom_has_its_place(tmp_path: Path) -> None:
+    """What a full disk left empty is an image that is missing; alone it makes no study."""
+    (tmp_path / "in").mkdir()
+    members = {"1.dcm": DICOM, "2.dcm": b"", "3.IMA": b"torn", "._1.dcm": b"macOS", "x": b""}
+    for name, content in members.items():
+        (tmp_path / "in" / name).write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for path in sorted((tmp_path / "in").iterdir()):
+            archive.write(path, f"exam/{path.name}")
+    for source in (tmp_path / "in", tmp_path / "in.zip"):
+        with dicom_files(source) as files:
+            assert [path.read_bytes() for path in files] == [DICOM, b"", b"torn"]
+    (tmp_path / "in" / "1.dcm").unlink()
+    assert not holds_dicom(tmp_path / "in")
+    with pytest.raises(UnsupportedScan, match="no DICOM file"), dicom_files(tmp_path / "in"):
+        pass
+
+
 def test_other_links_are_counted_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "other").mkdir()

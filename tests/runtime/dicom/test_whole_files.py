@@ -94,7 +94,7 @@ def test_an_object_without_pixels_is_no_damage(files: list[Path]) -> None:
 
 
 def test_objects_that_are_no_mr_image_are_no_damage(files: list[Path]) -> None:
-    """Spectra have rows and columns and no pixels (PS3.3 C.8.14.4), parametric maps float pixels (C.7.6.24)."""
+    """Spectra have rows and columns and no pixels (PS3.3 C.8.14.4); parametric maps may have float pixels."""
     spectrum = small.header(
         0, SOPClassUID="1.2.840.10008.5.1.4.1.1.4.2", SeriesInstanceUID="2.25.7", Rows=1, Columns=1
     )

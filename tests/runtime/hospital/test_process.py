@@ -101,27 +101,28 @@ def test_several_studies_and_what_they_end_in(bundle: Bundle, tmp_path: Path) ->
     cut.write_bytes(cut.read_bytes()[:-700])
     torn = sorted(small.write_series(tmp_path / "torn"))[9]
     torn.write_bytes(torn.read_bytes()[:300])
-    # An outer image that cannot be read leaves no gap.
-    last = max(small.write_series(tmp_path / "short"), key=lambda p: pydicom.dcmread(p).InstanceNumber)
-    last.write_bytes(last.read_bytes()[:300])
+    for name, left in (("short", 300), ("empty", 0)):  # an outer image that cannot be read leaves no gap
+        last = max(small.write_series(tmp_path / name), key=lambda p: pydicom.dcmread(p).InstanceNumber)
+        last.write_bytes(last.read_bytes()[:left])
+        last.rename(last.with_suffix(".dcm"))
     small.write_series(tmp_path / "good")
     other = sorted(small.write_other(tmp_path / "good", 9, SeriesDescription="t2_tse"))[0]
     other.write_bytes(other.read_bytes()[:-9])
     small.write_series(tmp_path / "two")
     small.write_other(tmp_path / "two", 3, StudyInstanceUID=f"{small.STUDY_UID}.3")
     (tmp_path / "none").mkdir()
-    names = ("t2", "cut", "torn", "short", "good", "two", "none")
+    names = ("t2", "cut", "torn", "short", "empty", "good", "two", "none")
     outcomes = process_studies([Study(tmp_path / n, tmp_path / "out" / n) for n in names], bundle)
     codes = {name: (o.status, o.exit_code) for name, o in zip(names, outcomes, strict=True)}
     assert codes == {
         "t2": ("discarded", 0), "cut": ("failed", 3), "torn": ("failed", 3), "short": ("failed", 3),
-        "good": (outcomes[4].status, 0), "two": ("failed", 2), "none": ("failed", 3),
+        "empty": ("failed", 3), "good": (outcomes[5].status, 0), "two": ("failed", 2), "none": ("failed", 3),
     }  # fmt: skip
     by_name = dict(zip(names, outcomes, strict=True))
     assert "no series is a T1-weighted head" in by_name["t2"].text and "Doe" not in by_name["t2"].text
     assert f"file 5 of 32 in the order of their names (image {image}) is cut short" in by_name["cut"].text
     assert "file 10 of 32" in by_name["torn"].text
-    assert "cannot be read: it ends within its header" in by_name["short"].text
+    assert all("cannot be read: it ends within its header" in by_name[n].text for n in ("short", "empty"))
     assert by_name["good"].notes and "is cut short" in by_name["good"].notes[0]
     assert "2 studies" in by_name["two"].text and "no DICOM file" in by_name["none"].text
     for name in names:
