@@ -143,15 +143,19 @@ def convert(
     from hz_runtime.dicom.convert import convert as write
     from hz_runtime.dicom.deidentify import SALT
     from hz_runtime.dicom.selection import choose, choose_each, judge
-    from hz_runtime.dicom.series import find_series
+    from hz_runtime.dicom.whole_files import check_whole, find_whole
     from hz_runtime.errors import ScanError
 
     failed = 0
     with _opened(source) as files:
-        found = find_series(files)
+        found, damage = find_whole(files)
+        for file in damage:
+            _warn(file.said)
         chosen, without = choose_each(found) if wanted is None else ((choose(found, wanted),), 0)
+        alone = wanted is None and len({one.study_uid for one in found}) == 1  # who names one has looked
         for one in chosen:
             try:
+                check_whole(one, damage, alone)
                 written = write(one, out, salt=salt or SALT, keep_ids=keep_ids, keep_reference=keep_reference)
             except ScanError as error:  # of one study; the others are converted
                 render.print_error(error)

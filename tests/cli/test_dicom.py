@@ -52,6 +52,18 @@ def test_help_is_quick() -> None:
         assert not help_of("dicom", command)[1]
 
 
+def test_a_series_that_may_be_a_slice_short_is_not_converted(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom", reason="needs the extra dicom")
+    pytest.importorskip("dcm2niix", reason="needs the extra dicom")
+    first = small.write_series(tmp_path / "in")[0]
+    (tmp_path / "in" / "outer").write_bytes(first.read_bytes()[:300])
+    command = ["convert", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(dicom, command)
+    assert result.exit_code == 3 and "error: file" in result.output and not (tmp_path / "out").exists()
+    assert "32 x 32 x 32" in run("list", tmp_path / "in")
+    assert "cannot be read" in run(*command, "--series", 1)  # who names it has looked
+
+
 def test_list(exam: Path) -> None:
     lines = run("list", exam).splitlines()
     assert len(lines) == 3 and "Doe" not in "".join(lines)

@@ -168,6 +168,22 @@ def test_a_study_without_a_head_is_a_row(tmp_path: Path) -> None:
     assert "without a T1-weighted head" in str(found[1].fault)
 
 
+def test_a_head_that_may_be_a_slice_short_is_refused(tmp_path: Path) -> None:
+    """An outer image that cannot be read leaves no gap. Among several studies it may be anybody's."""
+    for package in DICOM:
+        pytest.importorskip(package)
+    first = write_series(tmp_path / "in")[0]
+    (tmp_path / "in" / "outer").write_bytes(first.read_bytes()[:300])
+    (tmp_path / "made").mkdir()
+    taken = DicomScans(tmp_path / "made")
+    (scan,) = collect([tmp_path / "in"], tmp_path / "out", taken).scans
+    assert "cannot be read: it ends within its header" in str(scan.fault)
+    write_other(tmp_path / "in", 2, StudyInstanceUID="2.25.8")
+    found = collect([tmp_path / "in"], tmp_path / "out", taken)
+    assert [scan.fault for scan in found.scans] == [None, None]
+    assert "cannot be read: it ends within its header" in found.notes[0].text
+
+
 def test_a_folder_of_scans_is_searched_for_scans(tmp_path: Path) -> None:
     """DICOM that lies beside them is left alone, and nothing is DICOM where it is not asked for."""
     for package in DICOM:

@@ -18,7 +18,7 @@ from hz_runtime.dicom.deidentify import SALT, need
 from hz_runtime.dicom.folder import find_archives, holds_dicom, is_dicom
 from hz_runtime.dicom.intake import dicom_files, private_folder
 from hz_runtime.dicom.selection import choose_each
-from hz_runtime.dicom.series import find_series
+from hz_runtime.dicom.whole_files import check_whole, find_whole
 from hz_runtime.errors import HzError, UnsupportedScan, UsageError
 
 
@@ -54,7 +54,8 @@ class DicomScans:
         """(the file of the T1-weighted head of every study in `text`, or what was wrong instead; notes).
 
         text : one of `sources`.  A study without one has a path, too, at which there is no file. Notes are
-        those of `dicom_files`. Raises UsageError where the extra `dicom` is not installed.
+        those of `dicom_files`, and which files are damaged. Raises UsageError where the extra `dicom` is not
+        installed.
         """
         need("pydicom", "dcm2niix")
         into = self.folder / f"{next(self._numbers):04}"
@@ -62,9 +63,12 @@ class DicomScans:
         notes: list[str] = []
         try:
             with dicom_files(text, note=notes.append) as files:
-                chosen, without = choose_each(find_series(files))
+                series, damage = find_whole(files)
+                notes += [found.said for found in damage]
+                chosen, without = choose_each(series)
                 for one in chosen:
                     try:
+                        check_whole(one, damage, alone=len(chosen) + without == 1)
                         made[convert(one, into, salt=self.salt).volume] = None
                     except HzError as error:
                         made[self._none(into, len(made))] = error

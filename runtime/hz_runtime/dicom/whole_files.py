@@ -16,7 +16,9 @@ from typing import Any, BinaryIO
 from hz_runtime.dicom.deidentify import need, number, quiet
 from hz_runtime.dicom.planes import Deflated, Plane, opened, planes_of
 from hz_runtime.dicom.series import MR_CLASSES, Series, series_of
+from hz_runtime.errors import UnreadableScan
 
+_MOST_NAMED = 8  # damaged files, in one line
 _UNDEFINED = 0xFFFFFFFF
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OW", b"UN"))  # VRs whose length has four bytes behind two
 _PIXELS = (0x7FE0, 0x0010)
@@ -56,9 +58,20 @@ def find_whole(files: Sequence[Path]) -> tuple[tuple[Series, ...], list[Damage]]
         return series_of(planes), damage
 
 
-def damaged_in(series: Series, damage: Sequence[Damage]) -> list[Damage]:
-    """Those that are a part of `series`, or may be: of a file that cannot be read nobody knows."""
-    return [found for found in damage if found.uid in ("", series.uid)]
+def check_whole(series: Series, damage: Sequence[Damage], alone: bool = True) -> None:
+    """Raise UnreadableScan where some of the damaged files are a part of `series`, or may be.
+
+    alone : whether all files are of one study: of one that cannot be read at all nobody knows its series.
+    """
+    if own := [found for found in damage if found.uid == series.uid or (alone and not found.uid)]:
+        raise damaged(own)
+
+
+def damaged(damage: Sequence[Damage]) -> UnreadableScan:
+    """What to say of damaged files."""
+    said = [found.said for found in damage[:_MOST_NAMED]]
+    said += [f"and {len(damage) - _MOST_NAMED} more"] if len(damage) > _MOST_NAMED else []
+    return UnreadableScan(f"{'; '.join(said)}.", "Send the series again.")
 
 
 def _read(path: Path) -> tuple[str, float | None, str, list[Plane]]:

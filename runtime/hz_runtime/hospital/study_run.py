@@ -6,7 +6,6 @@ Whose threads run the head between the two is `process`'s.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +21,12 @@ from hz_runtime.dicom.intake import dicom_files
 from hz_runtime.dicom.result import read_result
 from hz_runtime.dicom.selection import choose_each, judge
 from hz_runtime.dicom.series import Series
-from hz_runtime.dicom.whole_files import Damage, damaged_in, find_whole
+from hz_runtime.dicom.whole_files import check_whole, damaged, find_whole
 from hz_runtime.errors import HzError, UnreadableScan, UnsupportedScan, UsageError
 from hz_runtime.hospital.outcome import RESULT_NAME, Outcome
 from hz_runtime.hospital.study import ProcessOptions, Study
 from hz_runtime.io.volume import stem
 from hz_runtime.results.scan_result import NOT_REACHED, ScanResult
-
-_MOST_NAMED = 8  # damaged files, in one line
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +128,7 @@ class StudyRun:
             chosen, _ = choose_each(series)
         except UnsupportedScan as error:
             if damage:
-                raise _damaged(damage) from error
+                raise damaged(damage) from error
             return Outcome("discarded", (error.message,), tuple(notes))
         if len(chosen) > 1:
             raise UsageError(
@@ -139,8 +136,7 @@ class StudyRun:
             )
         one, salt = chosen[0], self._options.salt
         names.append(output_name(one, salt).partition("_")[0])
-        if own := damaged_in(one, damage):
-            raise _damaged(own)
+        check_whole(one, damage)
         notes += [found.said for found in damage]
         return Head(one, convert(one, self._folder, salt=salt).volume, names[0], tuple(notes))
 
@@ -180,9 +176,3 @@ class StudyRun:
 
 def _unseen(_: Event) -> None:
     """What hz-run would show of a run of one head."""
-
-
-def _damaged(damage: Sequence[Damage]) -> UnreadableScan:
-    said = [found.said for found in damage[:_MOST_NAMED]]
-    said += [f"and {len(damage) - _MOST_NAMED} more"] if len(damage) > _MOST_NAMED else []
-    return UnreadableScan(f"{'; '.join(said)}.", "Send the series again.")

@@ -102,9 +102,8 @@ def test_several_studies_and_what_they_end_in(bundle: Bundle, tmp_path: Path) ->
     torn = sorted(small.write_series(tmp_path / "torn"))[9]
     torn.write_bytes(torn.read_bytes()[:300])
     for name, left in (("short", 300), ("empty", 0)):  # an outer image that cannot be read leaves no gap
-        last = max(small.write_series(tmp_path / name), key=lambda p: pydicom.dcmread(p).InstanceNumber)
-        last.write_bytes(last.read_bytes()[:left])
-        last.rename(last.with_suffix(".dcm"))
+        first = small.write_series(tmp_path / name)[0]
+        (tmp_path / name / "outer.dcm").write_bytes(first.read_bytes()[:left])
     small.write_series(tmp_path / "good")
     other = sorted(small.write_other(tmp_path / "good", 9, SeriesDescription="t2_tse"))[0]
     other.write_bytes(other.read_bytes()[:-9])
