@@ -7,9 +7,10 @@ as theirs. So an export replaces an earlier one of the same series at once, and 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hz_runtime.errors import HzError, UsageError
 from hz_runtime.io.atomic import shown, sync_folder
 
 _REFERENCES = ("SourceImageSequence", "CurrentRequestedProcedureEvidenceSequence", "SourceInstanceSequence")
+_PRIVATE = ".hz-dicom-"
 _NAMES = ("MR_*.dcm", "SR_age.dcm", "SC_page_*.dcm", "PDF_page.dcm")
 
 
@@ -51,11 +53,12 @@ def _made(target: Path) -> Iterator[None]:
 
 
 def _filled(target: Path, earlier: Sequence[Path]) -> Iterator[Path]:
+    _remove_abandoned(target)
     try:
-        private = tempfile.TemporaryDirectory(prefix=".hz-dicom-", dir=target)
+        private = tempfile.TemporaryDirectory(prefix=_PRIVATE, dir=target)
     except OSError as error:
         raise _unwritable(error) from error
-    with private as name:
+    with private as name, _locked(Path(name)):
         folder = Path(name)
         yield folder
         try:
@@ -68,6 +71,31 @@ def _filled(target: Path, earlier: Sequence[Path]) -> Iterator[Path]:
             sync_folder(target)
         except OSError as error:
             raise _unwritable(error) from error
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove what exports that were killed left in their private folders: a part of a patient's images."""
+    for left in target.glob(f"{_PRIVATE}*"):
+        with _locked(left) as ours:
+            if ours:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold a folder's lock, which ends with its process; whether it is held: another may have it, the folder
+    may be none, and some network file systems have no locks."""
+    import fcntl
+
+    with ExitStack() as held:
+        try:
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            held.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = True
+        except OSError:
+            ours = False
+        yield ours
 
 
 def earlier_export(folder: Path, series: Series) -> list[Path]:
