@@ -257,11 +257,9 @@ def count(done: Level) -> dict[str, int]:
 
 
 def _counted(done: Level) -> str:
-    from hz_runtime.results.run_report import NOTHING_WRITTEN
+    from hz_runtime.results.run_report import NOTHING_WRITTEN, counted
 
-    parts = ", ".join(f"{n} {status}" for status, n in count(done).items() if n) or "-"
-    total = len(done.scans)
-    text = f"{'interrupted; ' if done.interrupted else ''}{total} scan{'' if total == 1 else 's'}: {parts}"
+    text = f"{'interrupted; ' if done.interrupted else ''}{counted(done.scans)}"
     return f"{text}; {NOTHING_WRITTEN}" if done.unchanged else text
 
 

@@ -138,7 +138,8 @@ def status(state: Path) -> None:
     journal = Journal(state)
     try:
         answered = journal.fact("answered")
-        click.echo(f"read to change {journal.cursor}; Orthanc answered {_moment(answered)}")
+        read = "nothing read yet" if journal.cursor is None else f"read to change {journal.cursor}"
+        click.echo(f"{read}; Orthanc answered {_moment(answered)}")
         if trouble := journal.fact("trouble"):
             click.echo(f"now: {trouble}")
         counts = journal.counts()

@@ -107,6 +107,7 @@ def test_once_without_an_orthanc(call: Any, server: SmallOrthanc) -> None:
     server.stop()
     done = call("--once")
     assert done.exit_code == 3 and "Orthanc is away" in done.output
+    assert "nothing read yet; Orthanc answered never" in call("status").output
 
 
 def test_help_is_quick() -> None:

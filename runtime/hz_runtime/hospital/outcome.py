@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from hz_runtime.dicom.export import Exported
 from hz_runtime.dicom.result import Result
-from hz_runtime.errors import HzError
+from hz_runtime.errors import HzError, ScanError, UsageError
 from hz_runtime.io.atomic import atomic_write_bytes, sha256_file
 from hz_runtime.io.json_text import OTHER_FORM
 from hz_runtime.results.versions import hz_version
@@ -45,7 +45,11 @@ class Outcome:
 
     @classmethod
     def failed(cls, error: HzError, notes: tuple[str, ...] = (), name: str = "") -> Outcome:
-        return cls("failed", (error.one_line,), notes, name, exit_code=error.exit_code)
+        """Of an error; what is neither usage, bundle nor engine is this study's, as a full disk is."""
+        code = error.exit_code
+        if code != UsageError.exit_code:
+            code = max(code, ScanError.exit_code)
+        return cls("failed", (error.one_line,), notes, name, exit_code=code)
 
     @property
     def text(self) -> str:

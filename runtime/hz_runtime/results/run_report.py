@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hz_runtime.results.scan_result import ScanResult
+from hz_runtime.results.scan_result import NOT_REACHED, ScanResult
 from hz_runtime.results.versions import hz_version
 
 NOTHING_WRITTEN = "nothing has changed, nothing was written"
@@ -42,10 +42,7 @@ class RunReport:
 
     def summary(self) -> str:
         """One line: how many of each, and how long."""
-        counts = self.counts
-        parts = [f"{counts[s]} {s}" for s in ("ok", "flagged", "skipped", "failed") if counts[s]]
-        total = len(self.scans)
-        text = f"{total} scan{'' if total == 1 else 's'}: {', '.join(parts)}"
+        text = counted(self.scans)
         if self.unchanged:
             return f"{text}; {NOTHING_WRITTEN}"
         text = f"{text} in {self.run['seconds']:.1f} s"
@@ -55,6 +52,15 @@ class RunReport:
 def count(scans: Sequence[ScanResult]) -> dict[str, int]:
     counts = Counter(s.status for s in scans)
     return {status: counts[status] for status in ("ok", "flagged", "failed", "skipped")}
+
+
+def counted(scans: Sequence[ScanResult]) -> str:
+    """How many scans, and how many of each status, in words; those that were not reached are told from those
+    that an earlier run has done."""
+    counts = Counter("not reached" if s.reason == NOT_REACHED else s.status for s in scans)
+    words = ("ok", "flagged", "skipped", "failed", "not reached")
+    parts = ", ".join(f"{counts[word]} {word}" for word in words if counts[word]) or "-"
+    return f"{len(scans)} scan{'' if len(scans) == 1 else 's'}: {parts}"
 
 
 def dataset_description() -> dict[str, Any]:

@@ -26,7 +26,7 @@ from hz_runtime.bundle.store import Bundle, load_bundle
 from hz_runtime.dicom.export import Exported, write_export
 from hz_runtime.dicom.series import Series
 from hz_runtime.dicom.whole_files import find_whole
-from hz_runtime.errors import BackendError, UsageError
+from hz_runtime.errors import BackendError, HzError, UsageError
 from hz_runtime.hospital import process, study_run
 from hz_runtime.hospital.outcome import read_outcome
 from hz_runtime.hospital.process import process_each, process_studies
@@ -228,6 +228,19 @@ def test_a_study_that_breaks_all_rules_is_a_failed_one(
     assert late.exit_code == 3 and "failed; its results cannot be written (LookupError)" in late.text
     assert bad.text == "study: failed; the study cannot be read (LookupError). Send it again."
     assert bad.exit_code == 3 and good.exit_code == 0
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_full_disk_is_the_end_of_a_study_by_the_code_that_help_names(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Exported:
+        raise HzError("MR_0001.dcm: the disk is full.", "Make room.")
+
+    monkeypatch.setattr(study_run, "write_export", full)
+    small.write_series(tmp_path / "in")
+    (outcome,) = process_studies([Study(tmp_path / "in", tmp_path / "out")], bundle)
+    assert outcome.exit_code == 3 and "the disk is full. Make room." in outcome.text
 
 
 @pytest.mark.usefixtures("quick")
