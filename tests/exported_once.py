@@ -5,6 +5,7 @@ The graphs lie in a folder that all processes of a run of the tests share. What 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
@@ -30,10 +31,12 @@ def exported_once(folder: Path) -> Iterator[None]:
         for name, tensor in network.state_dict().items():
             known.update(name.encode() + tensor.numpy().tobytes())
         path = folder / f"{known.hexdigest()}.onnx"
-        if not path.exists():
-            made = path.with_suffix(f".{os.getpid()}")
-            made.write_bytes(to_onnx(network, output, grid).SerializeToString())
-            made.replace(path)
+        with path.with_suffix(".lock").open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)  # a second process waits for the first one's graph
+            if not path.exists():
+                made = path.with_suffix(f".{os.getpid()}")
+                made.write_bytes(to_onnx(network, output, grid).SerializeToString())
+                made.replace(path)
         return load_model_from_string(path.read_bytes())
 
     with pytest.MonkeyPatch.context() as patch:
