@@ -16,11 +16,12 @@ pytest.importorskip("torch", reason="export needs torch")
 pytest.importorskip("onnxscript", reason="export needs onnxscript")
 trt = pytest.importorskip("tensorrt_rtx", reason="needs TensorRT for RTX:  pip install 'hz-mri[rtx]'")
 
+from hz_export import to_onnx as exporter  # noqa: E402
 from hz_export.engine import EngineOptions, build_engine  # noqa: E402
 from hz_export.engine_messages import NoEngine, build_error, shortened  # noqa: E402
 from hz_export.engine_report import inspected_types, network_types, require_built  # noqa: E402
 from hz_export.graph_precision import to_reduced  # noqa: E402
-from hz_export.to_onnx import OUTPUTS, to_onnx  # noqa: E402
+from hz_export.to_onnx import OUTPUTS  # noqa: E402
 from hz_runtime.bundle.engine_cache import Profile  # noqa: E402
 from hz_runtime.errors import BackendError, BundleError, HzError  # noqa: E402
 
@@ -38,7 +39,7 @@ def graphs() -> dict[str, ModelProto]:
 
     torch.manual_seed(3)
     networks = {"harmonizer": Generator(), "age": AgeCNN(4)}
-    return {role: to_onnx(network.eval(), OUTPUTS[role]) for role, network in networks.items()}
+    return {role: exporter.to_onnx(network.eval(), OUTPUTS[role]) for role, network in networks.items()}
 
 
 def small(nodes: list[Any], constants: dict[str, Any], channels: int = 2) -> bytes:

@@ -14,9 +14,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from hz_export import to_onnx as exporter  # noqa: E402
 from hz_export.graph_precision import achieved, half_weights, to_half  # noqa: E402
 from hz_export.quantize import to_int8  # noqa: E402
-from hz_export.to_onnx import cleaned, read_checkpoint, specs, to_onnx, with_features  # noqa: E402
+from hz_export.to_onnx import cleaned, read_checkpoint, specs, with_features  # noqa: E402
 from hz_runtime.backends.registry import open_backend  # noqa: E402
 from hz_runtime.errors import HzError, UsageError  # noqa: E402
 from small_plans import plan_of  # noqa: E402
@@ -33,7 +34,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple]:
     found = {}
     for write in (write_harmonizer, write_age):
         checkpoint = read_checkpoint(write(folder))
-        model = to_onnx(checkpoint.network, OUTPUTS[checkpoint.role][0])
+        model = exporter.to_onnx(checkpoint.network, OUTPUTS[checkpoint.role][0])
         found[checkpoint.role] = (checkpoint.network, model)
     return found
 
