@@ -110,6 +110,7 @@ def test_the_table_of_contents_of_a_disc_is_no_damage(files: list[Path], tmp_pat
     for path in files[:2]:
         disc.add(path)
     disc.write(tmp_path / "disc")
+    disc._tmpdir.cleanup()  # pydicom leaves it to the collector, which warns
     found = [path for path in (tmp_path / "disc").rglob("*") if path.is_file()]
     assert len(found) == 3 and (tmp_path / "disc" / "DICOMDIR") in found
     assert find_damage(found) == []
