@@ -34,6 +34,7 @@ class Geometry:
     quaternion : (qfac, b, c, d, x, y, z) and pixdim : (di, dj, dk) as stored, so that a qform survives
         a round trip bit for bit; it would not through its matrix. Kept where its code is 0, too: there are
         readers that do not look at the code. Zeros where it is none.
+    guessed : an MGH that said nothing about its pose, so that the affine is FreeSurfer's default.
     """
 
     shape: tuple[int, int, int]
@@ -46,6 +47,7 @@ class Geometry:
     version: int
     quaternion: tuple[float, ...]
     pixdim: tuple[float, float, float]
+    guessed: bool = False
 
     @classmethod
     def from_affine(
@@ -72,8 +74,8 @@ class Geometry:
 
     @property
     def placed(self) -> bool:
-        """False where the file said nothing about orientation and the affine is NIfTI's default guess."""
-        return self.sform_code > 0 or self.qform_code > 0
+        """False where the file said nothing about orientation and the affine is the format's default."""
+        return not self.guessed and (self.sform_code > 0 or self.qform_code > 0)
 
     @cached_property
     def conflict(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -331,14 +331,14 @@ def _mgh(head: bytes, name: str, limits: ReadLimits) -> ScanHeader:
         raise UnsupportedScan(f"{name}: MGH data type {code}, which hz does not read.", _AS_FLOAT)
     delta, centre = np.array(numbers[:3]), np.array(numbers[12:])
     cosines = np.array(numbers[3:12]).reshape(3, 3).T
-    if not good:  # FreeSurfer's default: coronal, 1 mm, centred
+    if not good:  # FreeSurfer's default: coronal (left, down, front), 1 mm, centred; nibabel's is another
         delta, centre = np.ones(3), np.zeros(3)
-        cosines = np.array([[-1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+        cosines = np.array([[-1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
     affine = np.eye(4)
     affine[:3, :3] = cosines * delta
     affine[:3, 3] = centre - affine[:3, :3] @ (np.array(shape) / 2.0)
     _check_affine(affine, "MGH direction cosines", name)
-    geometry = Geometry.from_affine(shape, affine, code=1)
+    geometry = replace(Geometry.from_affine(shape, affine, code=1), guessed=not good)
     return ScanHeader(geometry, np.dtype(">" + _MGH_TYPES[code]), 1.0, 0.0, _MGH_OFFSET, _MGH_FOOTER)
 
 

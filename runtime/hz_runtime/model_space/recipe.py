@@ -79,7 +79,10 @@ WORDS: Mapping[str, str] = {  # how a flag says a feature's value
     "centre_z": "middle of the brain from foot to head (centre_z) at {} of the field of view",
     "correlation": "likeness to the mean scan (correlation) {}",
 }
-UNPLACED = "its header tells left from right by default only (no sform, no qform): it may be mirrored"
+UNPLACED = (
+    "its header tells left from right by default only (no sform, no qform; of an MGH, no goodRASFlag): "
+    "it may be mirrored"
+)
 
 
 @dataclass(frozen=True)

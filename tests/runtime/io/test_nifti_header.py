@@ -296,13 +296,26 @@ def mgh(good: bool = True, **fields: Any) -> bytes:
     return bytes(block)
 
 
-@pytest.mark.parametrize("good", [True, False])
-def test_mgh_agrees_with_nibabel(good: bool) -> None:
-    parsed = parse(mgh(good))
-    truth = MGHHeader(mgh(good))
+def test_mgh_agrees_with_nibabel() -> None:
+    parsed = parse(mgh())
+    truth = MGHHeader(mgh())
     np.testing.assert_allclose(parsed.geometry.affine, truth.get_affine(), atol=1e-5)
+    assert parsed.geometry.placed
     assert (parsed.dtype, parsed.offset) == (np.dtype(">f4"), 284)
     assert (parsed.geometry.sform_code, parsed.geometry.qform_code) == (1, 0)
+
+
+def test_an_mgh_without_a_pose_lies_as_freesurfer_lays_it_and_not_as_nibabel_does() -> None:
+    """FreeSurfer's utils/mriio.cpp, setDirectionCosine(MRI_CORONAL): x_r = y_s = -1, z_a = 1, 1 mm, centred.
+
+    nibabel 5.4.2 holds the second axis for upwards and the third for backwards: the head would be upside down
+    (findings/mgh_no_pose.sh).
+    """
+    geometry = parse(mgh(good=False)).geometry
+    left, down, front = (-1, 0, 0), (0, 0, -1), (0, 1, 0)
+    np.testing.assert_array_equal(geometry.affine[:3, :3], np.transpose([left, down, front]))
+    np.testing.assert_array_equal(geometry.affine @ [10, 12, 8, 1], (0, 0, 0, 1))  # of 20 x 24 x 16
+    assert geometry.orientation == "LIA" and not geometry.placed
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ FLAGS = [
     (Harm.SCAN, holes()),
     (Harm.SCAN, recipe._placement_flags({"coverage": 0.9})),
     (Harm.SCAN, header(np.eye(4), sform_code=0, qform_code=0)),
+    (Harm.SCAN, header(np.eye(4), guessed=True)),
     (Harm.SCAN, header(np.diag([1.0, 1.0, 5.0, 1.0]))),
     (Harm.SCAN, header(np.eye(4), pixdim=(2.0, 2.0, 2.0))),
     (Harm.SCAN, recipe.unregistered_flags(recipe.Recipe(dof=12))),
