@@ -10,13 +10,15 @@ import pytest
 pytest.importorskip("pydicom", reason="needs the extra dicom")
 
 import pydicom
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.fileset import FileSet
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    MediaStorageDirectoryStorage,
 )
 
 import small_dicom as small
@@ -105,15 +107,20 @@ def test_objects_that_are_no_mr_image_are_no_damage(files: list[Path]) -> None:
     assert find_damage([small.save(spectrum, folder / "a"), small.save(parametric, folder / "b")]) == []
 
 
-def test_the_table_of_contents_of_a_disc_is_no_damage(files: list[Path], tmp_path: Path) -> None:
-    disc = FileSet()
-    for path in files[:2]:
-        disc.add(path)
-    disc.write(tmp_path / "disc")
-    disc._tmpdir.cleanup()  # pydicom leaves it to the collector, which warns
-    found = [path for path in (tmp_path / "disc").rglob("*") if path.is_file()]
-    assert len(found) == 3 and (tmp_path / "disc" / "DICOMDIR") in found
-    assert find_damage(found) == []
+def test_the_table_of_contents_of_a_disc_is_no_damage(files: list[Path]) -> None:
+    """A DICOMDIR (PS3.3 F.3.2.2) is of no series, and has no UID of its own but in its file meta."""
+    contents = Dataset()
+    contents.FileSetID = "DISC"
+    contents.OffsetOfTheFirstDirectoryRecordOfTheRootDirectoryEntity = 0
+    contents.OffsetOfTheLastDirectoryRecordOfTheRootDirectoryEntity = 0
+    contents.FileSetConsistencyFlag = 0
+    contents.DirectoryRecordSequence = []
+    contents.file_meta = FileMetaDataset()
+    contents.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    contents.file_meta.MediaStorageSOPInstanceUID = "2.25.9"
+    contents.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    contents.save_as(files[0].parent / "DICOMDIR", enforce_file_format=True)
+    assert find_damage([*files, files[0].parent / "DICOMDIR"]) == []
 
 
 def test_pixels_that_are_fewer_than_the_header_says(files: list[Path]) -> None:
