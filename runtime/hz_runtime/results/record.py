@@ -22,7 +22,7 @@ from hz_runtime.io.atomic import sha256_file
 from hz_runtime.io.json_text import OTHER_FORM
 from hz_runtime.results.prediction import Prediction
 
-RECORD_VERSION = 6  # raised when the same scan, bundle and options would give other bytes
+RECORD_VERSION = 7  # raised when the same scan, bundle and options would give other bytes
 _MAX_RECORD_BYTES = 1 << 20
 # Left out where they are None. All other predictions must stand in a record, so that a result of before
 # there was one of them is made again.

@@ -74,6 +74,8 @@ def test_each_result_is_listed_under_the_fixes_of_what_made_it(tmp_path: Path, w
         "air-by-the-darkest-voxel": [one, two],
         "pose-of-raw-heads": [two],
         "coarse-search": [two],
+        "torn-dicom-files": [one, two],
+        "mgh-without-a-pose": [one, two],
     }
     code, text = _status(tmp_path)
     assert code == 3
