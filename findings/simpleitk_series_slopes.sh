@@ -28,6 +28,14 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 PET, SLICES, STORED = "1.2.840.10008.5.1.4.1.1.128", 6, 1001
+EMPTY = [
+    "PatientBirthDate", "PatientSex", "ReferringPhysicianName", "StudyID", "AccessionNumber",
+    "CollimatorType", "PositionReferenceIndicator",
+]
+NONE = [
+    "RadiopharmaceuticalInformationSequence", "PatientOrientationCodeSequence",
+    "PatientGantryRelationshipCodeSequence",
+]
 
 
 def write_series(folder, slopes):
@@ -45,13 +53,16 @@ def write_series(folder, slopes):
             CorrectedImage=["DECY"], DecayCorrection="START", NumberOfSlices=SLICES, ImageIndex=n + 1,
             StudyDate="20200101", StudyTime="101010", SeriesDate="20200101", SeriesTime="101010",
             AcquisitionDate="20200101", AcquisitionTime="101010", SeriesNumber=1, InstanceNumber=n + 1,
-            PatientName="X^Y", PatientID="1", PatientPosition="HFS", SliceThickness="1", PixelSpacing=[1, 1],
+            PatientName="X^Y", PatientID="1", BodyPartExamined="BRAIN", SliceThickness="1", PixelSpacing=[1, 1],
             ImageOrientationPatient=[1, 0, 0, 0, 1, 0], ImagePositionPatient=[0, 0, n], Rows=32, Columns=40,
             SamplesPerPixel=1, PhotometricInterpretation="MONOCHROME2", BitsAllocated=16, BitsStored=16, HighBit=15,
-            PixelRepresentation=0, RescaleIntercept="0", RescaleSlope=str(slope),
+            PixelRepresentation=0, RescaleIntercept="0", RescaleSlope=str(slope), FrameReferenceTime=0,
+            ActualFrameDuration=1000, DecayFactor=1, **dict.fromkeys(EMPTY, ""),
         )  # fmt: skip
         for keyword, value in values.items():
             setattr(data, keyword, value)
+        for keyword in NONE:
+            setattr(data, keyword, [])
         data.PixelData = np.full((32, 40), STORED, "<u2").tobytes()
         data["PixelData"].VR = "OW"
         data.save_as(folder / f"{n}.dcm", enforce_file_format=True)
