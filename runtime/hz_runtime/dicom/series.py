@@ -143,6 +143,9 @@ def _placed_series(place: int, part: int, planes: Sequence[Plane], fault: str) -
     elif len({number(p.head.get("PixelRepresentation")) for p in planes}) > 1:
         # dcm2niix 1.0.20260724 reads all of them as it reads the first: -10 becomes 65526.
         fault = "some of its images store signed numbers and others unsigned ones"
+    elif number(head.get("PixelRepresentation")) == 1 and number(head.get("BitsAllocated")) == 8:
+        # Against PS3.3 C.8.3.1.1.4 for classic MR; that dcm2niix takes -100 for 156.
+        fault = "its images store signed bytes, which dcm2niix reads as unsigned ones"
     elif not orientations or spacing is None or min(spacing) <= 0:
         fault = "its images do not say where they lie"
     else:

@@ -83,6 +83,14 @@ def test_signed_and_unsigned_images_are_no_volume(tmp_path: Path) -> None:
     assert "signed" in series.fault and not judge(series).eligible
 
 
+@pytest.mark.parametrize(("signed", "taken"), [(0, True), (1, False)])
+def test_signed_bytes_are_no_volume(signed: int, taken: bool, tmp_path: Path) -> None:
+    """dcm2niix 1.0.20260724 takes -100 for 156 (findings/dcm2niix_signed_bytes.sh)."""
+    small.write_series(tmp_path, BitsAllocated=8, BitsStored=8, HighBit=7, PixelRepresentation=signed)
+    series = one(tmp_path)
+    assert judge(series).eligible == taken and ("signed bytes" in series.fault) != taken
+
+
 def test_repeated_files_and_other_files_count_once(tmp_path: Path) -> None:
     small.write_series(tmp_path / "a")
     small.write_series(tmp_path / "b")
